@@ -1,0 +1,74 @@
+"""The ground truth of a micrograph: what is in the picture and how it was taken.
+
+A `GroundTruth` is written by whoever draws or annotates an image and read by the procedural
+teacher. Lengths are nanometres, angles degrees counter-clockwise from the image's horizontal.
+"""
+
+import dataclasses
+import json
+
+# The ten folders of the SEM data set (Aversa et al., 2018), under their own names.
+CATEGORIES = (
+    'Biological',
+    'Fibres',
+    'Films_Coated_Surface',
+    'MEMS_devices_and_electrodes',
+    'Nanowires',
+    'Particles',
+    'Patterned_surface',
+    'Porous_Sponge',
+    'Powder',
+    'Tips',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeDistribution:
+    """Sizes of the countable features, nm; `kind` says what was measured (e.g. 'diameter')."""
+
+    kind: str
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GroundTruth:
+    """What an image shows. `None` means that the notion does not apply to this image."""
+
+    category: str
+    # Acquisition.
+    nm_per_pixel: float
+    magnification: int
+    kv: float
+    working_distance_mm: float
+    detector: str  # 'SE2', 'InLens', 'ETD' or 'BSE'
+    # Contents.
+    feature: str  # what is counted: 'particle', 'fibre', 'wire', 'pore', 'line', 'tip', 'cell' ...
+    shape: str  # 'spherical', 'faceted', 'irregular', 'cylindrical', 'conical', 'rectangular' ...
+    count: int | None
+    size_nm: SizeDistribution | None
+    spacing_nm: float | None  # mean distance of neighbouring centres, or the pitch of a pattern
+    order: str  # 'ordered', 'partly ordered' or 'random'
+    orientation_deg: float | None  # [0, 180), of aligned features
+    alignment: str | None  # 'aligned', 'partly aligned' or 'random'
+    aggregation: str  # 'isolated', 'touching', 'clustered' or 'continuous'
+    texture: str  # 'smooth', 'grainy' or 'rough'
+    coverage: float  # fraction of the picture covered by features, 0 to 1
+    composition: str  # 'uniform' or 'bright second phase'
+    defects: dict[str, int]  # kind -> number, e.g. {'crack': 2}
+    artefacts: tuple[str, ...]  # of 'charging', 'drift', 'shading', 'noise'
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back to an equal object."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> 'GroundTruth':
+        """The record that `to_json` wrote."""
+        fields = json.loads(text)
+        if fields['size_nm'] is not None:
+            fields['size_nm'] = SizeDistribution(**fields['size_nm'])
+        fields['artefacts'] = tuple(fields['artefacts'])
+        return cls(**fields)
