@@ -1,0 +1,272 @@
+"""The instruction record: a question about images and its answer; JSON Lines on disk.
+
+The schema, field by field and with an example line, is docs/instructions.md. Teachers write these
+records; the pipeline, the training stages and the evaluation read them.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+IMAGE_TOKEN = '<image>'
+TASKS = ('classification', 'caption', 'vqa')
+STYLES = ('short', 'detailed')
+
+_TEXT_FIELDS = ('id', 'question', 'answer', 'task', 'style', 'category')
+_METADATA_DEFAULTS = {'supplement': '', 'claims': {}, 'directional': False}
+
+
+class InstructionError(ValueError):
+    """An instruction that breaks the schema; the message says where, which field, what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One question about images, with its answer (sections 4.3 and 4.6).
+
+    `metadata` always holds `question_type` (default: the task), `supplement` (default ''),
+    `claims` (default none) and `directional` (default False); further keys are kept as they are.
+
+    Raises:
+      InstructionError: a field has the wrong type or a value the schema does not allow.
+    """
+
+    id: str  # unique within a file
+    images: tuple[str, ...]  # image keys; the last one is the target image
+    question: str  # holds one `<image>` per image
+    answer: str
+    task: str  # one of TASKS
+    style: str  # one of STYLES
+    category: str  # class name of the target image, '' where there is none
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        _check_texts(self)
+        images = self.images
+        if not isinstance(images, tuple | list) or not images:
+            raise _error('images', f'must be a non-empty list of image keys, is {images!r}')
+        for image in images:
+            if not isinstance(image, str) or not image:
+                raise _error('images', f'must hold image keys (non-empty strings), holds {image!r}')
+            _check_unicode('images', image)
+        object.__setattr__(self, 'images', tuple(images))
+        tokens = self.question.count(IMAGE_TOKEN)
+        if tokens != len(images):
+            raise _error(
+                'question',
+                f'must hold one {IMAGE_TOKEN} per image: write {len(images)}, not {tokens}',
+            )
+        object.__setattr__(self, 'metadata', _checked_metadata(self.metadata, self.task))
+
+    @property
+    def target(self) -> str:
+        """Key of the image the question is about."""
+        return self.images[-1]
+
+    @property
+    def question_type(self) -> str:
+        """What is asked: 'class', 'caption', 'basics', ... (scores are reported per type)."""
+        return self.metadata['question_type']
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What the answer asserts: fact name -> required value, or an interval [lo, hi]."""
+        return self.metadata['claims']
+
+
+def claims_hold(claims: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether an answer that asserts `claims` is true of an image with these `facts`.
+
+    Args:
+      claims: fact name -> required value, or a closed interval [lo, hi] for a number.
+      facts: fact name -> str, float, int or bool.
+
+    Returns:
+      True where every claim holds. A claim about a fact that is absent does not hold, so that an
+      answer about particle sizes is false of a picture without particles.
+    """
+    return all(name in facts and _agrees(claim, facts[name]) for name, claim in claims.items())
+
+
+def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
+    """Reads instructions, one JSON object a line, UTF-8 (a byte order mark and blank lines pass).
+
+    Raises:
+      InstructionError: names file, line and field, and says what to do.
+      FileNotFoundError: there is no such file.
+    """
+    items, first_line = [], {}
+    with open(path, 'rb') as file:
+        for number, raw in enumerate(file, start=1):
+            if number == 1:
+                raw = raw.removeprefix(b'\xef\xbb\xbf')
+            if not raw.strip():
+                continue
+            try:
+                item = _parse_line(raw)
+            except InstructionError as error:
+                raise InstructionError(f'{os.fspath(path)}:{number}: {error}') from error
+            if item.id in first_line:
+                raise InstructionError(
+                    f"{os.fspath(path)}:{number}: field 'id': {item.id!r} stands in line "
+                    f'{first_line[item.id]} already; give every instruction its own id'
+                )
+            first_line[item.id] = number
+            items.append(item)
+    return items
+
+
+def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
+    """Writes instructions one a line; the file appears whole or not at all.
+
+    Raises:
+      InstructionError: an id occurs twice, or a record holds what JSON in UTF-8 cannot.
+    """
+    path = os.path.abspath(os.fspath(path))
+    handle, temporary = tempfile.mkstemp(
+        prefix=os.path.basename(path) + '.', suffix='.tmp', dir=os.path.dirname(path)
+    )
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            seen = set()
+            for item in items:
+                if item.id in seen:
+                    raise InstructionError(
+                        f"{path}: field 'id': {item.id!r} occurs twice; "
+                        'give every instruction its own id'
+                    )
+                seen.add(item.id)
+                file.write(_line(item, path))
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; give it the rights an ordinary new file has.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _line(item: Instruction, path: str) -> bytes:
+    fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    try:
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+        return text.encode('utf-8') + b'\n'
+    except (TypeError, ValueError) as error:
+        raise InstructionError(
+            f'{path}: instruction {item.id!r} cannot be written as JSON: {error}; keep to finite '
+            'numbers, valid text, lists and string-keyed dicts'
+        ) from error
+
+
+def _parse_line(raw: bytes) -> Instruction:
+    try:
+        fields = json.loads(raw.decode('utf-8'), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InstructionError(
+            f'byte {error.start} is not UTF-8; save the file as UTF-8'
+        ) from error
+    except json.JSONDecodeError as error:
+        raise InstructionError(
+            f'not JSON at column {error.colno} ({error.msg}); write one whole object a line '
+            '(is the file cut off here?)'
+        ) from error
+    except InstructionError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InstructionError(f'not readable as JSON ({error}); write it anew') from error
+    if not isinstance(fields, dict):
+        raise InstructionError(
+            f'a line must be a JSON object with the fields of an instruction, is a '
+            f'{type(fields).__name__}'
+        )
+    known = [field.name for field in dataclasses.fields(Instruction)]
+    for name in known:
+        if name not in fields and name != 'metadata':
+            raise _error(name, 'is missing; add it')
+    for name in fields:
+        if name not in known:
+            raise _error(
+                name, f'is not part of the schema ({", ".join(known)}); put extras in metadata'
+            )
+    if not isinstance(fields['images'], list):
+        raise _error('images', f'must be a list of image keys, is {fields["images"]!r}')
+    return Instruction(**fields)
+
+
+def _refuse_constant(name: str):
+    raise InstructionError(f'{name} is not JSON; write a finite number')
+
+
+def _check_texts(item: Instruction) -> None:
+    for name in _TEXT_FIELDS:
+        value = getattr(item, name)
+        if not isinstance(value, str):
+            raise _error(name, f'must be a string, is {value!r}')
+        _check_unicode(name, value)
+        if not value.strip() and name != 'category':
+            raise _error(name, 'must not be empty; write it, or leave the instruction out')
+    for name, allowed in (('task', TASKS), ('style', STYLES)):
+        if getattr(item, name) not in allowed:
+            raise _error(name, f'must be one of {", ".join(allowed)}, is {getattr(item, name)!r}')
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode('utf-8')
+    except UnicodeEncodeError as error:
+        raise _error(
+            name, f'holds half a character (a lone surrogate) at {error.start}; remove it'
+        ) from error
+
+
+def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
+    """The metadata with its defaults filled in and intervals as lists (as JSON gives them)."""
+    if not isinstance(metadata, Mapping):
+        raise _error('metadata', f'must be an object, is {metadata!r}')
+    full = {'question_type': task, **_METADATA_DEFAULTS, **metadata}
+    for name, kind in (('question_type', str), ('supplement', str), ('directional', bool)):
+        if not isinstance(full[name], kind):
+            raise _error(f'metadata.{name}', f'must be a {kind.__name__}, is {full[name]!r}')
+    if not isinstance(full['claims'], Mapping):
+        raise _error('metadata.claims', f'must be an object, is {full["claims"]!r}')
+    full['claims'] = {name: _checked_claim(name, c) for name, c in full['claims'].items()}
+    return full
+
+
+def _checked_claim(name: str, claim: Any) -> Any:
+    field = f'metadata.claims.{name}'
+    if isinstance(claim, tuple | list):
+        if len(claim) != 2 or not all(_is_number(bound) for bound in claim):
+            raise _error(field, f'an interval must be two finite numbers [lo, hi], is {claim!r}')
+        if claim[0] > claim[1]:
+            raise _error(field, f'an interval must have lo <= hi, is {claim!r}; swap the two')
+        return list(claim)
+    if not isinstance(claim, str | bool) and not _is_number(claim):
+        raise _error(
+            field, f'must be a string, a finite number, a bool or an interval, is {claim!r}'
+        )
+    return claim
+
+
+def _agrees(claim: Any, fact: Any) -> bool:
+    if isinstance(claim, tuple | list):
+        return _is_number(fact) and claim[0] <= fact <= claim[1]
+    # Python holds True == 1; a claim that something is there is not a claim that it is one.
+    return isinstance(claim, bool) == isinstance(fact, bool) and claim == fact
+
+
+def _is_number(value: Any) -> bool:
+    # Comparing takes whole numbers beyond the range of a float, which math.isfinite does not.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf
+
+
+def _error(field: str, problem: str) -> InstructionError:
+    return InstructionError(f'field {field!r}: {problem}')
