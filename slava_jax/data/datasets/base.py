@@ -1,0 +1,84 @@
+"""What every image data set is in memory: keys, labels, facts, and encoded images on request."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slava_jax.data.records import GroundTruth
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names it and says what to do."""
+
+
+class ImageSet:
+    """One split of an image data set. The images stay encoded, and on disk unless given as a list.
+
+    Attributes:
+      keys: n image keys; unique.
+      labels: int32[n], an index into class_names.
+      class_names: the classes, of which a split may lack some.
+      facts: n flat dicts fact name -> value ({} where nothing is known).
+      records: n dicts of a GroundTruth's fields, or None for images nobody drew.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        labels: Sequence[int] | np.ndarray,
+        class_names: Sequence[str],
+        images: Sequence[bytes] | Callable[[int], bytes],
+        facts: Sequence[Mapping[str, Any]] | None = None,
+        records: Sequence[dict | None] | None = None,
+        name: str = 'image set',
+    ):
+        """Puts a set together.
+
+        Args:
+          images: the encoded files, or a function that reads the i-th.
+          name: what errors call this set.
+
+        Raises:
+          DataError: it is empty, a key occurs twice, or lengths or labels do not fit.
+        """
+        self.keys = list(keys)
+        self.labels = np.asarray(labels, np.int32)
+        self.class_names = list(class_names)
+        self.facts = [dict(f) for f in facts] if facts is not None else [{} for _ in self.keys]
+        self.records = list(records) if records is not None else [None] * len(self.keys)
+        self.name = name
+        self._images = images
+        if not self.keys:
+            raise DataError(f'{name}: is empty; give it images, or more of them')
+        self.index = {key: i for i, key in enumerate(self.keys)}
+        if len(self.index) < len(self.keys):
+            twice = next(key for i, key in enumerate(self.keys) if self.index[key] != i)
+            raise DataError(f'{name}: two images have the key {twice!r}; rename one')
+        for what in (self.labels, self.facts, self.records):
+            if len(what) != len(self.keys):
+                raise DataError(f'{name}: {len(self.keys)} keys, but {len(what)} of another field')
+        if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
+            raise DataError(f'{name}: labels must lie in 0..{len(self.class_names) - 1}')
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def encoded(self, i: int) -> bytes:
+        """The i-th image as the bytes of an image file."""
+        return self._images(i) if callable(self._images) else self._images[i]
+
+    def category(self, i: int) -> str:
+        """Class name of the i-th image."""
+        return self.class_names[self.labels[i]]
+
+    def with_facts(self, facts_of: Callable[[GroundTruth], Mapping[str, Any]]) -> 'ImageSet':
+        """The same set, with the facts of every image that has a record computed from it."""
+        facts = [
+            known if record is None else facts_of(GroundTruth.from_json(json.dumps(record)))
+            for known, record in zip(self.facts, self.records, strict=True)
+        ]
+        return ImageSet(
+            self.keys, self.labels, self.class_names, self._images, facts, self.records, self.name
+        )

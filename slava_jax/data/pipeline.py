@@ -1,0 +1,273 @@
+"""Batches for the training stages: deterministic, sharded by host, resumable through Grain.
+
+Every source here is a sequence of batches: batch i depends on its arguments and on i alone, so
+that a run killed in the middle of an epoch goes on with the very batches it would have seen. The
+plan of an epoch (which rows, in which order) is a seeded permutation made when it is first needed.
+`iterate` reads a source ahead of the training loop. Assistant batches are in assistant_data.py.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.images import augment, read_image
+from slava_jax.data.prompts import Example
+
+# What a random stream is for; part of its seed, so that no two streams coincide.
+STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
+
+
+class PipelineError(ValueError):
+    """Data that cannot be batched as asked; the message says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The rows of a global batch that one host makes: an equal run of them, by its number."""
+
+    index: int = 0  # of this host (jax.process_index())
+    count: int = 1  # of hosts (jax.process_count())
+
+    def rows(self, batch_size: int, multiple: int = 1) -> slice:
+        """This host's rows of the global batch.
+
+        Raises:
+          PipelineError: the hosts cannot have equally many, a multiple of `multiple`.
+        """
+        if not 0 <= self.index < self.count:
+            raise PipelineError(f'host {self.index} of {self.count}: count from 0')
+        if batch_size % (self.count * multiple):
+            raise PipelineError(
+                f'batch size {batch_size} is not a multiple of {self.count} host(s) x {multiple} '
+                'rows a pair block; change the batch size or the block'
+            )
+        each = batch_size // self.count
+        return slice(self.index * each, (self.index + 1) * each)
+
+
+ONE_HOST = Shard()
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image; see images.augment."""
+
+    flips: bool = True
+    turns: bool = True
+    shift: int = 0  # pixels, along each axis
+
+
+class ImageCache:
+    """Decoded and resized images of a set, kept in memory where all of them fit."""
+
+    def __init__(self, images: ImageSet, size: int, channels: int, cache_mb: int):
+        self.shape = (size, size, channels)
+        self._images = images
+        fits = len(images) * size * size * channels <= cache_mb * 2**20
+        self._pixels = np.empty((len(images), *self.shape), np.uint8) if fits else None
+        self._done = np.zeros(len(images), bool)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """uint8[S, S, ch]; not to be written to. Raises ImageError, naming set and image."""
+        if self._pixels is not None and self._done[i]:
+            return self._pixels[i]
+        name = f'{self._images.name}: image {self._images.keys[i]!r}'
+        pixels = read_image(self._images.encoded(i), self.shape[0], self.shape[2], name)
+        if self._pixels is not None:
+            self._pixels[i] = pixels
+            self._done[i] = True
+        return pixels
+
+
+class EpochPlans:
+    """Plans by epoch, each made once, of which the last few are kept; reading threads may share."""
+
+    def __init__(self, make: Callable[[int], np.ndarray]):
+        self._make = make
+        self._plans: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, epoch: int) -> np.ndarray:
+        with self._lock:
+            if epoch not in self._plans:
+                while len(self._plans) > 1:
+                    del self._plans[min(self._plans)]
+                self._plans[epoch] = self._make(epoch)
+            return self._plans[epoch]
+
+
+def stream(seed: int, *numbers: int) -> np.random.Generator:
+    """The random generator that belongs to these non-negative numbers."""
+    return np.random.default_rng((seed, *numbers))
+
+
+def iterate(
+    batches: Sequence[dict[str, np.ndarray]], prefetch: int = 8, threads: int = 1
+) -> grain.DatasetIterator:
+    """Reads a batch source in order and ahead, by a Grain iterator.
+
+    `get_state()` gives what `set_state()` needs to go on after the last batch taken.
+    """
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+
+class VisionBatches:
+    """Images and labels in a new order every epoch; the rows beyond the last whole batch wait.
+
+    A batch: images uint8[B, S, S, ch], labels int32[B], example_id uint32[B] (row of the global
+    batch), index int32[B] (row of the image set); B rows of this host.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        cache: ImageCache,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        augmentation: Augmentation | None = None,
+        shard: Shard = ONE_HOST,
+    ):
+        """Plans the batches. Raises PipelineError where there is not one whole batch."""
+        self.batches_per_epoch = whole_batches(len(images), batch_size, images.name)
+        self._images, self._cache, self._seed, self._epochs = images, cache, seed, epochs
+        self._batch_size, self._augmentation = batch_size, augmentation
+        self._rows = shard.rows(batch_size)
+        self._plans = EpochPlans(self._plan)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        order = stream(self._seed, STREAM_PLAN, epoch).permutation(len(self._images))
+        return order[: self.batches_per_epoch * self._batch_size].reshape(-1, self._batch_size)
+
+    def __len__(self) -> int:
+        return self._epochs * self.batches_per_epoch
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        epoch, step = split_position(self, i, self.batches_per_epoch)
+        index = self._plans[epoch][step][self._rows].astype(np.int32)
+        pixels = np.empty((len(index), *self._cache.shape), np.uint8)
+        for row, image in enumerate(index.tolist()):
+            pixels[row] = self._cache[image]
+            if self._augmentation is not None:
+                rng = stream(self._seed, STREAM_PIXELS, epoch, image)
+                change = self._augmentation
+                pixels[row] = augment(pixels[row], rng, change.flips, change.turns, change.shift)
+        return {
+            'images': pixels,
+            'labels': self._images.labels[index],
+            'example_id': np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            'index': index,
+        }
+
+
+class VisionEvaluation:
+    """Every image once, in order; the last batch is filled up with its first row, index -1.
+
+    A batch is one of VisionBatches and row_weight float32[B], 0 on filling rows.
+    """
+
+    def __init__(
+        self, images: ImageSet, cache: ImageCache, batch_size: int, shard: Shard = ONE_HOST
+    ):
+        self._images, self._cache, self._rows = images, cache, shard.rows(batch_size)
+        self._plan = padded_plan(np.arange(len(images)), batch_size)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        split_position(self, i, len(self))
+        index = self._plan[i][self._rows]
+        shown = np.where(index < 0, self._plan[i][0], index)
+        return {
+            'images': np.stack([self._cache[image] for image in shown.tolist()]),
+            'labels': self._images.labels[shown],
+            'example_id': np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            'index': index,
+            'row_weight': (index >= 0).astype(np.float32),
+        }
+
+
+class LanguageBatches:
+    """The text of instructions as one stream of tokens, cut into rows of equal length.
+
+    A text is: bos, supplement and question without their images, answer, the tokenizer's eos.
+    Texts are strung together in a new order every epoch; a row may begin in the middle of one.
+    A batch: tokens, order, targets int32[B, T] (targets are the next tokens), target_weights
+    float32[B, T] (all 1), example_id uint32[B].
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        eos_id: int,
+        length: int,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        shard: Shard = ONE_HOST,
+    ):
+        """Plans the batches. Raises PipelineError where there is not one whole batch of text."""
+        self._texts = [
+            np.concatenate([np.delete(e.prompt_ids, e.image_positions), e.answer_ids, [eos_id]])
+            for e in examples
+        ]
+        tokens = sum(len(text) for text in self._texts)
+        self.batches_per_epoch = whole_batches(
+            (tokens - 1) // length, batch_size, f'text of {tokens} tokens in rows of {length}'
+        )
+        self._length, self._batch_size, self._seed = length, batch_size, seed
+        self._epochs, self._rows = epochs, shard.rows(batch_size)
+        self._plans = EpochPlans(self._plan)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        order = stream(self._seed, STREAM_PLAN, epoch).permutation(len(self._texts))
+        return np.concatenate([self._texts[i] for i in order.tolist()]).astype(np.int32)
+
+    def __len__(self) -> int:
+        return self._epochs * self.batches_per_epoch
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        epoch, step = split_position(self, i, self.batches_per_epoch)
+        rows = np.arange(self._rows.start, self._rows.stop)
+        starts = (step * self._batch_size + rows)[:, None] * self._length
+        position = np.arange(self._length, dtype=np.int32)
+        text = self._plans[epoch]
+        shape = (len(rows), self._length)
+        return {
+            'tokens': text[starts + position],
+            'order': np.broadcast_to(position, shape).copy(),
+            'targets': text[starts + position + 1],
+            'target_weights': np.ones(shape, np.float32),
+            'example_id': rows.astype(np.uint32),
+        }
+
+
+def whole_batches(rows: int, batch_size: int, name: str) -> int:
+    """Batches in so many rows. Raises PipelineError where there is not one."""
+    if rows < batch_size:
+        raise PipelineError(
+            f'{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or make the '
+            'batch smaller'
+        )
+    return rows // batch_size
+
+
+def split_position(batches: Sequence, i: int, per_epoch: int) -> tuple[int, int]:
+    """Epoch and step of batch i. Raises IndexError beyond the end, which ends a for loop."""
+    if not 0 <= i < len(batches):
+        raise IndexError(f'batch {i} of {len(batches)}')
+    return divmod(int(i), per_epoch)
+
+
+def padded_plan(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """int32[batches, batch_size]: the rows in order, filled up with -1."""
+    batches = -(-len(rows) // batch_size)
+    plan = np.full(batches * batch_size, -1, np.int32)
+    plan[: len(rows)] = rows
+    return plan.reshape(batches, batch_size)
