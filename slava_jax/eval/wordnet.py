@@ -1,0 +1,264 @@
+"""Install WordNet 3.0 where NLTK finds it, without being root: python -m slava_jax.eval.wordnet
+
+METEOR counts synonyms as matches and reads them from WordNet through NLTK, which looks only into
+its own data folders; one of them is `<sys.prefix>/nltk_data`, so a virtual environment carries its
+own copy. Two sources are tried: NLTK's downloader, then Debian's packages of the same WordNet 3.0.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+COMMAND = "python -m slava_jax.eval.wordnet"
+
+# Everything NLTK's WordNet reader may open.
+_FILES = (
+    "lexnames", "cntlist.rev", "index.sense",
+    "index.adj", "index.adv", "index.noun", "index.verb",
+    "data.adj", "data.adv", "data.noun", "data.verb",
+    "adj.exc", "adv.exc", "noun.exc", "verb.exc",
+)  # fmt: skip
+_DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
+
+# The lexicographer files in the order of their numbers (lexnames(5WN)); Debian leaves the file out.
+_LEXNAMES = """
+    adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body
+    noun.cognition noun.communication noun.event noun.feeling noun.food noun.group noun.location
+    noun.motive noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process
+    noun.quantity noun.relation noun.shape noun.state noun.substance noun.time verb.body verb.change
+    verb.cognition verb.communication verb.competition verb.consumption verb.contact verb.creation
+    verb.emotion verb.motion verb.perception verb.possession verb.social verb.stative verb.weather
+    adj.ppl
+"""
+_SYNTACTIC_CATEGORY = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+
+# Table 29, second row: 0.504 with WordNet 3.0, and 0.398 when no synonym counts.
+_GOLDEN_REFERENCE = (
+    "The image likely shows a material defect known as inclusion, which can create weak points and "
+    "reduce the uniformity and strength of the material."
+)
+_GOLDEN_CANDIDATE = (
+    "The photo probably displays an imperfection referred to as an inclusion, which can make "
+    "fragile spots and decrease the consistency and robustness of the material."
+)
+_GOLDEN_METEOR = 0.504
+
+
+class WordNetError(RuntimeError):
+    """WordNet is missing, unreadable, or could not be installed; the message says what to do."""
+
+
+def lexnames_text() -> str:
+    """The 45 lines of WordNet 3.0's file `lexnames`: number, name, syntactic category."""
+    lines = (
+        f"{number:02d}\t{name}\t{_SYNTACTIC_CATEGORY[name.split('.')[0]]}\n"
+        for number, name in enumerate(_LEXNAMES.split())
+    )
+    return "".join(lines)
+
+
+def problem(root: Path | None = None, timeout: float = 120.0) -> str | None:
+    """Why NLTK cannot score METEOR with the WordNet below `root` (None: wherever it looks itself).
+
+    None when the golden score comes out. A fresh process looks, so that what counts is what the
+    next run will see, and not what this process has cached.
+    """
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--check"]
+    try:
+        done = subprocess.run(
+            command + ([str(root)] if root else []), capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return f"the check of WordNet took longer than {timeout:.0f} s"
+    return None if done.returncode == 0 else _last_lines(done.stderr or done.stdout)
+
+
+def install(prefix: Path | None = None, download_timeout: float = 60.0) -> str:
+    """Make WordNet available to NLTK; returns one sentence about what was done.
+
+    Does nothing where METEOR already gives its golden value. `prefix` defaults to `sys.prefix`; the
+    files go to `<prefix>/nltk_data/corpora/wordnet`, complete or not at all.
+
+    Raises WordNetError naming every way that was tried and why it failed.
+    """
+    data = Path(prefix or sys.prefix) / "nltk_data"
+    if problem(data if prefix else None) is None:
+        return "WordNet is already there and METEOR gives its golden value."
+    try:
+        (data / "corpora").mkdir(parents=True, exist_ok=True)
+        workspace = tempfile.mkdtemp(prefix=".wordnet-", dir=data)
+    except OSError as error:
+        raise WordNetError(f"cannot write below {data}: {error}") from error
+    failures = []
+    try:
+        for name, fetch in (
+            ("NLTK's own downloader", _fetch_with_nltk),
+            (f"Debian's packages {' and '.join(_DEBIAN_PACKAGES)}", _fetch_from_debian),
+        ):
+            failure = _try(fetch, Path(workspace) / fetch.__name__, download_timeout)
+            if failure is None:
+                failure = _put_in_place(Path(workspace) / fetch.__name__, data)
+            if failure is None:
+                failure = problem(data if prefix else None)
+            if failure is None:
+                return f"WordNet 3.0 installed in {data / 'corpora' / 'wordnet'} from {name}."
+            failures.append(f"  {name}: {failure}")
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+    raise WordNetError(
+        "WordNet could not be installed, so METEOR cannot be computed. Tried:\n"
+        + "\n".join(failures)
+        + f"\nBy hand: put the files of WordNet 3.0 ({', '.join(_FILES)}) into "
+        f"{data / 'corpora' / 'wordnet'}, readable and not writable by others, and run {COMMAND} "
+        "again to check them."
+    )
+
+
+def _try(fetch: Callable[[Path, float], None], root: Path, timeout: float) -> str | None:
+    """Fetch WordNet into `<root>/corpora/wordnet` and check it; the reason where that failed."""
+    try:
+        root.mkdir()
+        fetch(root, timeout)
+        missing = [f for f in _FILES if not (root / "corpora" / "wordnet" / f).is_file()]
+        if missing:
+            return f"what it delivered lacks {', '.join(missing)}"
+        _make_private(root)
+        return problem(root)
+    except (OSError, subprocess.SubprocessError, WordNetError) as error:
+        return str(error) or type(error).__name__
+
+
+def _fetch_with_nltk(root: Path, timeout: float) -> None:
+    code = (
+        "import sys, nltk\n"
+        "nltk.download('wordnet', download_dir=sys.argv[1], quiet=True, raise_on_error=True)\n"
+    )
+    _run([sys.executable, "-c", code, str(root)], root, timeout)
+    archive = root / "corpora" / "wordnet.zip"
+    if archive.is_file() and not (root / "corpora" / "wordnet").is_dir():
+        shutil.unpack_archive(archive, root / "corpora")
+
+
+def _fetch_from_debian(root: Path, timeout: float) -> None:
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise WordNetError(f"there is no {tool} on this machine")
+    packages = root / "packages"
+    packages.mkdir()
+    download = ["download", *_DEBIAN_PACKAGES]
+    try:
+        _run(["apt-get", *_APT_OPTIONS, *download], packages, timeout)
+    except (WordNetError, subprocess.SubprocessError):
+        # The machine's package lists are empty, old or unreadable: fetch lists of our own.
+        for folder in ("state/lists/partial", "cache/archives/partial"):
+            (root / folder).mkdir(parents=True)
+        own = [
+            *_APT_OPTIONS,
+            "-o", f"Dir::State={root / 'state'}",
+            "-o", f"Dir::State::lists={root / 'state' / 'lists'}",
+            "-o", f"Dir::Cache={root / 'cache'}",
+            "-o", "Dir::State::status=/var/lib/dpkg/status",
+        ]  # fmt: skip
+        _run(["apt-get", *own, "update"], packages, 3 * timeout)
+        _run(["apt-get", *own, *download], packages, timeout)
+    for package in sorted(packages.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(root / "unpacked")], packages, timeout)
+    unpacked = root / "unpacked" / "usr" / "share"
+    target = root / "corpora" / "wordnet"
+    target.mkdir(parents=True)
+    for name in _FILES:
+        if (unpacked / "wordnet" / name).is_file():
+            shutil.copy(unpacked / "wordnet" / name, target / name)
+    licence = unpacked / "doc" / "wordnet-base" / "copyright"
+    if licence.is_file():
+        shutil.copy(licence, target / "LICENSE")
+    (target / "lexnames").write_text(lexnames_text())
+
+
+# Without the last option apt, when it happens to run as root, hands the download to another
+# account, which may not write here.
+_APT_OPTIONS = ("-q", "-o", "Acquire::Retries=1", "-o", "APT::Sandbox::User=root")
+
+
+def _run(command: list[str], cwd: Path, timeout: float) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        said = _last_lines(done.stderr or done.stdout)
+        raise WordNetError(f"{Path(command[0]).name} ended with {done.returncode}: {said}")
+
+
+def _last_lines(text: str, count: int = 3) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return " / ".join(lines[-count:]) or "it said nothing"
+
+
+def _make_private(root: Path) -> None:
+    """NLTK refuses data that another account could have written, as under umask 002."""
+    os.chmod(root, 0o755)
+    for folder, _, files in os.walk(root / "corpora"):
+        os.chmod(folder, 0o755)
+        for name in files:
+            os.chmod(Path(folder) / name, 0o644)
+
+
+def _put_in_place(root: Path, data: Path) -> str | None:
+    target = data / "corpora" / "wordnet"
+    try:
+        for folder in (data, data / "corpora"):
+            os.chmod(folder, 0o755)
+        if target.exists():
+            # It failed the check, or we would not be here; a full folder cannot be overwritten.
+            os.replace(target, root / "what_was_there")
+        os.replace(root / "corpora" / "wordnet", target)
+    except OSError as error:
+        return f"fetched, but could not be moved into place: {error}"
+    return None
+
+
+def _check(root: str | None) -> None:
+    """Raise unless NLTK reads WordNet and gives the golden METEOR. Runs in a process of its own."""
+    import nltk
+    from nltk.corpus import wordnet
+    from nltk.translate.meteor_score import single_meteor_score
+
+    if root is not None:
+        nltk.data.path[:] = [root]
+    try:
+        wordnet.ensure_loaded()
+    except LookupError as error:
+        raise WordNetError(f"NLTK finds no WordNet in {', '.join(nltk.data.path)}") from error
+    score = single_meteor_score(_GOLDEN_REFERENCE.split(), _GOLDEN_CANDIDATE.split())
+    if abs(score - _GOLDEN_METEOR) > 6e-4:
+        raise WordNetError(
+            f"METEOR gives {score:.4f} where WordNet 3.0 gives {_GOLDEN_METEOR}: "
+            f"the files in {wordnet.root} are of another version or damaged"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", nargs="?", const="", metavar="DIR",
+        help="only check what is installed (or what lies in the NLTK data folder DIR)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    try:
+        if options.check is not None:
+            _check(options.check or None)
+        else:
+            print(install())
+    except (WordNetError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
