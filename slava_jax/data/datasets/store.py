@@ -1,0 +1,196 @@
+"""What the TFDS builders share: ArrayRecord files, the 70/10/20 split, and reading them back.
+
+TFDS runs here without TensorFlow, and asks nothing of the network.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from slava_jax.data.datasets.base import DataError, ImageSet
+
+SPLITS = ('train', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image of a data set before it is read or drawn."""
+
+    key: str
+    label: int
+    facts: dict[str, Any]
+    source: Any  # what the builder's `_load` needs to get the picture
+
+
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+    """A TFDS builder of square images in classes; see `image_sets`.
+
+    Features: image (PNG), key, label, facts (JSON), record (JSON of a GroundTruth, '' without).
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        variant: str,
+        class_names: Sequence[str],
+        channels: int,
+        seed: int,
+    ):
+        """Sets the builder up; nothing is read yet.
+
+        Args:
+          data_dir: where the files go, in the folder `variant`, which stands for all parameters.
+          seed: of the split.
+        """
+        self.class_names, self.channels, self.seed = list(class_names), channels, seed
+        super().__init__(data_dir=Path(data_dir) / variant)
+
+    @abc.abstractmethod
+    def _entries(self) -> list[Entry]:
+        """Every image of the data set, before any is read."""
+
+    @abc.abstractmethod
+    def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
+        """PNG and record of each entry, in order."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, self.channels), encoding_format='png')
+        features = {
+            'image': image,
+            'key': tfds.features.Text(),
+            'label': tfds.features.ClassLabel(names=self.class_names),
+            'facts': tfds.features.Text(),
+            'record': tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # Nothing is downloaded.
+        entries = self._entries()
+        parts = split_stratified(
+            [entry.key for entry in entries],
+            [entry.label for entry in entries],
+            self.class_names,
+            self.seed,
+            self.name,
+        )
+        bar = tqdm(total=len(entries), desc=f'{self.name} images', unit='img', mininterval=1)
+        return {
+            split: self._generate_examples([entries[i] for i in rows], bar)
+            for split, rows in parts.items()
+        }
+
+    def _generate_examples(self, entries: list[Entry], bar: tqdm):
+        for entry, (png, record) in zip(entries, self._load(entries), strict=True):
+            bar.update()
+            yield (
+                entry.key,
+                {
+                    'image': io.BytesIO(png),
+                    'key': entry.key,
+                    'label': entry.label,
+                    'facts': json.dumps(entry.facts, sort_keys=True),
+                    'record': record,
+                },
+            )
+        if bar.n >= bar.total:
+            bar.close()
+
+
+def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
+    """Builds the data set where it is not there yet, and opens its splits.
+
+    A build that was killed leaves nothing that counts: it is removed and made anew. Only one
+    process may build at a time (with several hosts the first one, while the others wait).
+
+    Returns:
+      'train', 'validation' and 'test'; the images stay on disk.
+
+    Raises:
+      DataError, ImageError: the images cannot be used; names the file or class.
+    """
+    if not builder.data_path.exists():
+        for leftover in Path(builder.data_path).parent.glob('incomplete.*'):
+            shutil.rmtree(leftover)
+        tfds.disable_progress_bar()  # The builder shows its own, over all splits.
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        # TFDS prints that it downloads the data, which is not so.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format='array_record', download_config=config)
+    return {split: _open_split(builder, split) for split in SPLITS}
+
+
+def split_stratified(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    seed: int,
+    name: str,
+) -> dict[str, list[int]]:
+    """Splits 70/10/20 within every class, whatever the order of the images.
+
+    The images of a class are ranked by a hash of seed and key; the first fifth is the test split,
+    the next tenth validation (rounded, at least one each), the rest training. Adding an image
+    therefore moves at most one other across each border.
+
+    Returns:
+      split -> positions in `keys`.
+
+    Raises:
+      DataError: no images, or a class with fewer than three.
+    """
+    if not keys:
+        raise DataError(f'{name}: holds no images; nothing to split')
+    ranked: dict[int, list[int]] = {label: [] for label in range(len(class_names))}
+    for i in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
+        ranked[labels[i]].append(i)
+    parts = {split: [] for split in SPLITS}
+    for label, rows in ranked.items():
+        if len(rows) < 3:
+            raise DataError(
+                f'{name}: class {class_names[label]!r} has {len(rows)} image(s), and needs 3, one '
+                'for each of training, validation and test; add images or remove the class'
+            )
+        test, validation = _share(len(rows), 0.2), _share(len(rows), 0.1)
+        parts['test'] += rows[:test]
+        parts['validation'] += rows[test : test + validation]
+        parts['train'] += rows[test + validation :]
+    return {split: sorted(rows) for split, rows in parts.items()}
+
+
+def _rank(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f'{seed}:{key}'.encode()).digest()
+
+
+def _share(count: int, fraction: float) -> int:
+    return max(1, int(count * fraction + 0.5))
+
+
+def _open_split(builder: ImageBuilder, split: str) -> ImageSet:
+    name = f'{builder.name} {split} split ({builder.data_path})'
+    skip = {'image': tfds.decode.SkipDecoding()}
+    if split not in builder.info.splits or not builder.info.splits[split].num_examples:
+        raise DataError(f'{name}: is empty; delete that folder to build it anew')
+    source = builder.as_data_source(split, decoders=skip)
+    keys, labels, facts, records = [], [], [], []
+    for i in range(len(source)):
+        example = source[i]
+        keys.append(example['key'].decode())
+        labels.append(example['label'])
+        facts.append(json.loads(example['facts']))
+        record = example['record'].decode()
+        records.append(json.loads(record) if record else None)
+    class_names = builder.info.features['label'].names
+    return ImageSet(keys, labels, class_names, lambda i: source[i]['image'], facts, records, name)
