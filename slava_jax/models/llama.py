@@ -1,0 +1,190 @@
+"""Llama-2 blocks (section 4.2): RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+
+One module serves four times: trainable while the tiny model is pretrained, then frozen and int8
+with DyA-MoQPE as the text encoder, the same again as the `llama` decoder with zero-gated
+cross-attention, and with a cache in generation. Axis letters: see nn/attention.py.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
+from slava_jax.nn.attention import Attention, KeysValues, RMSNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """The defaults are Llama-2-7b."""
+
+    vocab_size: int = 32_000
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    head_width: int = 128
+    mlp_width: int = 11_008
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f"llama.kv_heads must divide llama.heads, got {self}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaMode:
+    """How the weights of a Llama are held: trained, or frozen (int8) under adapters."""
+
+    frozen: bool = False
+    quantized: bool = False
+    adapter: AdapterConfig | None = None
+    cross_attention: bool = False  # the zero-gated one of the `llama` decoder
+    dtype: jnp.dtype = jnp.float32
+
+
+@flax.struct.dataclass
+class TextInputs:
+    """What every block of one pass shares.
+
+    Attributes:
+      order: int32[B, T], position of each token, `HIDDEN` for padding.
+      call: what the adapters are told.
+      memory, memory_order: float[B, S, D_memory] and int32[B, S], what a decoder looks at (its
+        keys of order 0); `None` for an encoder, and in later steps of a cached decoding.
+      slot: int32[], where in the cache the T tokens go.
+    """
+
+    order: jax.Array
+    call: AdapterCall | None = None
+    memory: jax.Array | None = None
+    memory_order: jax.Array | None = None
+    slot: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class BlockCache:
+    """One block's cache: the tokens so far and, for a decoder, the memory."""
+
+    tokens: KeysValues
+    memory: KeysValues | None = None
+
+
+def self_attend(attention: Attention, x, text: TextInputs, cache: BlockCache | None):
+    """Causal self-attention over the cache (if any) and x; returns (output, keys and values)."""
+    seen = attention.keys_values(x, text.order, text.call)
+    if cache is not None:
+        seen = cache.tokens.write(seen, text.slot)
+    return attention(x, seen, text.order, text.call), seen
+
+
+def cross_attend(attention: Attention, x, text: TextInputs, cache: BlockCache | None, limit):
+    """Attention to the memory, whose keys and values come from the cache once they are there.
+
+    `limit` int32[B, T]: a token sees the memory's keys with `order <= limit`.
+    """
+    if text.memory is None:
+        seen = cache.memory
+    else:
+        seen = attention.keys_values(text.memory, text.memory_order)
+    return attention(x, seen, limit), seen
+
+
+class LlamaBlock(nn.Module):
+    """Pre-norm block; the zero-gated cross-attention stands before the MLP when there is memory."""
+
+    config: LlamaConfig
+    mode: LlamaMode
+
+    @nn.compact
+    def __call__(self, x, cache: BlockCache | None, text: TextInputs):
+        c, m = self.config, self.mode
+
+        def norm(name):
+            return RMSNorm(c.norm_eps, m.frozen, name=name)
+
+        attention = Attention(
+            c.width, c.heads, c.head_width, c.kv_heads, c.rope_theta, frozen=m.frozen,
+            quantized=m.quantized, adapter=m.adapter, dtype=m.dtype, name='attention',
+        )  # fmt: skip
+        h, tokens = self_attend(attention, norm("attention_norm")(x), text, cache)
+        x = x + h
+        memory = None
+        if m.cross_attention and (text.memory is not None or cache is not None):
+            # Four heads of 32 suffice: the memory is the grounded stack's, not Llama's width.
+            cross = Attention(c.width, 4, 32, null_key=True, dtype=m.dtype, name="cross")
+            gate = self.param("cross_gate", nn.initializers.zeros, ())
+            limit = jnp.zeros(x.shape[:2], jnp.int32)
+            h = RMSNorm(c.norm_eps, name="cross_norm")(x)
+            h, memory = cross_attend(cross, h, text, cache, limit)
+            x = x + jnp.tanh(gate).astype(h.dtype) * h
+        h = norm("mlp_norm")(x)
+
+        def linear(features, name):
+            return Linear(features, False, m.frozen, m.quantized, dtype=m.dtype, name=name)
+
+        h = nn.silu(linear(c.mlp_width, "gate")(h)) * linear(c.mlp_width, "up")(h)
+        return x + linear(c.width, "down")(h), BlockCache(tokens, memory) if cache else None
+
+
+class Llama(nn.Module):
+    """Token states of a Llama. `embed`, `__call__` and `logits` are the three steps of it."""
+
+    config: LlamaConfig
+    mode: LlamaMode = LlamaMode()
+
+    def setup(self):
+        c, m = self.config, self.mode
+        table = (c.vocab_size, c.width)
+        self.embedding = self._table("embedding", table)
+        self.blocks = nn.scan(
+            LlamaBlock,
+            variable_axes={"params": 0, "frozen": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=c.layers,
+        )(c, m)
+        self.norm = RMSNorm(c.norm_eps, m.frozen)
+        if not c.tie_embeddings:
+            self.head = Linear(c.vocab_size, False, m.frozen, m.quantized, dtype=m.dtype)
+
+    def _table(self, name, shape):
+        init = nn.initializers.normal(0.02)
+        if not self.mode.frozen:
+            return self.param(name, init, shape)
+        return self.variable("frozen", name, lambda: init(self.make_rng("params"), shape)).value
+
+    def embed(self, tokens):
+        """int32[B, T] -> float[B, T, D]; ids must lie in the base vocabulary."""
+        return self.embedding[tokens].astype(self.mode.dtype)
+
+    def __call__(self, x, text: TextInputs, cache: BlockCache | None = None):
+        """Embedded tokens float[B, T, D] -> (states float[B, T, D], cache with a layer axis)."""
+        x, cache = self.blocks(x, cache, text)
+        return self.norm(x), cache
+
+    def logits(self, states):
+        """float[B, T, D] -> float32[B, T, V] over the base vocabulary."""
+        if self.config.tie_embeddings:
+            return jnp.dot(states, self.embedding.T.astype(states.dtype)).astype(jnp.float32)
+        return self.head(states).astype(jnp.float32)
+
+
+class LanguageModel(nn.Module):
+    """A Llama as a plain language model: what the `language` stage trains."""
+
+    config: LlamaConfig
+    mode: LlamaMode = LlamaMode()
+
+    def setup(self):
+        self.llama = Llama(self.config, self.mode)
+
+    def __call__(self, tokens, order):
+        """int32[B, T] tokens and orders -> next-token logits float32[B, T, V]."""
+        states, _ = self.llama(self.llama.embed(tokens), TextInputs(order))
+        return self.llama.logits(states)

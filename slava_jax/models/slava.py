@@ -1,0 +1,220 @@
+"""sLAVA: the four parts of Figure 2 put together.
+
+    images -> Vit -------------------------.-----------------.
+                                           v                 v
+    question <Encode> answer <Encode> -> Llama (int8, DyA-MoQPE) -> GroundedEncoder -> match logit
+                                                             |
+                                               memory: states up to the first <Encode>, image tokens
+                                                             v
+    <Decode> answer ------------------------------------> decoder -> answer <EOS>
+
+Everything in the text encoder and the grounded encoder is causal, so the states up to the first
+`<Encode>` know nothing of the answer behind it: one pass of the big model serves both losses.
+Axis letters: see nn/attention.py; `E` is the width of the grounded stacks, `U` answer tokens.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from slava_jax.models.grounded import GroundedConfig, GroundedDecoder, GroundedEncoder
+from slava_jax.models.llama import BlockCache, Llama, LlamaConfig, LlamaMode, TextInputs
+from slava_jax.models.vit import Vit, VitConfig
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig
+from slava_jax.nn.attention import HIDDEN, KeysValues
+
+SPECIAL_TOKENS = ("<image>", "<Encode>", "<Decode>", "<EOS>")
+
+
+@dataclasses.dataclass(frozen=True)
+class SlavaConfig:
+    """The defaults are the paper's model: ViT 224/32 of width 64 and Llama-2-7b.
+
+    Attributes:
+      decoder: 'transformer' is the paper's small stack, trained from scratch; 'llama' runs the
+        frozen int8 blocks with their adapters a second time, with zero-gated cross-attention.
+      quantized: int8 kernels in the frozen Llama.
+      image_memory: the decoder looks at the image tokens beside the grounded question.
+    """
+
+    vit: VitConfig = VitConfig()
+    llama: LlamaConfig = LlamaConfig()
+    grounded: GroundedConfig = GroundedConfig()
+    adapter: AdapterConfig | None = AdapterConfig()
+    decoder: str = "transformer"
+    quantized: bool = True
+    image_memory: bool = True
+
+    def __post_init__(self):
+        if self.decoder not in ("transformer", "llama"):
+            raise ValueError(f"decoder must be 'transformer' or 'llama', got {self.decoder!r}")
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens with the special ones, which stand behind the base vocabulary."""
+        return self.llama.vocab_size + len(SPECIAL_TOKENS)
+
+
+@flax.struct.dataclass
+class Prompt:
+    """A batch of multimodal prompts.
+
+    Attributes:
+      images: uint8[B, I, S, S, channels].
+      tokens: int32[B, T]; order: int32[B, T], `HIDDEN` for padding.
+      images_before: int32[B, T], images that stand at or before each token.
+      encode_at: int32[B], position of the first `<Encode>`.
+    """
+
+    images: jax.Array
+    tokens: jax.Array
+    order: jax.Array
+    images_before: jax.Array
+    encode_at: jax.Array
+
+
+@flax.struct.dataclass
+class Memory:
+    """What the decoder looks at: float[B, S, E] and int32[B, S] orders, 0 or `HIDDEN`."""
+
+    values: jax.Array
+    order: jax.Array
+
+
+class Slava(nn.Module):
+    """The assistant. `encode`, `match` and `decode` are its three verbs; see the module's text."""
+
+    config: SlavaConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        c = self.config
+        self.vit = Vit(c.vit, self.dtype)
+        mode = LlamaMode(True, c.quantized, c.adapter, c.decoder == "llama", self.dtype)
+        self.llama = Llama(c.llama, mode)
+        self.encoder = GroundedEncoder(c.grounded, self.dtype)
+        init = nn.initializers.normal(0.02)
+        rows = (len(SPECIAL_TOKENS), c.llama.width)
+        self.special_embedding = self.param("special_embedding", init, rows)
+        if c.decoder == "transformer":
+            self.decoder = GroundedDecoder(c.grounded, self.dtype)
+            table = (c.vocab_size, c.grounded.width)
+            self.answer_embedding = self.param("answer_embedding", init, table)
+
+    def see(self, images):
+        """uint8[B, I, S, S, channels] -> image tokens float[B, I, N, E]."""
+        B, I = images.shape[:2]  # noqa: E741
+        tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
+        return self.encoder.project_images(tokens).reshape(B, I, tokens.shape[1], -1)
+
+    def embed(self, tokens):
+        """Text encoder embeddings: the frozen table, trainable rows for the special tokens."""
+        base = self.config.llama.vocab_size
+        special = self.special_embedding[jnp.clip(tokens - base, 0)].astype(self.dtype)
+        table = self.llama.embed(jnp.minimum(tokens, base - 1))
+        return jnp.where((tokens >= base)[..., None], special, table)
+
+    def read(self, embedded, order, call: AdapterCall):
+        """Text encoder: embedded float[B, T, D] -> states float[B, T, D]."""
+        return self.llama(embedded, TextInputs(order, call))[0]
+
+    def ground(self, states, image_tokens, order, images_before):
+        """Grounded encoder: states float[B, T, D], images float[B, I, N, E] -> float[B, T, E]."""
+        B, I, N, E = image_tokens.shape  # noqa: E741
+        number = jnp.repeat(jnp.arange(1, I + 1, dtype=jnp.int32), N)
+        image_order = jnp.broadcast_to(number, (B, I * N))
+        flat = image_tokens.reshape(B, I * N, E)
+        return self.encoder(states, flat, order, image_order, images_before)
+
+    def match(self, grounded, position):
+        """Image-text match logits float32[B] read at `position` int32[B] (the last `<Encode>`)."""
+        return self.encoder.match_logits(grounded, position)
+
+    def memory(self, grounded, image_tokens, order, encode_at) -> Memory:
+        """The decoder's memory: the grounded question (answer hidden) and the image tokens."""
+        seen = jnp.where(order <= encode_at[:, None], 0, HIDDEN)
+        if not self.config.image_memory:
+            return Memory(grounded, seen)
+        B, I, N, E = image_tokens.shape  # noqa: E741
+        values = jnp.concatenate([grounded, image_tokens.reshape(B, I * N, E)], axis=1)
+        return Memory(values, jnp.pad(seen, ((0, 0), (0, I * N))))
+
+    def encode(self, prompt: Prompt, call: AdapterCall) -> Memory:
+        """From prompt to the decoder's memory, as generation needs it."""
+        image_tokens = self.see(prompt.images)
+        states = self.read(self.embed(prompt.tokens), prompt.order, call)
+        grounded = self.ground(states, image_tokens, prompt.order, prompt.images_before)
+        return self.memory(grounded, image_tokens, prompt.order, prompt.encode_at)
+
+    def decode(self, tokens, memory: Memory | None, call, cache=None, slot=None):
+        """Next-token logits of an answer.
+
+        Args:
+          tokens: int32[B, U], `<Decode>` and the answer so far; with a cache, the new ones only.
+          memory: from `encode`; `None` once the cache holds it.
+          cache: from `empty_cache` or an earlier call; slot: int32[], tokens already in it.
+
+        Returns:
+          (float32[B, U, V] over base vocabulary and special tokens, cache).
+        """
+        start = 0 if slot is None else slot
+        order = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        values, seen = (None, None) if memory is None else (memory.values, memory.order)
+        text = TextInputs(order, call, values, seen, slot)
+        if self.config.decoder == "llama":
+            states, cache = self.llama(self.embed(tokens), text, cache)
+            special = jnp.dot(states, self.special_embedding.T.astype(states.dtype))
+            logits = [self.llama.logits(states), special.astype(jnp.float32)]
+            return jnp.concatenate(logits, axis=-1), cache
+        states, cache = self.decoder(self.answer_embedding[tokens].astype(self.dtype), text, cache)
+        logits = jnp.dot(states, self.answer_embedding.T.astype(states.dtype))
+        return logits.astype(jnp.float32), cache
+
+    def empty_cache(self, batch: int, length: int) -> BlockCache:
+        """A decoder cache with room for `length` tokens, stacked over layers."""
+        c = self.config
+        if c.decoder == "llama":
+            layers, heads, width = c.llama.layers, c.llama.kv_heads, c.llama.head_width
+        else:
+            layers, heads, width = (
+                c.grounded.decoder_layers,
+                c.grounded.heads,
+                c.grounded.head_width,
+            )
+        one = KeysValues.empty(batch, length, heads, width, self.dtype)
+        return BlockCache(jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one))
+
+    def __call__(self, batch: dict, call: AdapterCall) -> dict:
+        """The training pass.
+
+        Args:
+          batch: arrays of an assistant batch, see data/pipeline.py.
+
+        Returns:
+          `logits` float32[B, U, V] of the answers, `match` and `match_wrong` float32[B], the match
+          logits of each pair and of the same text with a wrong image.
+        """
+        order, before = batch["order"], batch["images_before"]
+        image_tokens = self.see(batch["images"])
+        states = self.read(self.embed(batch["tokens"]), order, call)
+        # Right and wrong pairs go through the small stack together; Llama runs once.
+        both = jnp.concatenate([image_tokens, exchange_target(image_tokens, batch)])
+        twice = [jnp.concatenate([a, a]) for a in (states, order, before)]
+        grounded = self.ground(twice[0], both, twice[1], twice[2])
+        last = batch["encode_at"][:, 1]
+        match, match_wrong = jnp.split(self.match(grounded, jnp.concatenate([last, last])), 2)
+        right = grounded[: states.shape[0]]
+        memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0])
+        logits, _ = self.decode(batch["decoder_in"], memory, call)
+        return {"logits": logits, "match": match, "match_wrong": match_wrong}
+
+
+def exchange_target(image_tokens, batch):
+    """Image tokens `[B, I, N, E]` with each target image replaced by that of its wrong pair."""
+    rows = jnp.arange(image_tokens.shape[0])
+    partner = rows + batch["wrong_offset"]
+    wrong = image_tokens[partner, batch["target_image"][partner]]
+    return image_tokens.at[rows, batch["target_image"]].set(wrong)

@@ -1,0 +1,98 @@
+"""Vision encoder: ViT with a `<cls>` token (sections 4.4 and 4.7).
+
+Axis letters: see nn/attention.py; here `N` counts the `<cls>` token and the patches.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from slava_jax.nn.attention import MLP, Attention
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """The defaults are the paper's encoder; its depth is not given there, 6 is ours."""
+
+    image_size: int = 224
+    channels: int = 3
+    patch: int = 32
+    width: int = 64
+    layers: int = 6
+    heads: int = 4
+    head_width: int = 32
+    mlp_width: int = 256
+
+    def __post_init__(self):
+        if self.image_size % self.patch:
+            raise ValueError(f"vit.image_size must be a multiple of vit.patch, got {self}")
+
+    @property
+    def tokens(self) -> int:
+        """N: the patches and `<cls>`."""
+        return (self.image_size // self.patch) ** 2 + 1
+
+
+class VitBlock(nn.Module):
+    """Pre-norm transformer block; every token sees every token."""
+
+    config: VitConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, _):
+        c = self.config
+        attention = Attention(
+            c.width, c.heads, c.head_width, bias=True, dtype=self.dtype, name="attention"
+        )
+        everywhere = jnp.zeros(x.shape[:2], jnp.int32)
+        h = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+        x = x + attention(h, attention.keys_values(h, everywhere), everywhere)
+        h = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+        return x + MLP(c.mlp_width, self.dtype, name="mlp")(h), None
+
+
+class Vit(nn.Module):
+    """Images to tokens.
+
+    Call with uint8[B, S, S, channels]; it is brought to [-1, 1] here (the paper's mean and
+    deviation of 0.5). Returns float[B, N, D], normalised, `<cls>` first.
+    """
+
+    config: VitConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        c = self.config
+        if images.shape[1:] != (c.image_size, c.image_size, c.channels):
+            wanted = (c.image_size, c.image_size, c.channels)
+            raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
+        x = images.astype(self.dtype) / 127.5 - 1
+        B, side = x.shape[0], c.image_size // c.patch
+        x = x.reshape(B, side, c.patch, side, c.patch, c.channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(B, side * side, -1)
+        x = nn.Dense(c.width, dtype=self.dtype, name="patch_embedding")(x)
+        cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))
+        x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)
+        positions = self.param("positions", nn.initializers.normal(0.02), (c.tokens, c.width))
+        x = x + positions.astype(x.dtype)
+        blocks = nn.scan(
+            VitBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.layers
+        )
+        x, _ = blocks(c, self.dtype, name="blocks")(x, None)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+
+
+class VitClassifier(nn.Module):
+    """The stage that trains the encoder: logits float32[B, classes] from `<cls>`."""
+
+    config: VitConfig
+    classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        tokens = Vit(self.config, self.dtype, name="vit")(images)
+        return nn.Dense(self.classes, name="head")(tokens[:, 0].astype(jnp.float32))

@@ -1,0 +1,150 @@
+"""DyA-MoQPE, the adapted linear layer of section 4.1: a mixture of LoRA experts with frozen
+down-projection and dynamic rank, on a frozen (int8) kernel.
+
+    h = x A                          A[D_in, R] frozen
+    g = top-k of softmax(router(h))  the kept probabilities renormalised
+    y = x W0 + (alpha / b) * sum_k g_k ((h * mask_b) B_k)
+
+`b` is the rank of this call, a traced number: going through all ranks never recompiles.
+Axis letters: see nn/attention.py.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from slava_jax.nn.quantized import int8_matmul
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """Hyperparameters of DyA-MoQPE; the defaults are the paper's (section 4.7).
+
+    Attributes:
+      experts: K. top_k: experts kept per token; at least 2, because the one gate left of one
+        expert would always be 1 and the router would learn nothing (1 is allowed with K = 1,
+        which is plain LoRA-FA).
+      r_min, r_max: the rank is drawn uniformly from this range in training.
+      alpha: scale of the update, divided by the rank.
+      dropout: on h, in training.
+      router: 'projected' reads h (R wide) and keeps nothing more for its gradient; 'hidden'
+        reads x, and so keeps x (D_in wide).
+    """
+
+    experts: int = 4
+    top_k: int = 2
+    r_min: int = 4
+    r_max: int = 16
+    alpha: float = 1.0
+    dropout: float = 0.05
+    router: str = "projected"
+
+    def __post_init__(self):
+        if not 1 <= self.r_min <= self.r_max:
+            raise ValueError(f"adapter ranks need 1 <= r_min <= r_max, got {self}")
+        if self.experts > 1 and not 2 <= self.top_k <= self.experts:
+            raise ValueError(f"adapter.top_k must lie between 2 and experts, got {self}")
+        if self.router not in ("projected", "hidden"):
+            raise ValueError(f"adapter.router must be 'projected' or 'hidden', got {self.router!r}")
+
+
+@flax.struct.dataclass
+class AdapterCall:
+    """What one forward pass tells its adapters.
+
+    Attributes:
+      rank: int32[], the b of this pass.
+      example_id: uint32[B] in training, where it seeds each example's dropout: one device and
+        many then agree. `None` switches dropout off.
+    """
+
+    rank: jax.Array
+    example_id: jax.Array | None = None
+
+
+def dropout(x, rate: float, key, example_id):
+    """x `[B, ...]` with elements dropped by a key that belongs to the example, not its place."""
+    if example_id is None or rate == 0.0:
+        return x
+    draw = jax.vmap(
+        lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, x.shape[1:])
+    )
+    return jnp.where(draw(example_id), x / (1 - rate), 0).astype(x.dtype)
+
+
+def gates(logits, top_k: int):
+    """Soft-merge weights: float32[..., K] with at most `top_k` entries above 0, summing to 1."""
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    if top_k < probabilities.shape[-1]:
+        _, kept = jax.lax.top_k(probabilities, top_k)
+        # By index, so that equal probabilities never keep more than top_k experts.
+        mask = jax.nn.one_hot(kept, probabilities.shape[-1]).sum(axis=-2)
+        probabilities = probabilities * mask
+    return probabilities / probabilities.sum(axis=-1, keepdims=True)
+
+
+class Linear(nn.Module):
+    """`y = x W (+ b)`, optionally frozen, int8 and adapted; its path is the same in each case.
+
+    `kernel[D_in, D_out]` lies in the collection `params`, or in `frozen` if frozen (with `scale`
+    beside it if quantized). The adapter adds `lora_a[D_in, R]` (frozen), `lora_b[K, R, D_out]`
+    and `router` (params).
+    """
+
+    features: int
+    bias: bool = False
+    frozen: bool = False
+    quantized: bool = False
+    adapter: AdapterConfig | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, call: AdapterCall | None = None):
+        """x float[B, ..., D_in] -> float[B, ..., D_out]; `call` is needed by an adapted layer."""
+        x = x.astype(self.dtype)
+        y = self._base(x)
+        if self.bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        if self.adapter is not None:
+            y = y + self._update(x, call).astype(self.dtype)
+        return y
+
+    def _base(self, x):
+        shape = (x.shape[-1], self.features)
+        init = nn.initializers.lecun_normal()
+        if not self.frozen:
+            return jnp.dot(x, self.param("kernel", init, shape).astype(self.dtype))
+        if not self.quantized:
+            kernel = self.variable("frozen", "kernel", self._random(init), shape).value
+            return jnp.dot(x, kernel.astype(self.dtype))
+        kernel = self.variable("frozen", "kernel", jnp.zeros, shape, jnp.int8).value
+        scale = self.variable("frozen", "scale", jnp.ones, shape[1:]).value
+        return int8_matmul(x, kernel, scale)
+
+    def _random(self, init):
+        return lambda shape: init(self.make_rng("params"), shape)
+
+    def _update(self, x, call):
+        a = self.adapter
+        # Variance 1 / D_in, so that h is as large as x: it sets the effective learning rate of B.
+        init_a = nn.initializers.normal(x.shape[-1] ** -0.5)
+        lora_a = self.variable("frozen", "lora_a", self._random(init_a), (x.shape[-1], a.r_max))
+        h = jnp.dot(x, lora_a.value.astype(x.dtype))
+        lora_b = self.param("lora_b", nn.initializers.zeros, (a.experts, a.r_max, self.features))
+        weights = None
+        if a.experts > 1:
+            # Never from zero: equal experts with equal gates would stay equal.
+            seen = h if a.router == "projected" else x
+            router = self.param("router", nn.initializers.normal(0.02), (seen.shape[-1], a.experts))
+            weights = gates(jnp.dot(seen.astype(jnp.float32), router), a.top_k)
+            self.sow("intermediates", "gates", weights)
+        if call.example_id is not None and a.dropout > 0:
+            h = dropout(h, a.dropout, self.make_rng("dropout"), call.example_id)
+        h = h * (jnp.arange(a.r_max) < call.rank).astype(h.dtype)
+        if weights is not None:
+            h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
+        scale = a.alpha / call.rank.astype(jnp.float32)
+        return jnp.dot(h, lora_b.reshape(-1, self.features).astype(h.dtype)) * scale.astype(h.dtype)

@@ -1,0 +1,185 @@
+"""Attention and what it is made of, shared by every model of the package.
+
+Axis letters, here and in every model file: `B` examples, `T` text tokens (queries), `S` key/value
+positions, `I` images of an example, `N` image tokens, `D` model width, `F` MLP width, `H` query
+heads, `G` key/value heads, `C` head width, `V` vocabulary, `K` experts, `R` maximum rank.
+
+Who sees whom is said in one way everywhere: each key has an `order`, each query a `limit`, and a
+query sees the keys with `order <= limit`. Causal masks (order and limit are positions), padding
+(order is `HIDDEN`), "the images before this token" (order is the number of the image, limit the
+number of images read so far) and a KV cache half full are all cases of it, and no `T x S` mask
+has to be stored.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
+
+HIDDEN = 2**30  # the order of a key that nobody sees
+_QUERY_BLOCK = 512  # longer queries are taken block by block, so T x S is never whole in memory
+
+
+def _attend_block(q, k, v, order, limit):
+    """q `[B, T, G, H/G, C]`, k and v `[B, S, G, C]`; softmax in float32."""
+    logits = jnp.einsum("BTGHC,BSGC->BGHTS", q, k, preferred_element_type=jnp.float32)
+    visible = order[:, None, :] <= limit[:, :, None]
+    # A finite floor: a padded query that sees nothing gets a uniform row, never NaN.
+    logits = jnp.where(visible[:, None, None], logits * q.shape[-1] ** -0.5, -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("BGHTS,BSGC->BTGHC", weights, v)
+
+
+def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
+    """Scaled dot-product attention with grouped key/value heads.
+
+    Args:
+      q: float[B, T, H, C]; k, v: float[B, S, G, C], where G divides H.
+      order: int32[B, S] of the keys; limit: int32[B, T] of the queries: a query sees the keys
+        with `order <= limit`.
+      query_block: queries taken at a time when T is larger; what is kept for the backward pass
+        then is one block's inputs, not its weights.
+
+    Returns:
+      float[B, T, H, C] in the dtype of v.
+    """
+    B, T, H, C = q.shape
+    q = q.reshape(B, T, k.shape[2], H // k.shape[2], C)
+    if query_block >= T:
+        return _attend_block(q, k, v, order, limit).reshape(B, T, H, C)
+    padding = -T % query_block
+    q = jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0), (0, 0)))
+    limit = jnp.pad(limit, ((0, 0), (0, padding)))
+    blocks = (T + padding) // query_block
+    q = q.reshape(B, blocks, query_block, *q.shape[2:]).swapaxes(0, 1)
+    limit = limit.reshape(B, blocks, query_block).swapaxes(0, 1)
+    one = jax.checkpoint(lambda block: _attend_block(block[0], k, v, order, block[1]))
+    out = jax.lax.map(one, (q, limit)).swapaxes(0, 1)
+    return out.reshape(B, T + padding, H, C)[:, :T]
+
+
+def rotate(x, positions, theta: float):
+    """Rotary position embedding, halves convention of Llama. x `[B, T, H, C]`, positions `[B, T]`."""
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+@flax.struct.dataclass
+class KeysValues:
+    """Keys and values ready to attend to, with the order of each key."""
+
+    k: jax.Array  # [B, S, G, C]
+    v: jax.Array  # [B, S, G, C]
+    order: jax.Array  # int32[B, S]
+
+    @classmethod
+    def empty(cls, batch: int, length: int, kv_heads: int, head_width: int, dtype):
+        """A cache of `length` free slots, none of them visible."""
+        zeros = jnp.zeros((batch, length, kv_heads, head_width), dtype)
+        return cls(zeros, zeros, jnp.full((batch, length), HIDDEN, jnp.int32))
+
+    def write(self, new: "KeysValues", slot) -> "KeysValues":
+        """This cache with `new` written from position `slot` (int32 scalar) on."""
+        put = jax.lax.dynamic_update_slice_in_dim
+        return KeysValues(
+            put(self.k, new.k.astype(self.k.dtype), slot, 1),
+            put(self.v, new.v.astype(self.v.dtype), slot, 1),
+            put(self.order, new.order, slot, 1),
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head attention with q, k, v, o projections.
+
+    `null_key` adds one learned key and value that every query sees, so that no row is empty.
+    """
+
+    width: int  # D of the output
+    heads: int
+    head_width: int
+    kv_heads: int | None = None
+    rope_theta: float | None = None
+    null_key: bool = False
+    bias: bool = False
+    frozen: bool = False
+    quantized: bool = False
+    adapter: AdapterConfig | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        groups = self.kv_heads or self.heads
+
+        def linear(features, bias=self.bias):
+            return Linear(
+                features, bias, self.frozen, self.quantized, self.adapter, dtype=self.dtype
+            )
+
+        self.q = linear(self.heads * self.head_width)
+        # A bias of the keys adds the same to all logits of a query: softmax does not see it, and
+        # Adam would turn the rounding noise of its gradient into full steps.
+        self.k = linear(groups * self.head_width, False)
+        self.v = linear(groups * self.head_width)
+        self.o = linear(self.width)
+        if self.null_key:
+            init, shape = nn.initializers.normal(0.02), (groups, self.head_width)
+            self.null_k = self.param("null_k", init, shape)
+            self.null_v = self.param("null_v", init, shape)
+
+    def keys_values(self, x, order, call: AdapterCall | None = None) -> KeysValues:
+        """Keys and values of x `[B, S, D]`; `order` also is the rotary position."""
+        B, S, _ = x.shape
+        k = self.k(x, call).reshape(B, S, -1, self.head_width)
+        v = self.v(x, call).reshape(B, S, -1, self.head_width)
+        if self.rope_theta is not None:
+            k = rotate(k, order, self.rope_theta)
+        if self.null_key:
+            row = (B, 1, *self.null_k.shape)
+            k = jnp.concatenate([jnp.broadcast_to(self.null_k, row).astype(k.dtype), k], axis=1)
+            v = jnp.concatenate([jnp.broadcast_to(self.null_v, row).astype(v.dtype), v], axis=1)
+            order = jnp.pad(order, ((0, 0), (1, 0)), constant_values=-1)
+        return KeysValues(k, v, order)
+
+    def __call__(self, x, memory: KeysValues, limit, call: AdapterCall | None = None):
+        """x float[B, T, D] looks at `memory`; `limit` int32[B, T] also is the rotary position."""
+        B, T, _ = x.shape
+        q = self.q(x, call).reshape(B, T, self.heads, self.head_width)
+        if self.rope_theta is not None:
+            q = rotate(q, limit, self.rope_theta)
+        out = attend(q, memory.k, memory.v, memory.order, limit)
+        return self.o(out.reshape(B, T, -1), call)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation in float32 (section 4.2); `frozen` keeps its scale fixed."""
+
+    eps: float = 1e-5
+    frozen: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1],)
+        if self.frozen:
+            scale = self.variable("frozen", "scale", jnp.ones, shape).value
+        else:
+            scale = self.param("scale", nn.initializers.ones, shape)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
+        return (wide * scale).astype(x.dtype)
+
+
+class MLP(nn.Module):
+    """Two layers with GELU between, biased, as in ViT. x `[..., D]` -> `[..., D]`."""
+
+    mlp_width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        h = Linear(self.mlp_width, True, dtype=self.dtype, name="up")(x)
+        return Linear(x.shape[-1], True, dtype=self.dtype, name="down")(nn.gelu(h))

@@ -1,0 +1,67 @@
+"""Frozen int8 kernels: symmetric, one float32 scale per output channel (section 4.1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def quantize(kernel):
+    """A float kernel as int8 and scales, `kernel ~= int8 * scale`.
+
+    Args:
+      kernel: float[..., D_in, D_out]; leading axes are stacked layers.
+
+    Returns:
+      (int8[..., D_in, D_out], float32[..., D_out]). The largest entry of each output channel
+      becomes +-127; a channel of zeros gets scale 1.
+    """
+    largest = jnp.max(jnp.abs(kernel.astype(jnp.float32)), axis=-2)
+    scale = jnp.where(largest > 0, largest / 127, 1.0)
+    return jnp.round(kernel / scale[..., None, :]).astype(jnp.int8), scale
+
+
+def dequantize(kernel, scale, dtype=jnp.float32):
+    """The float kernel that `(kernel, scale)` stands for, `[..., D_in, D_out]`."""
+    return (kernel.astype(jnp.float32) * scale[..., None, :]).astype(dtype)
+
+
+@jax.custom_vjp
+def int8_matmul(x, kernel, scale):
+    """`x @ dequantize(kernel, scale)` for a frozen kernel, weight-only.
+
+    The plain expression would keep the dequantised kernel for the backward pass, one copy a
+    layer inside a scan; this one keeps the int8 kernel and converts it again.
+
+    Args:
+      x: float[..., D_in]; kernel: int8[D_in, D_out]; scale: float32[D_out].
+
+    Returns:
+      float[..., D_out] in the dtype of x. No gradient flows to kernel or scale.
+    """
+    return jnp.dot(x, kernel.astype(x.dtype)) * scale.astype(x.dtype)
+
+
+def _forward(x, kernel, scale):
+    return int8_matmul(x, kernel, scale), (kernel, scale)
+
+
+def _backward(kept, dy):
+    kernel, scale = kept
+    dx = jnp.dot(dy * scale.astype(dy.dtype), kernel.astype(dy.dtype).T)
+    return dx, np.zeros(kernel.shape, jax.dtypes.float0), jnp.zeros_like(scale)
+
+
+int8_matmul.defvjp(_forward, _backward)
+
+
+def quantize_linear_layers(tree: dict) -> dict:
+    """Every `kernel` of a nested dict as int8, with its `scale` beside it; paths do not move."""
+    out = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            out[name] = quantize_linear_layers(value)
+        elif name == "kernel":
+            out["kernel"], out["scale"] = quantize(value)
+        else:
+            out[name] = value
+    return out

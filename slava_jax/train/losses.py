@@ -1,0 +1,28 @@
+"""Losses as sums over what they count; the caller divides by the global count (section 4.5).
+
+Sums, because a mean over devices and microbatches must be the mean over all that they hold.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def token_cross_entropy(logits, targets, weights):
+    """Summed cross-entropy in nats: float32[B, T, V], int32[B, T], float32[B, T] -> float32[]."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - chosen) * weights)
+
+
+def class_cross_entropy(logits, labels, smoothing: float = 0.0):
+    """Summed cross-entropy of labels int32[B] under float32[B, classes], label-smoothed."""
+    log_p = jax.nn.log_softmax(logits)
+    chosen = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    return -jnp.sum((1 - smoothing) * chosen + smoothing * log_p.mean(axis=-1))
+
+
+def match_cross_entropy(match, match_wrong, weights):
+    """Summed binary cross-entropy of pairs (4.5.1): right ones are 1, wrong ones 0; all `[B]`.
+
+    A pair of weight 0 (no wrong image to be had) counts neither way, so the classes are balanced.
+    """
+    return jnp.sum((jax.nn.softplus(-match) + jax.nn.softplus(match_wrong)) * weights)

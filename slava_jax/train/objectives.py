@@ -1,0 +1,87 @@
+"""What each stage minimises, as pure functions of (params, frozen, microbatch).
+
+An objective has `counts(batch)`, the denominators of its losses, and `loss(...)`, which gives
+(loss, sums): the loss already divided by the global counts, and sums of what is reported, to be
+added up over microbatches and devices.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig
+from slava_jax.train.losses import class_cross_entropy, match_cross_entropy, token_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Vision:
+    """The ViT as a classifier (section 4.4)."""
+
+    model: nn.Module
+    smoothing: float = 0.0
+    adapter: AdapterConfig | None = None
+
+    def counts(self, batch):
+        """Images of the batch."""
+        return {"images": jnp.float32(batch["labels"].size)}
+
+    def loss(self, params, frozen, batch, totals, key, rank):
+        """See the module's text."""
+        logits = self.model.apply({"params": params}, batch["images"])
+        loss = class_cross_entropy(logits, batch["labels"], self.smoothing) / totals["images"]
+        right = jnp.sum(jnp.argmax(logits, axis=-1) == batch["labels"])
+        return loss, {"loss": loss, "top1": right / totals["images"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Next-token prediction by the plain Llama on instruction text."""
+
+    model: nn.Module
+    adapter: AdapterConfig | None = None
+
+    def counts(self, batch):
+        """Target tokens of the batch."""
+        return {"tokens": jnp.sum(batch["target_weights"])}
+
+    def loss(self, params, frozen, batch, totals, key, rank):
+        """See the module's text."""
+        logits = self.model.apply({"params": params}, batch["tokens"], batch["order"])
+        total = token_cross_entropy(logits, batch["targets"], batch["target_weights"])
+        loss = total / totals["tokens"]
+        return loss, {"loss": loss}
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant:
+    """ITM + LM (section 4.5), both over global counts; LM is a mean over answer tokens."""
+
+    model: nn.Module
+    adapter: AdapterConfig | None = None
+
+    def counts(self, batch):
+        """Answer tokens, and right and wrong pairs, of the batch; at least one of each."""
+        return {
+            "tokens": jnp.sum(batch["target_weights"]),
+            "pairs": 2 * jnp.sum(batch["wrong_weight"]),
+        }
+
+    def loss(self, params, frozen, batch, totals, key, rank):
+        """See the module's text; `rank` int32[] is the microbatch's, `key` the step's dropout key."""
+        variables = {"params": params, "frozen": frozen}
+        call = AdapterCall(rank, batch["example_id"])
+        out = self.model.apply(variables, batch, call, rngs={"dropout": key})
+        lm = token_cross_entropy(out["logits"], batch["targets"], batch["target_weights"])
+        lm = lm / jnp.maximum(totals["tokens"], 1)
+        itm = match_cross_entropy(out["match"], out["match_wrong"], batch["wrong_weight"])
+        itm = itm / jnp.maximum(totals["pairs"], 1)
+        return lm + itm, {"loss": lm + itm, "lm": lm, "itm": itm}
+
+
+def draw_rank(key, adapter: AdapterConfig | None):
+    """The rank of a microbatch, int32[], uniform over r_min..r_max (section 4.1)."""
+    if adapter is None:
+        return jnp.int32(0)
+    return jax.random.randint(key, (), adapter.r_min, adapter.r_max + 1)

@@ -1,0 +1,104 @@
+"""Adam, and what dynamic rank asks of it (sections 4.1 and 4.7)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+_B1, _B2, _EPS = 0.9, 0.999, 1e-8
+
+
+def _name(path) -> str:
+    return path[-1].key
+
+
+def normalise_rank(grads, rank, r_max: int):
+    """Rank normalisation: gradients of every B times `rank / r_max`, all others as they are.
+
+    With `alpha / rank` in front, a microbatch of small rank pulls harder on each row it touches;
+    this makes every rank move a row alike.
+    """
+
+    def scale(path, grad):
+        return grad * (rank / r_max) if _name(path) == "lora_b" else grad
+
+    return jax.tree_util.tree_map_with_path(scale, grads)
+
+
+class RowAdamState(NamedTuple):
+    """Moments, and for each row of rank how many steps touched it."""
+
+    count: jax.Array  # int32[R]
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def row_adam() -> optax.GradientTransformationExtraArgs:
+    """Adam for `lora_b[..., K, R, D_out]` in which each row of rank has its own step count.
+
+    `update(..., touched=n)`: rows n and up were in no microbatch of this step. They keep their
+    value, both moments and their count; with one global count, rare rows would move two to three
+    times too far.
+    """
+
+    def init(params):
+        leaves = jax.tree.leaves(params)
+        rows = leaves[0].shape[-2] if leaves else 0
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return RowAdamState(jnp.zeros(rows, jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
+
+    def update(updates, state, params=None, *, touched, **_):
+        del params
+        mask = jnp.arange(state.count.shape[0]) < touched
+        count = state.count + mask
+        row, steps = mask[:, None], jnp.maximum(count, 1)[:, None].astype(jnp.float32)
+
+        def moment(decay, old, new):
+            return jnp.where(row, decay * old + (1 - decay) * new, old)
+
+        mu = jax.tree.map(lambda m, g: moment(_B1, m, g), state.mu, updates)
+        nu = jax.tree.map(lambda v, g: moment(_B2, v, g * g), state.nu, updates)
+
+        def direction(m, v):
+            step = m / (1 - _B1**steps) / (jnp.sqrt(v / (1 - _B2**steps)) + _EPS)
+            return jnp.where(row, step, 0)
+
+        return jax.tree.map(direction, mu, nu), RowAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
+    """The optimiser of a stage.
+
+    Args:
+      config: has learning_rate, warmup (steps), schedule ('constant' or 'cosine'), steps,
+        weight_decay (on kernels that are not adapters) and grad_clip (global norm).
+    """
+    if config.schedule == "cosine":
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, config.learning_rate, config.warmup, config.steps, config.learning_rate * 0.01
+        )
+    elif config.schedule == "constant":
+        schedule = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
+    else:
+        raise ValueError(f"schedule must be 'constant' or 'cosine', got {config.schedule!r}")
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "rows" if _name(path) == "lora_b" else "plain", params
+        )
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) == "kernel", params)
+
+    plain = optax.chain(
+        optax.scale_by_adam(_B1, _B2, _EPS),
+        optax.add_decayed_weights(config.weight_decay, kernels),
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.grad_clip),
+        optax.partition({"rows": row_adam(), "plain": plain}, labels),
+        optax.scale_by_learning_rate(schedule),
+    )

@@ -1,0 +1,112 @@
+"""Two ways to run the same step on many devices: `pmap`, and jit over a mesh.
+
+Both have `place(state, frozen)`, `step(state, frozen, batch, key)` and `fetch(state)`; batches come
+in as this host's rows of the global batch, numpy `[B_local, ...]`.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from flax import jax_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from slava_jax.train.step import train_step
+
+_BIG = 2**16  # entries; smaller leaves are not worth splitting over the model axis
+
+
+def _microbatches(array, count, name):
+    if array.shape[0] % count:
+        raise ValueError(
+            f"batch array {name!r} has {array.shape[0]} rows, which {count} shares "
+            "(microbatches x devices) do not divide: change batch_size or microbatches"
+        )
+    return array.reshape(count, -1, *array.shape[1:])
+
+
+class Pmap:
+    """Data parallel over this host's and all other hosts' devices, every leaf replicated."""
+
+    def __init__(self, objective, optimizer, microbatches: int = 1):
+        self._microbatches = microbatches
+        step = functools.partial(
+            train_step, objective=objective, optimizer=optimizer, axis_name="data"
+        )
+        self._step = jax.pmap(step, axis_name="data", in_axes=(0, 0, 0, None), donate_argnums=(0,))
+
+    def place(self, state, frozen):
+        """State and frozen weights, one copy a device."""
+        return jax_utils.replicate(state), jax_utils.replicate(frozen)
+
+    def _split(self, name, array):
+        devices = jax.local_device_count()
+        shares = _microbatches(array, self._microbatches * devices, name)
+        # Microbatch first, so that it holds the same examples however many devices share it.
+        shares = shares.reshape(self._microbatches, devices, *shares.shape[1:])
+        return shares.swapaxes(0, 1)
+
+    def step(self, state, frozen, batch, key):
+        """(new state, metrics as arrays of one device)."""
+        batch = {name: self._split(name, array) for name, array in batch.items()}
+        state, metrics = self._step(state, frozen, batch, key)
+        return state, self.fetch(metrics)
+
+    @staticmethod
+    def fetch(tree):
+        """The first device's copy, without the cost of indexing a sharded array."""
+        return jax.tree.map(lambda a: a.addressable_shards[0].data[0], tree)
+
+
+class Mesh:
+    """jit over a `data x model` mesh: batches split over `data`, big leaves over `model`."""
+
+    def __init__(self, objective, optimizer, microbatches: int = 1, model_axis: int = 1):
+        self._microbatches = microbatches
+        devices = jax.device_count()
+        if devices % model_axis:
+            raise ValueError(f"mesh.model = {model_axis} does not divide the {devices} devices")
+        self.mesh = jax.make_mesh(
+            (devices // model_axis, model_axis), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+        )
+        self._model_axis = model_axis
+        step = functools.partial(train_step, objective=objective, optimizer=optimizer)
+        self._step = jax.jit(step, donate_argnums=(0,))
+
+    def _sharding(self, leaf):
+        split = np.size(leaf) >= _BIG and leaf.shape[-1] % self._model_axis == 0
+        spec = [None] * np.ndim(leaf)
+        if split and self._model_axis > 1:
+            spec[-1] = "model"
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def place(self, state, frozen):
+        """State and frozen weights on the mesh."""
+        put = lambda tree: jax.device_put(tree, jax.tree.map(self._sharding, tree))  # noqa: E731
+        # A copy, because the step donates its state and device_put may alias the caller's arrays.
+        return put(jax.tree.map(jax.numpy.copy, state)), put(frozen)
+
+    def step(self, state, frozen, batch, key):
+        """(new state, metrics)."""
+        rows = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+        batch = {
+            name: jax.make_array_from_process_local_data(
+                rows, _microbatches(array, self._microbatches, name)
+            )
+            for name, array in batch.items()
+        }
+        return self._step(state, frozen, batch, key)
+
+    @staticmethod
+    def fetch(tree):
+        """The arrays themselves: global arrays can be used as they are."""
+        return tree
+
+
+def make_runner(config, objective, optimizer):
+    """`Pmap` or `Mesh`, as `config.strategy` ('pmap' or 'mesh') says."""
+    if config.strategy == "pmap":
+        return Pmap(objective, optimizer, config.microbatches)
+    if config.strategy == "mesh":
+        return Mesh(objective, optimizer, config.microbatches, config.mesh_model)
+    raise ValueError(f"strategy must be 'pmap' or 'mesh', got {config.strategy!r}")

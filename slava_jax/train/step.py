@@ -1,0 +1,80 @@
+"""The training step: one pure function of (state, frozen, batch, key), however it is run."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from slava_jax.train.objectives import draw_rank
+from slava_jax.train.optim import normalise_rank
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What training changes; what is frozen is not in it.
+
+    Attributes:
+      step: int32[]. params: the trainable collection. opt_state: of those alone.
+      lr_scale: float32[], halved on a plateau of the validation loss (section 4.7).
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    lr_scale: jax.Array
+
+    @classmethod
+    def create(cls, params, optimizer):
+        """A fresh state at step 0."""
+        return cls(jnp.int32(0), params, optimizer.init(params), jnp.float32(1))
+
+
+def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=None):
+    """One optimiser step over all microbatches.
+
+    Args:
+      state: TrainState. frozen: the frozen collection (may be empty).
+      batch: arrays `[M, b, ...]`, M microbatches of b examples of this device (under pmap) or of
+        all devices (under jit over a mesh).
+      key: the run's key; the step and microbatch are folded in here.
+      objective: see objectives.py. optimizer: see optim.py.
+      axis_name: the pmap axis to sum over; `None` where arrays are global.
+
+    Returns:
+      (state, metrics): metrics are float32[] over the global batch.
+    """
+
+    def everywhere(tree):
+        return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+    adapter = objective.adapter
+    microbatches = jax.tree.leaves(batch)[0].shape[0]
+    totals = everywhere(objective.counts(batch))
+    keys = jax.random.split(jax.random.fold_in(key, state.step), microbatches)
+
+    def one(carry, xs):
+        microbatch, micro_key = xs
+        grads, sums, touched = carry
+        rank_key, dropout_key = jax.random.split(micro_key)
+        rank = draw_rank(rank_key, adapter)
+        gradient = jax.value_and_grad(objective.loss, has_aux=True)
+        (_, more), g = gradient(state.params, frozen, microbatch, totals, dropout_key, rank)
+        if adapter is not None:
+            g = normalise_rank(g, rank, adapter.r_max)
+        add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
+        return (add(grads, g), add(sums, more), jnp.maximum(touched, rank)), None
+
+    first = jax.tree.map(lambda a: a[0], batch)
+    shapes = jax.eval_shape(
+        objective.loss, state.params, frozen, first, totals, keys[0], jnp.int32(0)
+    )
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
+    start = (zeros, sums, jnp.int32(0))
+    (grads, sums, touched), _ = jax.lax.scan(one, start, (batch, keys))
+    grads, sums = everywhere((grads, sums))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, touched=touched)
+    updates = jax.tree.map(lambda u: u * state.lr_scale, updates)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {**sums, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, opt_state, state.lr_scale), metrics
