@@ -1,0 +1,185 @@
+"""What a run writes about itself while it trains: TensorBoard files, a history, a progress line."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+HISTORY_FILE = "history.jsonl"
+
+
+class HistoryError(ValueError):
+    """The history file on disk is damaged; the message names the file and the line."""
+
+
+class MetricLogger:
+    """Scalars of one stage, written as they come: `history.jsonl` and TensorBoard event files.
+
+    `directory` holds both. A run that goes on after being killed passes the step it resumes from:
+    entries of later steps, which the dead run had written but which will be computed again, are
+    dropped, so that the history ends up the same as that of a run nobody killed.
+
+        with MetricLogger(directory, resume_step=120) as logger:
+            logger.write(130, {"loss": 0.7, "learning_rate": 1e-3})
+
+    Raises HistoryError when an entry other than a half-written last one cannot be read.
+    """
+
+    def __init__(self, directory: str | Path, resume_step: int = 0):
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._path = self.directory / HISTORY_FILE
+        _drop_after(self._path, resume_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        # purge_step makes TensorBoard itself forget what the dead run wrote at and after that step.
+        purge_step = resume_step + 1 if resume_step else None
+        self._tensorboard = SummaryWriter(str(self.directory), purge_step=purge_step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one entry; on disk when this returns (against a kill, not against a power cut).
+
+        Raises ValueError for a value that is not finite: the run should have stopped before.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        bad = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if bad:
+            raise ValueError(f"step {step}: {', '.join(bad)} not finite, so not a metric to log")
+        self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_history(directory: str | Path) -> list[dict[str, float]]:
+    """The entries in the order of their steps: [{'step': int, name: float, ...}]; [] where none is.
+
+    A half-written last line, which a kill can leave, is passed over. Raises HistoryError for any
+    other line that is not an entry.
+    """
+    return _read(Path(directory) / HISTORY_FILE)
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    entries = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            entry = json.loads(line)
+            entry["step"] = int(entry["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise HistoryError(
+                f"{path}:{number}: not an entry of a training history ({error}). Delete that line, "
+                "or the file to start a new history."
+            ) from error
+        entries.append(entry)
+    return entries
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the entries up to `step`, byte for byte as they were."""
+    if not path.exists():
+        return
+    keep = sum(entry["step"] <= step for entry in _read(path))
+    lines = path.read_bytes().splitlines(keepends=True)
+    # Steps only grow, so what has to go is a tail: cutting it off leaves no moment without a file.
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) for line in lines[:keep]))
+
+
+class Progress:
+    """A bar with rate and time left; in a log file, where bars cannot move, a line every 10 s.
+
+        with Progress(total_steps, "vision", done=resumed_step) as progress:
+            progress.update(1, loss=0.71)
+
+    `total`: how many units there are; `unit`: what they are, for the rate. `done`: how many an
+    earlier run did already, which the rate leaves out.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        unit: str = "step",
+        done: int = 0,
+        stream=None,
+        seconds_between_lines: float = 10.0,
+    ):
+        self.total, self.description, self.unit, self.done = total, description, unit, done
+        self._stream = stream if stream is not None else sys.stderr
+        self._seconds = seconds_between_lines
+        self._first, self._start = done, time.monotonic()
+        self._last_line = self._start
+        self._note = ""
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                desc=description,
+                unit=unit,
+                initial=done,
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def update(self, n: int = 1, **values: float) -> None:
+        """Count n more units done; `values` (a loss, say) stand beside the rate."""
+        self.done += n
+        self._note = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._note, refresh=False)
+            self._bar.update(n)
+        elif time.monotonic() - self._last_line >= self._seconds:
+            self._write_line()
+
+    def close(self) -> None:
+        """End the bar; a log gets a last line with the total time."""
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            self._write_line()
+
+    def _write_line(self) -> None:
+        now = time.monotonic()
+        self._last_line = now
+        elapsed = now - self._start
+        rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+        share = 100 * self.done / self.total if self.total else 100
+        line = f"{self.description}: {self.done}/{self.total} ({share:.0f} %), "
+        line += f"{rate:.3g} {self.unit}/s, {_clock(elapsed)} so far"
+        if self.done < self.total:
+            left = _clock((self.total - self.done) / rate) if rate else "unknown time"
+            line += f", {left} left"
+        print(line + (f", {self._note}" if self._note else ""), file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
