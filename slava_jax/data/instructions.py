@@ -29,7 +29,8 @@ class Instruction:
     """One question about images, with its answer (sections 4.3 and 4.6).
 
     `metadata` always holds `question_type` (default: the task), `supplement` (default ''),
-    `claims` (default none) and `directional` (default False); further keys are kept as they are.
+    `claims` (default none) and `directional` (default False); `seen_claims` (see `shown_false`) is
+    optional, and further keys are kept as they are.
 
     Raises:
       InstructionError: a field has the wrong type or a value the schema does not allow.
@@ -90,6 +91,17 @@ def claims_hold(claims: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
       answer about particle sizes is false of a picture without particles.
     """
     return all(name in facts and _agrees(claim, facts[name]) for name, claim in claims.items())
+
+
+def shown_false(item: Instruction, facts: Mapping[str, Any]) -> bool:
+    """Whether an image with these facts, put in place of the target image, makes the answer false.
+
+    The prompt stays as it is, supplement included, and a picture shows no nanometres: what counts
+    is how the answer reads on the picture, which a teacher notes as `metadata['seen_claims']`
+    (lengths in pixels, nothing the supplement says already). Without it the claims themselves
+    count. Without any claim nothing is shown false.
+    """
+    return not claims_hold(item.metadata.get('seen_claims', item.claims), facts)
 
 
 def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
@@ -234,14 +246,22 @@ def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
     for name, kind in (('question_type', str), ('supplement', str), ('directional', bool)):
         if not isinstance(full[name], kind):
             raise _error(f'metadata.{name}', f'must be a {kind.__name__}, is {full[name]!r}')
-    if not isinstance(full['claims'], Mapping):
-        raise _error('metadata.claims', f'must be an object, is {full["claims"]!r}')
-    full['claims'] = {name: _checked_claim(name, c) for name, c in full['claims'].items()}
+    for name in ('claims', 'seen_claims'):
+        if name in full:
+            full[name] = _checked_claims(f'metadata.{name}', full[name])
     return full
 
 
-def _checked_claim(name: str, claim: Any) -> Any:
-    field = f'metadata.claims.{name}'
+def _checked_claims(field: str, claims: Any) -> dict[str, Any]:
+    if not isinstance(claims, Mapping):
+        raise _error(field, f'must be an object, is {claims!r}')
+    for name in claims:
+        if not isinstance(name, str):
+            raise _error(field, f'must have names of facts as keys, has {name!r}')
+    return {name: _checked_claim(f'{field}.{name}', claim) for name, claim in claims.items()}
+
+
+def _checked_claim(field: str, claim: Any) -> Any:
     if isinstance(claim, tuple | list):
         if len(claim) != 2 or not all(_is_number(bound) for bound in claim):
             raise _error(field, f'an interval must be two finite numbers [lo, hi], is {claim!r}')

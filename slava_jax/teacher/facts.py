@@ -1,0 +1,151 @@
+"""The facts of a micrograph: its ground truth as numbers and the adjectives they earn.
+
+Answers are made of facts and nothing else, so that whether an answer is true of an image is a
+comparison of facts (`data.instructions.claims_hold`).
+"""
+
+import math
+
+from slava_jax.data.records import GroundTruth
+
+# Upper bounds, exclusive; the last adjective has none.
+COVERAGE_LEVELS = ((0.3, 'low'), (0.6, 'moderate'), (math.inf, 'high'))
+UNIFORMITIES = ((0.15, 'uniform'), (0.35, 'varied'), (math.inf, 'broad'))  # std / mean
+PACKINGS = ((1.5, 'dense'), (3.0, 'loose'), (math.inf, 'sparse'))  # spacing / mean size
+SIZE_SCALES = ((100.0, 'nanoscale'), (1000.0, 'submicron'), (math.inf, 'micron-scale'))  # nm
+ARTEFACTS = ('charging', 'drift', 'shading', 'noise')
+
+# Steps of at most a third, so a length said to be about one of them is off by less than 16 %.
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+
+
+def facts(truth: GroundTruth) -> dict[str, str | float | int | bool]:
+    """The flat table of facts of one image; a notion that does not apply is left out.
+
+    Lengths are given in nm (`mean_size_nm`) and in pixels of the image as recorded
+    (`mean_size_px`): the picture alone shows the second.
+
+    Raises:
+      ValueError: a number of the record is out of its range; the message names the field.
+    """
+    _check(truth)
+    table = {
+        'category': truth.category,
+        'feature': truth.feature,
+        'shape': truth.shape,
+        'order': truth.order,
+        'aggregation': truth.aggregation,
+        'texture': truth.texture,
+        'composition': truth.composition,
+        'coverage': truth.coverage,
+        'coverage_level': level(truth.coverage, COVERAGE_LEVELS),
+        'nm_per_pixel': truth.nm_per_pixel,
+        'magnification': truth.magnification,
+        'kv': truth.kv,
+        'working_distance_mm': truth.working_distance_mm,
+        'detector': truth.detector,
+    }
+    table.update(_size_facts(truth))
+    if truth.count is not None:
+        table['count'] = truth.count
+    if truth.alignment is not None:
+        table['alignment'] = truth.alignment
+    if truth.orientation_deg is not None and truth.alignment != 'random':
+        table['orientation_deg'] = truth.orientation_deg
+        table['direction'] = direction(truth.orientation_deg)
+    table.update(_flaw_facts(truth))
+    return table
+
+
+def _size_facts(truth: GroundTruth) -> dict[str, str | float]:
+    table = {}
+    size = truth.size_nm
+    if size is not None:
+        lengths = {'mean': size.mean, 'min': size.minimum, 'max': size.maximum, 'std': size.std}
+        for name, value in lengths.items():
+            table[f'{name}_size_nm'] = value
+            table[f'{name}_size_px'] = value / truth.nm_per_pixel
+        table['size_kind'] = size.kind
+        table['size_scale'] = level(size.mean, SIZE_SCALES)
+        table['uniformity'] = level(size.std / size.mean, UNIFORMITIES)
+    if truth.spacing_nm is not None:
+        table['spacing_nm'] = truth.spacing_nm
+        table['spacing_px'] = truth.spacing_nm / truth.nm_per_pixel
+        if size is not None:
+            table['packing'] = level(truth.spacing_nm / size.mean, PACKINGS)
+    return table
+
+
+def _flaw_facts(truth: GroundTruth) -> dict[str, str | int | bool]:
+    defects = {kind: number for kind, number in truth.defects.items() if number > 0}
+    table = {'has_defects': bool(defects), 'total_defects': sum(defects.values())}
+    for kind, number in defects.items():
+        table[f'defect_{kind}'] = number
+    if defects:
+        table['main_defect'] = max(defects, key=lambda kind: (defects[kind], kind))
+    table['has_artefacts'] = bool(truth.artefacts)
+    for name in (*ARTEFACTS, *truth.artefacts):
+        table[f'artefact_{name}'] = name in truth.artefacts
+    return table
+
+
+def supplement(truth: GroundTruth) -> str:
+    """Pixel size and magnification as text: the prompt's supplementary image information."""
+    return (
+        f'Pixel size {length_text(round_digits(truth.nm_per_pixel))}, '
+        f'magnification {magnification_text(truth.magnification)}x.'
+    )
+
+
+def level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
+    """The adjective of the first bound above `value`."""
+    return next(word for bound, word in levels if value < bound)
+
+
+def direction(degrees: float) -> str:
+    """The direction in the image plane, counter-clockwise from the horizontal, to 45 degrees."""
+    names = ('horizontal', 'rising', 'vertical', 'falling')
+    return names[round((degrees % 180) / 45) % 4]
+
+
+def about(value: float) -> float:
+    """The nearest of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten (in the logarithm)."""
+    power = 10.0 ** math.floor(math.log10(value))
+    step = min(_STEPS, key=lambda s: abs(math.log(value / power / s)))
+    return float(f'{step * power:.3g}')
+
+
+def round_digits(value: float, digits: int = 2) -> float:
+    """`value` to so many significant digits."""
+    return float(f'{value:.{digits}g}')
+
+
+def length_text(nm: float) -> str:
+    """A length with its unit, e.g. '40 nm' or '1.2 µm'."""
+    return f'{_plain(nm)} nm' if nm < 1000 else f'{_plain(nm / 1000)} µm'
+
+
+def magnification_text(magnification: float) -> str:
+    """Two significant digits with thousands separated, e.g. '25,000'."""
+    return f'{round_digits(magnification):,.0f}'
+
+
+def _plain(value: float) -> str:
+    return f'{round_digits(value, 3):.12g}'
+
+
+def _check(truth: GroundTruth) -> None:
+    positive = {'nm_per_pixel': truth.nm_per_pixel, 'magnification': truth.magnification}
+    if truth.size_nm is not None:
+        positive['size_nm.mean'] = truth.size_nm.mean
+        for name in ('std', 'minimum', 'maximum'):
+            value = getattr(truth.size_nm, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f'size_nm.{name} must be 0 or more, is {value}')
+    if truth.spacing_nm is not None:
+        positive['spacing_nm'] = truth.spacing_nm
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f'{name} must be above 0, is {value}')
+    if not 0 <= truth.coverage <= 1:
+        raise ValueError(f'coverage must lie between 0 and 1, is {truth.coverage}')

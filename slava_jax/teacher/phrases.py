@@ -1,0 +1,285 @@
+"""Words for facts: a writer that notes as a claim whatever it puts into words."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from slava_jax.teacher import facts as fact_rules
+
+# Adjectives that read badly under the record's own name; any other value is used as it stands.
+TERMS = {
+    ('uniformity', 'uniform'): 'uniform in size',
+    ('uniformity', 'varied'): 'varied in size',
+    ('uniformity', 'broad'): 'of very different sizes',
+    ('packing', 'dense'): 'densely packed',
+    ('packing', 'loose'): 'loosely packed',
+    ('packing', 'sparse'): 'far apart',
+    ('order', 'random'): 'randomly arranged',
+    ('alignment', 'random'): 'randomly oriented',
+    ('direction', 'rising'): 'rising to the right',
+    ('direction', 'falling'): 'falling to the right',
+    ('shape', 'flake'): 'flake-like',
+    ('composition', 'uniform'): 'homogeneous',
+    ('composition', 'bright second phase'): 'mixed, with a bright second phase',
+}
+
+MATERIALS = {
+    'Biological': 'a biological sample',
+    'Fibres': 'a fibrous material',
+    'Films_Coated_Surface': 'a coated film',
+    'MEMS_devices_and_electrodes': 'a MEMS device',
+    'Nanowires': 'a nanowire sample',
+    'Particles': 'a particle sample',
+    'Patterned_surface': 'a patterned surface',
+    'Porous_Sponge': 'a porous sponge',
+    'Powder': 'a powder',
+    'Tips': 'a sharp tip sample',
+}
+
+# What each class of material does, and what it is used for: general knowledge, the same for every
+# image of the class.
+FUNCTIONS = {
+    'Biological': 'keep the organism alive',
+    'Fibres': 'carry load along their length',
+    'Films_Coated_Surface': 'protect the material below',
+    'MEMS_devices_and_electrodes': 'move or carry current',
+    'Nanowires': 'conduct current along their length',
+    'Particles': 'offer an active surface',
+    'Patterned_surface': 'steer light or liquid',
+    'Porous_Sponge': 'let fluid pass through',
+    'Powder': 'react over a large surface',
+    'Tips': 'probe a surface at the apex',
+}
+APPLICATIONS = {
+    'Biological': ('medical research', 'drug tests', 'biomaterials'),
+    'Fibres': ('filters', 'textiles', 'composites'),
+    'Films_Coated_Surface': ('protective coatings', 'optical layers', 'mirrors'),
+    'MEMS_devices_and_electrodes': ('motion sensors', 'switches', 'microchips'),
+    'Nanowires': ('gas sensors', 'nanoelectronics', 'light emitters'),
+    'Particles': ('catalysts', 'drug delivery', 'inks'),
+    'Patterned_surface': ('photonics', 'lithography', 'microfluidics'),
+    'Porous_Sponge': ('membranes', 'thermal insulation', 'battery electrodes'),
+    'Powder': ('sintering', 'ceramics', 'pigments'),
+    'Tips': ('probe microscopy', 'field emission', 'nanoindentation'),
+}
+# How features lie together: said of several, and of a single one.
+AGGREGATIONS = {
+    'isolated': ('are isolated from each other', 'stands isolated'),
+    'touching': ('touch each other', 'touches what is around it'),
+    'clustered': ('form clusters', 'belongs to a cluster'),
+    'continuous': ('merge into a continuous layer', 'is continuous'),
+}
+_UNCOUNTABLE = ('debris', 'dust', 'contamination', 'residue', 'delamination', 'corrosion')
+_EXACT_COUNT = 6  # up to here a count is said exactly
+
+_UNLIMITED = 1e12
+
+
+class Writer:
+    """Puts facts into words and notes what the words assert.
+
+    Attributes:
+      claims: fact name -> value or [lo, hi], what was said of the material.
+      seen_claims: the same as the picture shows it to one who knows its pixel size: lengths in
+        pixels, and nothing that the prompt's supplement says already.
+      directional: a direction in the image plane was named.
+    """
+
+    def __init__(self, facts: Mapping[str, Any], rng: random.Random):
+        self.facts = facts
+        self.rng = rng
+        self.claims: dict[str, Any] = {}
+        self.seen_claims: dict[str, Any] = {}
+        self.directional = False
+
+    def pick(self, *options: str | Callable[[], str]) -> str:
+        """One of several wordings; only the one taken is written, so only it makes claims."""
+        option = self.rng.choice(options)
+        return option if isinstance(option, str) else option()
+
+    def has(self, *names: str) -> bool:
+        return all(name in self.facts for name in names)
+
+    def claim(self, name: str) -> Any:
+        """Notes that the answer asserts this fact; returns its value."""
+        self.claims[name] = self.facts[name]
+        self.seen_claims[name] = self.facts[name]
+        return self.facts[name]
+
+    def say(self, name: str) -> str:
+        """The fact as an adjective or noun."""
+        value = self.claim(name)
+        if name == 'direction':
+            self.directional = True
+        if name == 'size_scale':
+            del self.seen_claims[name]
+            self._see_size_scale(value)
+        return TERMS.get((name, value), value)
+
+    def material(self) -> str:
+        """The class of material as a noun with its article."""
+        category = self.claim('category')
+        return MATERIALS.get(category, f'a sample of {readable(category)}')
+
+    @property
+    def single(self) -> bool:
+        return self.facts.get('count') == 1
+
+    @property
+    def noun(self) -> str:
+        """The feature, in the plural unless there is one only."""
+        feature = self.claim('feature')
+        if not self.single:
+            return plural(feature)
+        self.claim('count')
+        return feature
+
+    def a(self, name: str) -> str:
+        """The fact as an adjective with its article: 'a rough', 'an etched'."""
+        word = self.say(name)
+        return f'an {word}' if word[:1] in 'aeiou' else f'a {word}'
+
+    @property
+    def the(self) -> str:
+        return f'The {self.noun}'
+
+    @property
+    def are(self) -> str:
+        return 'is' if self.single else 'are'
+
+    def verb(self, stem: str) -> str:
+        """'touch' -> 'touch' or 'touches', as the feature's number asks."""
+        return plural(stem) if self.single else stem
+
+    def length(self, name: str) -> str:
+        """'about 40 nm' for the fact `{name}_nm`; claims it within 20 %."""
+        said = fact_rules.about(self.facts[f'{name}_nm'])
+        scale = self.facts['nm_per_pixel']
+        self.claims[f'{name}_nm'] = _interval(0.8 * said, 1.2 * said)
+        self.seen_claims[f'{name}_px'] = _interval(0.8 * said / scale, 1.2 * said / scale)
+        return f'about {fact_rules.length_text(said)}'
+
+    def size(self) -> str:
+        """'about 40 nm in diameter'; needs `mean_size_nm`."""
+        return f'{self.length("mean_size")} in {self.say("size_kind")}'
+
+    def aggregation(self) -> str:
+        """'touch each other': what the features do, as the verb after them."""
+        value = self.claim('aggregation')
+        several, one = AGGREGATIONS.get(value, (f'are {value}', f'is {value}'))
+        return one if self.single else several
+
+    def coverage(self) -> str:
+        """'about 40 percent', to ten percent."""
+        said = 10 * round(10 * self.facts['coverage'])
+        if said == 0:
+            self._between('coverage', 0.0, 0.05)
+            return 'less than 5 percent'
+        self._between('coverage', max(0.0, said / 100 - 0.1), min(1.0, said / 100 + 0.1))
+        return f'about {said} percent'
+
+    def amount(self) -> str:
+        """'5 pores', 'about 40 pores', 'a single pore', 'pores' where they were not counted."""
+        noun = self.noun
+        number = self.facts.get('count')
+        if number is None:
+            return noun
+        if number == 0:
+            self.claim('count')
+            return f'no {noun}'
+        if self.single:
+            return f'a single {noun}'
+        return f'{self._number("count", number)} {noun}'
+
+    def defects(self, kinds: int) -> str:
+        """'2 cracks and 1 scratch', the `kinds` most frequent ones; needs `has_defects`."""
+        found = {
+            name.removeprefix('defect_'): number
+            for name, number in self.facts.items()
+            if name.startswith('defect_')
+        }
+        self.claim('has_defects')
+        ranked = sorted(found, key=lambda kind: (found[kind], kind), reverse=True)
+        parts = []
+        for kind in ranked[:kinds]:
+            if kind in _UNCOUNTABLE:
+                self._between(f'defect_{kind}', 1, _UNLIMITED)
+                parts.append(kind)
+            else:
+                noun = kind if found[kind] == 1 else plural(kind)
+                parts.append(f'{self._number(f"defect_{kind}", found[kind])} {noun}')
+        return ' and '.join(parts)
+
+    def artefacts(self) -> str:
+        """'charging and noise', all of them."""
+        names = [
+            name.removeprefix('artefact_')
+            for name, there in self.facts.items()
+            if name.startswith('artefact_') and there
+        ]
+        for name in names:
+            self.claim(f'artefact_{name}')
+        return ', '.join(names[:-1]) + ' and ' + names[-1] if len(names) > 1 else names[0]
+
+    def magnification(self) -> str:
+        """'magnified 25,000 times'; no picture can refute it, since the prompt says it."""
+        value = self.facts['magnification']
+        self.claims['magnification'] = _interval(0.9 * value, 1.1 * value)
+        return f'magnified {fact_rules.magnification_text(value)} times'
+
+    def pixel(self) -> str:
+        """The pixel size as the prompt's supplement gives it."""
+        value = self.facts['nm_per_pixel']
+        self.claims['nm_per_pixel'] = _interval(0.9 * value, 1.1 * value)
+        return fact_rules.length_text(fact_rules.round_digits(value))
+
+    def metadata(self, question_type: str, supplement: str) -> dict[str, Any]:
+        return {
+            'question_type': question_type,
+            'supplement': supplement,
+            'claims': self.claims,
+            'seen_claims': self.seen_claims,
+            'directional': self.directional,
+        }
+
+    def _number(self, name: str, number: int) -> str:
+        if number <= _EXACT_COUNT:
+            self._between(name, number, number)
+            return str(number)
+        said = round(fact_rules.about(number))
+        self._between(name, 0.8 * said, 1.2 * said)
+        return f'about {said}'
+
+    def _between(self, name: str, low: float, high: float) -> None:
+        self.claims[name] = self.seen_claims[name] = _interval(low, high)
+
+    def _see_size_scale(self, word: str) -> None:
+        scale = self.facts['nm_per_pixel']
+        low = 0.0
+        for bound, name in fact_rules.SIZE_SCALES:
+            if name == word:
+                break
+            low = bound
+        limits = [low / scale, min(bound, _UNLIMITED) / scale]
+        self.seen_claims.setdefault('mean_size_px', limits)
+
+
+def _interval(low: float, high: float) -> list[float]:
+    """Bounds to six digits: an interval is a fifth wide, and shorter lines are easier to read."""
+    return [float(f'{low:.6g}'), float(f'{high:.6g}')]
+
+
+def plural(noun: str) -> str:
+    """The plural of a regular noun (equally the third person of a regular verb)."""
+    if noun in _UNCOUNTABLE:
+        return noun
+    if noun.endswith(('s', 'x', 'ch', 'sh')):
+        return noun + 'es'
+    if noun.endswith('y') and noun[-2:-1] not in 'aeiou':
+        return noun[:-1] + 'ies'
+    return noun + 's'
+
+
+def readable(category: str) -> str:
+    """A folder name as words."""
+    return ' '.join(category.replace('_', ' ').split())

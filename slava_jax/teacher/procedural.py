@@ -1,0 +1,157 @@
+"""The procedural teacher: instructions written from the ground truth of an image.
+
+Every number and adjective of an answer is a fact of the image's record, and is noted beside the
+answer as a claim, so that the teacher can tell whether the answer is true of another image.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, claims_hold
+from slava_jax.data.records import GroundTruth
+from slava_jax.teacher.facts import facts, supplement
+from slava_jax.teacher.groups import (
+    CAPTION_QUESTIONS,
+    CLASS_QUESTIONS,
+    GROUPS,
+    caption_detailed,
+    caption_short,
+    class_name,
+)
+from slava_jax.teacher.phrases import Writer, readable
+
+__all__ = [
+    'DETAIL_REQUEST',
+    'class_answer',
+    'facts',
+    'instructions',
+    'is_true',
+    'label_instructions',
+    'supplement',
+]
+
+# Short and detailed answers share their question (section 4.6); this tells which one is wanted.
+DETAIL_REQUEST = 'Answer in detail.'
+_ASK_CHANCE = 0.4  # of a short answer to go to a narrower question of its group
+
+
+def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
+    """All instructions about one image: class, captions and the ten groups of section 4.3.
+
+    Args:
+      key: the image's key; it and the seed choose the wording.
+      truth: what the image shows.
+      seed: 0 or more; the same arguments give the same instructions.
+
+    Returns:
+      23 instructions: one `class` (short), and a short and a detailed one for `caption` and for
+      each group of `groups.GROUPS`.
+
+    Raises:
+      ValueError: a number of the record is out of its range.
+    """
+    table = facts(truth)
+    text = supplement(truth)
+
+    def make(question_type, task, style, question, answer):
+        # Own random streams: a wording added to one group leaves the others as they are.
+        writer = Writer(table, random.Random(f'{seed}/{key}/{question_type}/{style}'))
+        return Instruction(
+            id=f'{key}/{question_type}/{style}',
+            images=(key,),
+            question=_question(question, style),
+            answer=answer(writer),
+            task=task,
+            style=style,
+            category=truth.category,
+            metadata=writer.metadata(question_type, text),
+        )
+
+    def rng(question_type):
+        return random.Random(f'{seed}/{key}/{question_type}')
+
+    items = [
+        make('class', 'classification', 'short', rng('class').choice(CLASS_QUESTIONS), class_name)
+    ]
+    question = rng('caption').choice(CAPTION_QUESTIONS)
+    items.append(make('caption', 'caption', 'short', question, caption_short))
+    items.append(make('caption', 'caption', 'detailed', question, caption_detailed))
+    for name, group in GROUPS.items():
+        choice = rng(name)
+        question = choice.choice(group.questions)
+        asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
+        if asks and choice.random() < _ASK_CHANCE:
+            asked, _, answer = choice.choice(asks)
+            items.append(make(name, 'vqa', 'short', asked, answer))
+        else:
+            items.append(make(name, 'vqa', 'short', question, group.short))
+        items.append(make(name, 'vqa', 'detailed', question, group.detailed))
+    return items
+
+
+def label_instructions(
+    key: str,
+    category: str,
+    facts: Mapping[str, str],
+    seed: int,
+    question: str | None = None,
+) -> list[Instruction]:
+    """Instructions about an image of which only its class and a few named values are known.
+
+    Args:
+      key: the image's key.
+      category: the class name.
+      facts: what else is known, name -> value as text, e.g. {'cell_type': 'monocrystalline'};
+        the image's own facts must hold these and `category` under the same names.
+      seed: chooses the wording.
+      question: the classification question, without `<image>`; a general one by default.
+
+    Returns:
+      The class question (short) and a caption (short) that states the class and the values.
+    """
+    rng = random.Random(f'{seed}/{key}/label')
+    values = [f'{readable(name)} {value}' for name, value in facts.items()]
+    listed = ' and '.join([', '.join(values[:-1]), values[-1]] if len(values) > 1 else values)
+    show = rng.choice(('shows', 'displays'))
+    caption = f'This image {show} the class {class_answer(category)}'
+    caption += f', {listed}.' if listed else '.'
+    known = {'category': category, **facts}
+
+    def make(question_type, task, asked, answer, claims):
+        return Instruction(
+            id=f'{key}/{question_type}/short',
+            images=(key,),
+            question=_question(asked, 'short'),
+            answer=answer,
+            task=task,
+            style='short',
+            category=category,
+            metadata={'question_type': question_type, 'claims': claims},
+        )
+
+    asked = rng.choice(CLASS_QUESTIONS) if question is None else question
+    return [
+        make('class', 'classification', asked, class_answer(category), {'category': category}),
+        make('caption', 'caption', rng.choice(CAPTION_QUESTIONS), caption, known),
+    ]
+
+
+def class_answer(category: str) -> str:
+    """The answer to the classification question, e.g. 'MEMS devices and electrodes'."""
+    return readable(category)
+
+
+def is_true(instruction: Instruction, facts: Mapping[str, Any]) -> bool:
+    """Whether the instruction's answer is true of an image with these facts."""
+    return claims_hold(instruction.claims, facts)
+
+
+def _question(text: str, style: str) -> str:
+    detail = f' {DETAIL_REQUEST}' if style == 'detailed' else ''
+    return f'{IMAGE_TOKEN} {text}{detail}'
+
+
+def _can_be_asked(fact: str, table: Mapping[str, Any]) -> bool:
+    # Distances and arrangement are asked of several features only.
+    return fact in table and (table.get('count') != 1 or fact not in ('packing', 'alignment'))
