@@ -1,0 +1,319 @@
+"""Versioned, atomic checkpoints on Orbax.
+
+A checkpoint is one folder: the arrays (Orbax's own format) and, in its metadata, the format
+version, the dtype and shape of every array, and a JSON dictionary of *facts* (iterator state,
+plateau counters, the config). A folder gets its final name by one rename after everything in it
+was written, so that a folder of that name is a whole checkpoint, whatever moment the process was
+killed at.
+
+With several processes (`jax.distributed`) all of them call every function here with the same
+arguments, on a directory they share; Orbax does the waiting.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as orbax
+
+FORMAT_VERSION = 1  # of what `_write` lays down; `_read_metadata` refuses every other one
+
+PyTree = Any
+_LEFTOVER = re.compile(r"\.(orbax-checkpoint-tmp.*|deleted)$")
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, or what is stored is not what was asked for."""
+
+
+class Checkpoints:
+    """The numbered checkpoints of one run: `directory/<step>/`, the newest `keep` of them.
+
+    Opening it removes what a killed process left half written, so one run owns the directory.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 1):
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        _make_directory(self.directory)
+        _remove_leftovers(self.directory)
+
+    def save(self, step: int, arrays: PyTree, facts: dict[str, Any]) -> None:
+        """Writes a checkpoint, then drops the ones beyond `keep`. Returns when it is on disk.
+
+        Args:
+          step: larger than every saved step.
+          arrays: a pytree of jax or numpy arrays of any dtype, typed PRNG keys included.
+          facts: what JSON can say (tuples come back as lists, keys as strings).
+
+        Raises:
+          CheckpointError: it cannot be written (a full disk, say), the step is not new, or the
+            facts are not JSON. Earlier checkpoints stay.
+        """
+        latest = self.latest()
+        if latest is not None and step <= latest:
+            raise CheckpointError(
+                f"{self.directory}: step {step} cannot be saved, step {latest} is there already"
+            )
+        try:
+            _write(self.directory / str(step), arrays, facts)
+        except CheckpointError as error:
+            kept = "there was no earlier one" if latest is None else f"step {latest} is kept"
+            raise CheckpointError(f"checkpoint of step {step} ({kept}): {error}") from error
+        for old in self._steps()[: -self.keep]:
+            _remove(self.directory / str(old))
+
+    def restore(self, template: PyTree, step: int | None = None) -> tuple[int, PyTree, dict]:
+        """Reads a checkpoint into the structure, dtypes, shapes and shardings of `template`.
+
+        Args:
+          template: a pytree of arrays or `jax.ShapeDtypeStruct`. A numpy leaf gives a numpy
+            array, any other a jax array of that leaf's sharding (the first device if it has none).
+          step: which checkpoint; the newest if None.
+
+        Returns:
+          (step, arrays, facts)
+
+        Raises:
+          CheckpointError: there is none, it is damaged or of another format, or its arrays differ
+            from the template's: the error lists all of them.
+        """
+        found = self.latest() if step is None else step
+        if found is None:
+            raise CheckpointError(f"{self.directory}: no checkpoint here")
+        if found not in self._steps():
+            raise CheckpointError(f"{self.directory}: no step {found}, only {self._steps()}")
+        return found, *load_tree(self.directory / str(found), template)
+
+    def latest(self) -> int | None:
+        """The newest saved step, None if there is none."""
+        return max(self._steps(), default=None)
+
+    def close(self) -> None:
+        """Does nothing: `save` leaves nothing pending. Call it all the same when done."""
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+
+def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> None:
+    """Writes one folder of its own (frozen weights, a finished assistant), atomically.
+
+    Arguments as in `Checkpoints.save`.
+
+    Raises:
+      CheckpointError: the path exists (it is whole then: delete it to replace it), or as in `save`.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise CheckpointError(f"{path} exists already: delete it to write it anew")
+    _make_directory(path.parent)
+    _write(path, tree, facts)
+
+
+def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[PyTree, dict]:
+    """Reads a folder of `save_tree`: (tree, facts).
+
+    With a template as in `Checkpoints.restore`. Without one: nested dicts of numpy arrays, where
+    sequences have become dicts keyed "0", "1", ... and empty containers are gone.
+
+    Raises:
+      CheckpointError: as in `Checkpoints.restore`; or it holds PRNG keys and there is no template.
+    """
+    path = Path(path).absolute()
+    metadata = _read_metadata(path)
+    stored = metadata["arrays"]
+    wanted = _as_numpy(stored, path) if template is None else _flatten(template, path)
+    _check_same(path, stored, {name: _describe(leaf) for name, leaf in wanted.items()})
+    leaves = {
+        name: _read_as(leaf) if _has_elements(leaf) else _no_elements(leaf)
+        for name, leaf in wanted.items()
+    }
+    abstract = {name: leaf for name, leaf in leaves.items() if _has_elements(leaf)}
+    if abstract:
+        try:
+            leaves.update(_flatten(orbax.load(path, _nest(abstract)), path))
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged, it cannot be read: {error}") from error
+    if template is None:
+        return _nest(leaves), metadata["facts"]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves.values()), metadata["facts"]
+
+
+def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
+    leaves = _flatten(tree, path)
+    try:
+        facts_json = json.dumps(facts)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the facts must be what JSON can say: {error}") from error
+    metadata = {
+        "slava_jax_format": FORMAT_VERSION,
+        "arrays": {name: _describe(leaf) for name, leaf in leaves.items()},
+        "facts": facts_json,
+    }
+    # Orbax refuses arrays without elements, and a tree without arrays; the description above is
+    # all there is to know of the former, "-" stands in for the latter.
+    full = {name: leaf for name, leaf in leaves.items() if _has_elements(leaf)}
+    _remove_leftovers(path.parent, of=path.name)
+    try:
+        with _quiet_orbax():
+            orbax.save(path, _nest(full) or {"-": np.zeros(1)}, custom_metadata=metadata)
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+        _remove_leftovers(path.parent, of=path.name)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        need = sum(leaf.nbytes for leaf in full.values()) / 2**20
+        raise CheckpointError(
+            f"could not be written to {path.parent} ({free:.1f} MiB free there, "
+            f"up to {need:.1f} MiB needed): {error}"
+        ) from error
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """{"slava_jax_format", "arrays": {name: [dtype, shape]}, "facts"}"""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        metadata = orbax.metadata(path).custom_metadata or {}
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error}") from error
+    version = metadata.get("slava_jax_format")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path}: not written by slava_jax (it carries no format version)")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: written by a newer slava_jax (format {version}, this one reads up to "
+            f"{FORMAT_VERSION}): update"
+        )
+    if version < FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: written by an older slava_jax (format {version}, this one reads "
+            f"{FORMAT_VERSION}): read it with that version, or train anew"
+        )
+    return {**metadata, "facts": json.loads(metadata["facts"])}
+
+
+def _check_same(path: Path, stored: dict[str, list], wanted: dict[str, list]) -> None:
+    def say(dtype: str, shape: list[int]) -> str:
+        return f"{dtype}{shape}"
+
+    rows = [
+        f"  {name}: stored {say(*stored[name])}, wanted {say(*wanted[name])}"
+        for name in stored
+        if name in wanted and stored[name] != wanted[name]
+    ]
+    rows += [f"  {n}: not stored, wanted {say(*wanted[n])}" for n in wanted if n not in stored]
+    rows += [f"  {n}: stored {say(*stored[n])}, not wanted" for n in stored if n not in wanted]
+    if rows:
+        raise CheckpointError(f"{path}: made for another model or config:\n" + "\n".join(rows))
+
+
+def _flatten(tree: PyTree, path: Path) -> dict[str, Any]:
+    """Leaves by name, "params/head/kernel", in the order of `jax.tree.leaves`."""
+    leaves: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        name = "/".join(parts)
+        # Orbax joins names with dots: a dot or slash inside one could make two arrays one.
+        if not parts or any(not part or set(part) & {".", "/"} for part in parts) or name in leaves:
+            raise CheckpointError(f"{path}: {name!r} is no usable name for an array")
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise CheckpointError(
+                f"{path}: {name} is {type(leaf).__name__}, not an array: it belongs in the facts"
+            )
+        leaves[name] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+    return leaves
+
+
+def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def _describe(leaf: Any) -> list:
+    """[dtype, shape] as JSON keeps it."""
+    return [str(leaf.dtype), list(leaf.shape)]
+
+
+def _has_elements(leaf: Any) -> bool:
+    return 0 not in leaf.shape
+
+
+def _as_numpy(stored: dict[str, list], path: Path) -> dict[str, np.ndarray]:
+    """Stand-ins without memory of their own for every stored array."""
+    keys = [name for name, (dtype, _) in stored.items() if dtype.startswith("key<")]
+    if keys:
+        raise CheckpointError(f"{path} holds PRNG keys ({', '.join(keys)}): give a template")
+    return {
+        name: np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
+        for name, (dtype, shape) in stored.items()
+    }
+
+
+def _read_as(leaf: Any) -> Any:
+    """What Orbax is told to restore for a leaf of the template."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _no_elements(leaf: Any) -> Any:
+    zeros = np.zeros if isinstance(leaf, np.ndarray) else jax.numpy.zeros
+    return zeros(leaf.shape, leaf.dtype)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be made: {error}") from error
+
+
+def _remove(path: Path) -> None:
+    if jax.process_index() != 0:
+        return
+    # Renamed first: a half-deleted folder must not look like a checkpoint.
+    doomed = path.with_name(path.name + ".deleted")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _remove_leftovers(directory: Path, of: str | None = None) -> None:
+    """Removes what was left half written or half deleted, of one name or of all."""
+    if jax.process_index() != 0:
+        return
+    for path in directory.iterdir():
+        leftover = _LEFTOVER.search(path.name)
+        if leftover and of in (None, path.name[: leftover.start()]):
+            # Threads of a failed save may still be writing there; what they leave goes next time.
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """A failed save raises; Orbax's threads would log the same failure with tracebacks besides."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
