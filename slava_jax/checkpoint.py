@@ -164,7 +164,6 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
     # Orbax refuses arrays without elements, and a tree without arrays; the description above is
     # all there is to know of the former, "-" stands in for the latter.
     full = {name: leaf for name, leaf in leaves.items() if _has_elements(leaf)}
-    _remove_leftovers(path.parent, of=path.name)
     try:
         with _quiet_orbax():
             orbax.save(path, _nest(full) or {"-": np.zeros(1)}, custom_metadata=metadata)

@@ -300,3 +300,14 @@ def test_what_four_devices_saved_one_device_restores(tmp_path):
     expected = {"x": jnp.arange(8.0)}
     assert_same(load_tree(tmp_path / "t", expected)[0], expected)
     assert_same(load_tree(tmp_path / "t")[0], {"x": np.arange(8.0, dtype=np.float32)})
+
+
+def test_what_a_killed_save_of_a_folder_left_is_replaced(tmp_path):
+    leftover = tmp_path / "t.orbax-checkpoint-tmp"
+    (leftover / "state").mkdir(parents=True)
+    (leftover / "state" / "junk").write_text("half")
+    (tmp_path / "another.orbax-checkpoint-tmp").mkdir()
+    save_tree(tmp_path / "t", {"x": jnp.ones(2)}, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["another.orbax-checkpoint-tmp", "t"]
+    assert not list((tmp_path / "t").rglob("junk"))
+    assert load_tree(tmp_path / "t")[0]["x"].tolist() == [1, 1]
