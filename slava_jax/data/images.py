@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ MAX_PIXELS = 450_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 _WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
-# A strip of this many pixels at a time is turned into float64 when a wide image is shrunk.
+# A large image is converted in strips of about so many pixels.
 _STRIP_PIXELS = 4_000_000
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 class ImageError(ValueError):
@@ -80,12 +82,12 @@ def read_image(
             )
         # JPEG alone can be decoded at a fraction of its size.
         image.draft('RGB' if channels == 3 else 'L', (2 * size, 2 * size))
-        if image.mode in _WIDE_MODES:
-            grey = Image.fromarray(_eight_bits(image, size, name))
-        else:
-            grey = _plain(_reduced(image, size))
-        grey = ImageOps.exif_transpose(grey)
-        pixels = np.asarray(_resized(grey.convert('L' if channels == 1 else 'RGB'), size))
+        image.load()
+        grey = channels == 1
+        convert = _wide_converter(image, name) if image.mode in _WIDE_MODES else _plain
+        square = _squared(image, size, lambda part: convert(part).convert('L' if grey else 'RGB'))
+        square.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+        pixels = np.asarray(ImageOps.exif_transpose(square))
     return pixels.reshape(size, size, channels)
 
 
@@ -166,14 +168,36 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     return Image.open(file)
 
 
-def _reduced(image: Image.Image, size: int) -> Image.Image:
-    """Averages whole blocks of a much larger image, so that conversions stay small."""
-    factors = tuple(max(1, side // (2 * size)) for side in image.size)
-    if factors == (1, 1) or image.mode not in ('L', 'RGB', 'RGBX', 'CMYK', 'YCbCr'):
-        return image
-    reduced = image.reduce(factors)
-    reduced.info.update(image.info)
-    return reduced
+def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
+    """The image in full-width strips of `rows` pixels, the last one what is left."""
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(image.height, top + rows)))
+
+
+def _squared(
+    image: Image.Image, size: int, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Converts the image and stretches it to size x size.
+
+    An image much larger than that is converted and averaged in whole blocks strip by strip, so
+    that a conversion never holds a second copy of it.
+    """
+    across, down = (max(1, side // (2 * size)) for side in image.size)
+    rows = max(1, _STRIP_PIXELS // (image.width * down)) * down
+    parts = [convert(strip).reduce((across, down)) for strip in _strips(image, rows)]
+    small = Image.new(parts[0].mode, (parts[0].width, sum(part.height for part in parts)))
+    top = 0
+    for part in parts:
+        small.paste(part, (0, top))
+        top += part.height
+    # The last block of a row or column may be cut off: it stands for fewer pixels than the others.
+    width, height = image.width / across, image.height / down
+    small = small.resize((size, small.height), _filter(width, size), (0, 0, width, small.height))
+    return small.resize((size, size), _filter(height, size), (0, 0, size, height))
+
+
+def _filter(side: float, size: int) -> Image.Resampling:
+    return Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -185,32 +209,19 @@ def _plain(image: Image.Image) -> Image.Image:
     return image if image.mode == 'L' else image.convert('RGB')
 
 
-def _eight_bits(image: Image.Image, size: int, name: str) -> np.ndarray:
-    """uint8[height, width] of a 16- or 32-bit or float image, block-averaged where it is large."""
-    pixels = np.asarray(image)
-    low, high = pixels.min(), pixels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+def _wide_converter(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
+    """What scales a 16- or 32-bit or float image to 8 bits."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    ranges = [(part.min(), part.max()) for part in map(np.asarray, _strips(image, rows))]
+    low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+    if not np.isfinite([[float(x) for x in pair] for pair in ranges]).all():
         raise ImageError(f'{name}: holds pixels that are not finite; replace them and save it anew')
-    low, high = float(low), float(high)
-    sixteen = image.mode != 'F' and low >= 0 and high <= 65535
-    if sixteen and (high > 32767 or high == low):
+    if image.mode != 'F' and low >= 0 and high <= 65535 and (high > 32767 or high == low):
         low, high = 0.0, 65535.0
-    across, down = (max(1, side // (2 * size)) for side in image.size)
-    height, width = (pixels.shape[0] // down, pixels.shape[1] // across)
-    result = np.empty((height, width), np.uint8)
-    rows = max(1, _STRIP_PIXELS // (pixels.shape[1] * down))
-    for start in range(0, height, rows):
-        stop = min(height, start + rows)
-        strip = pixels[start * down : stop * down, : width * across].astype(np.float64)
-        means = strip.reshape(stop - start, down, width, across).mean((1, 3))
-        scaled = (means - low) * (255.0 / (high - low if high > low else 1.0))
-        result[start:stop] = np.rint(np.clip(scaled, 0, 255))
-    return result
+    scale = 255.0 / (high - low) if high > low else 0.0
 
+    def convert(part: Image.Image) -> Image.Image:
+        values = (np.asarray(part, np.float64) - low) * scale
+        return Image.fromarray(np.rint(values).astype(np.uint8))
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    shrinks = image.size[0] >= size and image.size[1] >= size
-    resample = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return image.resize((size, size), resample)
+    return convert
