@@ -58,8 +58,7 @@ def _morphology_short(w: Writer) -> str:
 
 
 def _morphology_detailed(w: Writer) -> str:
-    first = f'{w.the} {w.are} {w.say("shape")} with {w.a("texture")} surface.'
-    parts = [first]
+    parts = [f'{w.the} {w.are} {w.say("shape")} with {w.a("texture")} surface.']
     if w.has('uniformity') and not w.single:
         parts.append(f'They are {w.say("uniformity")}.')
     if w.has('alignment'):
@@ -68,7 +67,7 @@ def _morphology_detailed(w: Writer) -> str:
             parts.append(f'{subject} {w.say("alignment")} and {w.say("direction")}.')
         else:
             parts.append(f'{subject} {w.say("alignment")}.')
-    parts.append(f'The material is {w.say("composition")}.')
+    parts.append(f'{w.the} {w.aggregation()}. The material is {w.say("composition")}.')
     return ' '.join(parts)
 
 
@@ -97,7 +96,7 @@ def _size_detailed(w: Writer) -> str:
         if not w.single:
             parts.append(f'They are {w.say("uniformity")} and {w.say("order")}.')
     else:
-        parts.append(f'{w.the} {w.are} {w.say("order")}.')
+        parts.append(f'{w.the} {w.are} {w.say("order")}, with {w.a("coverage_level")} coverage.')
     if w.has('spacing_nm') and not w.single:
         parts.append(f'The distance from one to the next is {w.length("spacing")}.')
     parts.append(f'{w.the} {w.aggregation()}.')
