@@ -1,0 +1,61 @@
+# make quickstart   environment, data, three training stages, evaluation, report: runs/quickstart/
+# make test         ruff and the fast tests; make test-slow: the tests that take minutes or an extra
+# PYTHON chooses the interpreter of a new environment, WORKERS the number of test processes.
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := .venv/.installed
+WORDNET := .venv/.wordnet
+
+.PHONY: quickstart test test-slow lint wordnet elpv reference lock clean
+
+quickstart: $(INSTALLED) $(WORDNET)
+	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
+
+test: lint $(WORDNET)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+# -rs prints why a test was skipped.
+test-slow: $(WORDNET) reference elpv
+	$(BIN)/python -m pytest -rs -m slow --timeout 3000
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+
+wordnet: $(WORDNET)
+
+# The stamps are written last: an installation that was cut short is done again.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "slava_jax needs Python 3.11 or newer; $(PYTHON) is older or missing." \
+	    "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) cannot make virtual environments:" \
+	    "install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --progress-bar off -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(WORDNET): $(INSTALLED)
+	$(BIN)/python -m slava_jax.eval.wordnet
+	@touch $@
+
+# The solar cells of configs/elpv.py (91 MB, licence CC BY-NC-SA 4.0).
+elpv: $(INSTALLED)
+	$(PIP) install --quiet -c constraints.txt -e ".[elpv]"
+
+reference: $(INSTALLED)
+	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \
+	  echo "torch could not be installed: the tests against reference models will be skipped"
+
+# Writes constraints.txt anew, with the newest versions that every supported Python can have.
+lock: $(INSTALLED)
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --fork-strategy fewest --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --extra test --extra elpv setup.cfg -o constraints.txt
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
