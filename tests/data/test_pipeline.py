@@ -1,0 +1,366 @@
+"""The batches of the three stages: the same every time, on any number of hosts, after a resume."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
+from slava_jax.data.datasets.base import DataError, ImageSet
+from slava_jax.data.images import ImageError, encode_png
+from slava_jax.data.instructions import Instruction, claims_hold
+from slava_jax.data.pipeline import (
+    Augmentation,
+    ImageCache,
+    LanguageBatches,
+    PipelineError,
+    Shard,
+    VisionBatches,
+    VisionEvaluation,
+    iterate,
+)
+from slava_jax.data.tokenizer import train_tokenizer
+
+CLASSES = ['Fibres', 'Powder', 'Tips']
+IMAGES, SIZE = 24, 8
+BUCKETS = [(24, 6), (32, 12), (64, 40)]
+TOKENIZER = train_tokenizer(['What is it? How many? It shows fibres, powder, tips.'] * 9, 300)
+
+
+def make_images(count=IMAGES):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, SIZE, SIZE), np.uint8)
+    facts = [{'category': CLASSES[i % 3], 'count': i} for i in range(count)]
+    names = [f'k{i}' for i in range(count)]
+    return ImageSet(names, np.arange(count) % 3, CLASSES, [encode_png(p) for p in pixels], facts)
+
+
+def ask(name, image, question_type, answer, claims=None, **metadata):
+    metadata |= {'question_type': question_type, 'claims': claims or {}}
+    category = CLASSES[int(image[1:]) % 3]
+    question = f'<image> {question_type}?'
+    return Instruction(name, (image,), question, answer, 'vqa', 'short', category, metadata)
+
+
+def make_instructions(claims=True):
+    items = []
+    for i in range(IMAGES):
+        key, category = f'k{i}', CLASSES[i % 3]
+        class_claim = {'category': category} if claims else None
+        count_claim = {'count': [i - 2, i + 2]} if claims else None
+        items.append(ask(f'{i}c', key, 'class', category, class_claim))
+        items.append(ask(f'{i}n', key, 'size', f'{i // 8} of eight', count_claim))
+        items.append(ask(f'{i}w', key, 'texture', 'rough ' * (1 + 2 * (i % 3)), None))
+        items.append(ask(f'{i}d', key, 'direction', 'to the left', class_claim, directional=True))
+    return items
+
+
+def make_data(items=None, images=None, buckets=BUCKETS, cache_mb=1):
+    images = images or make_images()
+    cache = ImageCache(images, SIZE, 1, cache_mb)
+    return AssistantData(items or make_instructions(), images, cache, TOKENIZER, buckets)
+
+
+def make_batches(data=None, **changes):
+    options = {'batch_size': 8, 'pair_block': 4, 'seed': 1, 'epochs': 3, 'per_image': 2}
+    options |= {'always': ('class',), 'augmentation': Augmentation(shift=2)}
+    return AssistantBatches(data or make_data(), **(options | changes))
+
+
+def equal(first, second):
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.dtype == second[name].dtype, name
+        assert np.array_equal(array, second[name]), name
+
+
+def test_shapes_and_types():
+    batch = make_batches()[0]
+    length, answer = batch['tokens'].shape[1], batch['targets'].shape[1]
+    assert (length, answer) in BUCKETS
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        'images': ((8, 1, SIZE, SIZE, 1), 'uint8'),
+        'tokens': ((8, length), 'int32'),
+        'order': ((8, length), 'int32'),
+        'images_before': ((8, length), 'int32'),
+        'encode_at': ((8, 2), 'int32'),
+        'decoder_in': ((8, answer), 'int32'),
+        'targets': ((8, answer), 'int32'),
+        'target_weights': ((8, answer), 'float32'),
+        'wrong_with': ((8,), 'int32'),
+        'wrong_weight': ((8,), 'float32'),
+        'target_image': ((8,), 'int32'),
+        'example_id': ((8,), 'uint32'),
+        'index': ((8,), 'int32'),
+        'row_weight': ((8,), 'float32'),
+    }
+    assert batch['example_id'].tolist() == list(range(8))
+    assert (batch['row_weight'] == 1).all()
+
+
+def test_the_same_arguments_give_the_same_batches():
+    first, again = make_batches(), make_batches(make_data(cache_mb=0))
+    for i in reversed(range(len(first))):  # in any order, with or without the image cache
+        equal(first[i], again[i])
+    other = make_batches(seed=2)
+    assert any(not np.array_equal(first[i]['index'], other[i]['index']) for i in range(3))
+
+
+def test_an_epoch_samples_every_image_and_differs_from_the_next():
+    data, batches = make_data(), make_batches()
+    assert batches.batches_per_epoch == IMAGES * 2 // 8
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
+        index = np.concatenate([batches[i]['index'] for i in steps])
+        assert len(set(index.tolist())) == len(index) == IMAGES * 2
+        assert (np.bincount(data.targets[index]) == 2).all()
+        kinds = [data.instructions[i].question_type for i in index]
+        assert kinds.count('class') == IMAGES
+        epochs.append(set(index.tolist()))
+    assert epochs[0] != epochs[1]
+    # With all instructions, every one comes once, but for the rest that fills no batch.
+    whole = make_batches(per_image=None, batch_size=20, pair_block=20)
+    index = np.concatenate([whole[i]['index'] for i in range(whole.batches_per_epoch)])
+    assert len(set(index.tolist())) == len(index) == 80
+
+
+def test_batches_are_bucketed_by_length():
+    data, batches = make_data(), make_batches(per_image=None)
+    shapes = set()
+    for i in range(batches.batches_per_epoch):
+        batch = batches[i]
+        shape = (batch['tokens'].shape[1], batch['targets'].shape[1])
+        shapes.add(shape)
+        # The smallest bucket that its longest row fits.
+        assert BUCKETS.index(shape) == data.bucket[batch['index']].max()
+    assert len(shapes) == 3
+    for example, bucket in zip(data.examples, data.bucket, strict=True):
+        needs = (example.length, example.answer_length)
+        fits = [needs[0] <= t and needs[1] <= u for t, u in BUCKETS]
+        assert fits.index(True) == bucket
+
+
+@pytest.mark.parametrize('hosts', [2, 4])
+def test_hosts_make_slices_of_the_global_batch(hosts):
+    data = make_data()
+    whole = make_batches(data, pair_block=2)
+    parts = [make_batches(data, pair_block=2, shard=Shard(k, hosts)) for k in range(hosts)]
+    for i in range(len(whole)):
+        made = [part[i] for part in parts]
+        equal(whole[i], {name: np.concatenate([m[name] for m in made]) for name in made[0]})
+
+
+def test_an_epoch_goes_on_where_it_stopped():
+    whole = list(iterate(make_batches()))
+    assert len(whole) == 18
+    for stop in (1, 4, 6, 11):
+        iterator = iterate(make_batches(), prefetch=3)
+        for _ in range(stop):
+            next(iterator)
+        state = iterator.get_state()
+        resumed = iterate(make_batches(make_data()), prefetch=2)
+        resumed.set_state(state)
+        for expected, batch in zip(whole[stop:], resumed, strict=True):
+            equal(expected, batch)
+
+
+@pytest.mark.parametrize('claims', [True, False])
+def test_wrong_pairs_are_wrong(claims):
+    data = make_data(make_instructions(claims))
+    batches = make_batches(data, per_image=None)
+    weights = []
+    for i in range(len(batches)):
+        batch = batches[i]
+        for row, (index, other) in enumerate(zip(batch['index'], batch['wrong_with'], strict=True)):
+            block = row // 4 * 4
+            item = data.instructions[index]
+            images = [data.targets[k] for k in batch['index'][block : block + 4]]
+            if item.claims:
+                wrong = [not claims_hold(item.claims, data.images.facts[k]) for k in images]
+            else:
+                wrong = [differs(data, item, k) for k in images]
+            assert 0 <= other < 4
+            assert batch['wrong_weight'][row] == any(wrong)
+            assert wrong[other] or not any(wrong)
+            weights.append(batch['wrong_weight'][row])
+    assert 0 < np.mean(weights) < 1
+
+
+def differs(data, item, image):
+    key = data.images.keys[image]
+    same = [
+        other.answer
+        for other in data.instructions
+        if other.target == key and other.question_type == item.question_type
+    ]
+    return CLASSES[image % 3] != item.category and item.answer not in same
+
+
+def test_wrong_pairs_are_drawn_from_all_there_are():
+    items = [ask(f'{i}', f'k{i}', 'class', CLASSES[i % 3], {'category': CLASSES[i % 3]})
+             for i in range(8)]  # fmt: skip
+    batches = make_batches(make_data(items), batch_size=8, pair_block=8, epochs=80, per_image=None)
+    seen = {(b['index'][r], b['index'][b['wrong_with'][r]]) for b in batches for r in range(8)}
+    assert seen == {(i, j) for i in range(8) for j in range(8) if i % 3 != j % 3}
+
+
+def test_directional_answers_keep_their_direction():
+    data = make_data()
+    batches = make_batches(data, per_image=None, augmentation=Augmentation(shift=0))
+    changed = 0
+    for i in range(len(batches)):
+        batch = batches[i]
+        upright = set()
+        for row, index in enumerate(batch['index']):
+            if data.instructions[index].metadata['directional']:
+                upright.add(row)
+                if batch['wrong_weight'][row]:  # its wrong image must not be turned right
+                    upright.add(row // 4 * 4 + int(batch['wrong_with'][row]))
+        for row, index in enumerate(batch['index']):
+            same = np.array_equal(batch['images'][row, 0], data.cache[data.targets[index]])
+            assert same or row not in upright
+            changed += not same
+    assert changed > 20
+
+
+def test_several_images_end_with_the_target():
+    items = make_instructions()
+    two = dataclasses.replace(items[4], images=('k5', 'k1'), question='Is <image> like <image>?')
+    data = make_data([two, *items[5:]])
+    assert data.image_rows[0].tolist() == [5, 1] and data.targets[0] == 1
+    (batch,) = AssistantEvaluation(data, 96, 96, rows=[0, 1, 2])
+    row = batch['index'].tolist().index(0)
+    assert batch['target_image'].tolist()[:3] == [1 if r == row else 0 for r in range(3)]
+    assert np.array_equal(batch['images'][row], np.stack([data.cache[5], data.cache[1]]))
+    assert not batch['images'][(row + 1) % 3, 1].any()
+
+
+def test_evaluation_sees_every_instruction_once():
+    data = make_data()
+    batches = AssistantEvaluation(data, 20, 20)
+    index = np.concatenate([b['index'] for b in batches])
+    assert sorted(index.tolist()) == [-1] * 4 + list(range(96))
+    for batch in batches:
+        filling = batch['index'] < 0
+        assert np.array_equal(batch['row_weight'], ~filling)
+        assert not batch['target_weights'][filling].any()
+        assert not batch['wrong_weight'][filling].any()
+        for row, i in enumerate(batch['index']):
+            if i >= 0:
+                assert np.array_equal(batch['images'][row, 0], data.cache[data.targets[i]])
+                assert (
+                    batch['wrong_weight'][row] == 0 or batch['index'][batch['wrong_with'][row]] >= 0
+                )
+    some = AssistantEvaluation(data, 4, 4, rows=[3, 50, 9])
+    assert sorted(np.concatenate([b['index'] for b in some]).tolist()) == [-1, 3, 9, 50]
+
+
+def test_exchanged_images_are_of_another_category():
+    data = make_data()
+    shown = data.exchanged(seed=3)
+    assert (data.images.labels[shown] != data.images.labels[data.targets]).all()
+    assert np.array_equal(shown, data.exchanged(seed=3))
+    batches = AssistantEvaluation(data, 16, 16, shown=shown)
+    for batch in batches:
+        for row, i in enumerate(batch['index']):
+            assert np.array_equal(batch['images'][row, 0], data.cache[shown[i]])
+
+
+def test_bad_instructions_are_named():
+    items = make_instructions()
+    for item, message in (
+        (ask('x', 'k99', 'class', 'Tips'), "'x': image 'k99' is not in"),
+        (ask('x', 'k0', 'class', 'very long ' * 60), "'x': needs .* largest bucket"),
+        (ask('x', 'k0', 'class', 'Tips', {'category': 'Tips'}), "'x': its claims .*'k0'"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            make_data([*items, item])
+    with pytest.raises(PipelineError, match='no instructions'):
+        images = make_images()
+        AssistantData([], images, ImageCache(images, SIZE, 1, 1), TOKENIZER, BUCKETS)
+    with pytest.raises(PipelineError, match='grow'):
+        make_data(buckets=[(64, 10), (32, 40)])
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(PipelineError, match='batch size 8 is not a multiple'):
+        make_batches(pair_block=3)
+    with pytest.raises(PipelineError, match=r'48 row.s. do not fill one batch of 64'):
+        make_batches(batch_size=64)
+    with pytest.raises(PipelineError, match='host 2 of 2'):
+        make_batches(shard=Shard(2, 2))
+    with pytest.raises(PipelineError, match='no instruction'):
+        AssistantEvaluation(make_data(), 8, 8, rows=[])
+    with pytest.raises(IndexError):
+        make_batches()[18]
+
+
+def test_bad_image_sets():
+    with pytest.raises(DataError, match='empty'):
+        ImageSet([], [], ['a'], [])
+    with pytest.raises(DataError, match="key 'k'"):
+        ImageSet(['k', 'k'], [0, 0], ['a'], [b'', b''])
+    with pytest.raises(DataError, match='labels must lie in'):
+        ImageSet(['k'], [1], ['a'], [b''])
+    cache = ImageCache(ImageSet(['k'], [0], ['a'], [b'junk'], name='mine'), 8, 1, 1)
+    with pytest.raises(ImageError, match="mine: image 'k'"):
+        cache[0]
+
+
+def test_vision_batches():
+    images = make_images(26)
+    cache = ImageCache(images, SIZE, 3, 1)
+    batches = VisionBatches(images, cache, 8, seed=0, epochs=2)
+    assert (len(batches), batches.batches_per_epoch) == (6, 3)
+    index = np.concatenate([b['index'] for b in batches]).reshape(2, 24)
+    assert all(len(set(epoch)) == 24 for epoch in index.tolist())
+    assert not np.array_equal(*index)
+    for i in range(6):
+        batch = batches[i]
+        assert np.array_equal(batch['labels'], images.labels[batch['index']])
+        assert np.array_equal(batch['images'], [cache[k] for k in batch['index']])
+        parts = [VisionBatches(images, cache, 8, 0, 2, shard=Shard(k, 2))[i] for k in range(2)]
+        equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
+    turned = VisionBatches(images, cache, 8, 0, 2, Augmentation())
+    again = VisionBatches(images, cache, 8, 0, 2, Augmentation())
+    assert not np.array_equal(turned[0]['images'], batches[0]['images'])
+    equal(turned[4], again[4])
+    with pytest.raises(PipelineError, match='26 row'):
+        VisionBatches(images, cache, 32, 0, 1)
+
+
+def test_vision_evaluation():
+    images = make_images(10)
+    cache = ImageCache(images, SIZE, 1, 1)
+    batches = list(VisionEvaluation(images, cache, 4))
+    index = np.concatenate([b['index'] for b in batches])
+    assert index.tolist() == [*range(10), -1, -1]
+    weight = np.concatenate([b['row_weight'] for b in batches])
+    assert np.array_equal(weight, index >= 0)
+    pixels = np.concatenate([b['images'] for b in batches])[:10]
+    assert np.array_equal(pixels, [cache[i] for i in range(10)])
+    assert {b['images'].shape for b in batches} == {(4, SIZE, SIZE, 1)}
+
+
+def test_language_batches():
+    data = make_data()
+    batches = LanguageBatches(data.examples, TOKENIZER.eos_token_id, 16, 4, seed=0, epochs=2)
+    texts = ['<s>' + item.question.replace('<image>', '') + item.answer + '</s>'
+             for item in data.instructions]  # fmt: skip
+    first = [batches[i] for i in range(batches.batches_per_epoch)]
+    stream = np.concatenate([b['tokens'].ravel() for b in first])
+    seen = TOKENIZER.decode(stream).split('</s>')[:-1]
+    assert set(t + '</s>' for t in seen) <= set(texts) and len(seen) > len(texts) - 10
+    for i, batch in enumerate(first):
+        flat = np.append(batch['tokens'].ravel()[1:], batch['targets'][-1, -1])
+        assert np.array_equal(batch['targets'].ravel(), flat)
+        assert (batch['target_weights'] == 1).all()
+        assert (batch['order'] == np.arange(16)).all()
+        parts = [LanguageBatches(data.examples, 3, 16, 4, 0, 2, Shard(k, 2))[i] for k in range(2)]
+        equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
+    second = batches[batches.batches_per_epoch]
+    assert not np.array_equal(second['tokens'], first[0]['tokens'])
+    with pytest.raises(PipelineError, match='text of'):
+        LanguageBatches(data.examples[:1], 3, 16, 4, 0, 2)
