@@ -1,0 +1,333 @@
+"""One HTML file that shows what a run reached, beside the paper and beside its controls.
+
+Everything is in the file: plots as inline SVG, images as data URIs, no script, nothing fetched. A
+section whose input is missing is left out.
+"""
+
+import base64
+import html
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from slava_jax.eval import paper_tables, plots
+from slava_jax.eval.targets import Target
+from slava_jax.eval.text_metrics import SCORE_NAMES
+
+_MIME = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+_SCORE_TITLES = {
+    "bleu2": "BLEU-2",
+    "bleu4": "BLEU-4",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "meteor": "METEOR",
+}
+
+# Rows of the controls table: suffix of the metric names, label, what it tells.
+_CONTROLS = (
+    ("", "Assistant, the right image", "what is claimed"),
+    ("shuffled", "Assistant, an image of another category", "must fall: else it does not look"),
+    ("zero_b", "Assistant, every adapter's B at zero", "what the adapters add is the difference"),
+    ("untrained", "Assistant, untrained", "what the questions alone give away"),
+    ("vit", "ViT classifier alone", "what the vision encoder knows by itself"),
+    ("classical", "Classical yardstick", "logistic regression on simple image statistics"),
+    ("data_bar", "Data bar alone", "whether the burnt-in text gives the category away"),
+    ("majority", "Always the commonest class", "what needs no image at all"),
+)
+_CONTROL_COLUMNS = (
+    ("classification", "top1", "Top-1"),
+    ("classification", "macro_f1", "Macro F1"),
+    ("caption", "rougeL", "Caption ROUGE-L"),
+    ("vqa", "rougeL", "VQA ROUGE-L"),
+    ("lm", "nats_per_token", "Answer loss (nats/token)"),
+)
+_KEY_NUMBERS = (
+    ("Top-1 accuracy", "classification.top1"),
+    ("Macro F1", "classification.macro_f1"),
+    ("Match AUC, class question", "itm.auc_class_question"),
+    ("VQA ROUGE-L", "vqa.rougeL"),
+)
+
+
+@dataclass(frozen=True)
+class ReportExample:
+    """One unseen micrograph with its question.
+
+    `image`: an encoded PNG, JPEG or GIF, put into the file as it is.
+    `wrong_image_answer`: what the assistant answers to the same question beside an image of
+    `wrong_category`; empty where it was not asked.
+    """
+
+    key: str
+    question: str
+    truth: str
+    answer: str
+    image: bytes | None = None
+    category: str = ""
+    wrong_image_answer: str = ""
+    wrong_category: str = ""
+
+
+def write_report(
+    path: str | Path,
+    metrics: Mapping[str, float],
+    *,
+    title: str = "sLAVA run",
+    description: str = "",
+    targets: Sequence[Target] = (),
+    history: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+    confusion: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    examples: Sequence[ReportExample] = (),
+    redistribute_images: bool = True,
+    image_licence: str = "",
+    experts: Mapping[str, np.ndarray] | None = None,
+    rank_scores: Mapping[str, Mapping[int, float]] | None = None,
+    auc_left_out: Sequence[str] = (),
+    config_text: str = "",
+    environment: Mapping[str, object] | None = None,
+) -> None:
+    """Write the report to `path`, atomically.
+
+    metrics: flat, as in metrics.json: 'classification.top1', 'classification_shuffled.top1',
+        'vqa.rougeL' and 'vqa.rougeL_std', 'itm.auc.<question type>', 'classification.f1.<class>'
+    description: one or two sentences on the data, the split and its size, printed under the title.
+    targets: what the run should reach; each is shown with pass or miss.
+    history: {stage: [{'step', 'loss', 'val_loss', ...}]} in the order to show them.
+    confusion: int[classes, classes], rows the truth; with class_names, their names.
+    examples: micrographs that training never saw. With redistribute_images False no image is
+        embedded, and `image_licence` says why.
+    experts: {adapter: float[layers, experts]}, the share of the gate's mass per expert.
+    rank_scores: {metric: {rank: score}}.
+    auc_left_out: question types without an AUC, from `auc_by_type`.
+    config_text, environment: printed at the end, as they are.
+
+    Raises ValueError for a confusion matrix that does not fit the classes, expert shares of a wrong
+    shape, or an image that is no PNG, JPEG or GIF (naming its key).
+    """
+    path = Path(path)
+    sections = {
+        "targets": _target_rows(targets, metrics),
+        "key_numbers": _key_numbers(metrics),
+        "loss_curves": [
+            _inline(plots.loss_curve(stage, entries))
+            for stage, entries in (history or {}).items()
+            if any(key.endswith("loss") for entry in entries for key in entry)
+        ],
+        "captions": _score_table("caption", metrics, paper_tables.CAPTION_TABLE_1),
+        "answers": _score_table("vqa", metrics, paper_tables.VQA_TABLE_3),
+        "classification": _classification_table(metrics),
+        "per_class": _per_class_table(metrics, class_names),
+        "confusion": _confusion(confusion, class_names),
+        "controls": _controls_table(metrics),
+        "auc": _auc_rows(metrics),
+        "experts": [_inline(_experts(name, use)) for name, use in (experts or {}).items()],
+        "ranks": [
+            _inline(plots.rank_plot(name, scores, lower_is_better="nats" in name))
+            for name, scores in (rank_scores or {}).items()
+            if scores
+        ],
+        "examples": [_example(example, redistribute_images) for example in examples],
+    }
+    text = _template().render(
+        title=title,
+        description=description,
+        score_titles=list(_SCORE_TITLES.values()),
+        control_columns=[column for *_, column in _CONTROL_COLUMNS],
+        redistribute_images=redistribute_images,
+        image_licence=image_licence,
+        auc_left_out=list(auc_left_out),
+        config_text=config_text,
+        environment=dict(environment or {}),
+        **sections,
+    )
+    _write_atomically(path, text)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    return environment.get_template("report.html.jinja")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _mean_and_deviation(mean: float | None, deviation: float | None) -> Markup:
+    text = html.escape(_number(mean))
+    if mean is not None and deviation is not None:
+        text += f'<span class="pm"> ± {html.escape(_number(deviation))}</span>'
+    return Markup(text)
+
+
+def _inline(svg: str) -> Markup:
+    return Markup(svg)  # written by our own plots, which escape every name in it
+
+
+def _target_rows(targets: Sequence[Target], metrics: Mapping[str, float]) -> list[dict]:
+    rows = []
+    for target in targets:
+        value = target.value(metrics)
+        digits = 0 if abs(target.bound) >= 100 else 2 if abs(target.bound) >= 1 else 3
+        bound = f"{target.bound:g}" if target.bound >= 1 else f"{target.bound:.2f}"
+        rows.append(
+            {
+                "label": target.label,
+                "value": _number(value, digits),
+                "unit": target.unit,
+                "bound": f"{'at least' if target.at_least else 'at most'} {bound}",
+                "state": "no value"
+                if value is None
+                else ("reached" if target.reached(metrics) else "missed"),
+                "metric": target.metric + (f" − {target.minus}" if target.minus else ""),
+            }
+        )
+    return rows
+
+
+def _key_numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [(label, _number(metrics[key])) for label, key in _KEY_NUMBERS if key in metrics]
+
+
+def _score_table(
+    task: str, metrics: Mapping[str, float], paper: paper_tables.Scores
+) -> list[dict] | None:
+    """Rows of one text task: ours with the right and with the exchanged image, then the paper's."""
+    rows = []
+    for prefix, label in ((task, "this run"), (f"{task}_shuffled", "this run, exchanged images")):
+        cells = [
+            (metrics.get(f"{prefix}.{name}"), metrics.get(f"{prefix}.{name}_std"))
+            for name in SCORE_NAMES
+        ]
+        if any(mean is not None for mean, _ in cells):
+            rows.append({"label": label, "ours": True, "cells": cells})
+    if not rows:
+        return None
+    rows += [{"label": name, "ours": False, "cells": cells} for name, cells in paper.items()]
+    for row in rows:
+        row["cells"] = [_mean_and_deviation(*cell) for cell in row["cells"]]
+    return rows
+
+
+def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
+    if "classification.top1" not in metrics:
+        return None
+    ours = (
+        ("classification", "class by the likelihood of its name"),
+        ("classification_generated", "class in the freely generated answer"),
+        ("classification_vit", "ViT classifier alone"),
+        ("classification_classical", "classical yardstick"),
+    )
+    rows = [
+        (label, metrics[f"{key}.top1"], metrics.get(f"{key}.top5"), True)
+        for key, label in ours
+        if f"{key}.top1" in metrics
+    ]
+    for (family, name), (top1, top5) in paper_tables.CLASSIFICATION_TABLE_7.items():
+        rows.append((f"{name} ({family})", top1, top5, False))
+    return [
+        {"label": label, "ours": ours, "cells": [_number(top1), _number(top5)]}
+        for label, top1, top5, ours in rows
+    ]
+
+
+def _per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict | None:
+    """Precision, recall and F1 of every class, with the paper's beside where it has the class."""
+    rows, any_paper = [], False
+    for name in class_names:
+        ours = [metrics.get(f"classification.{c}.{name}") for c in ("precision", "recall", "f1")]
+        if all(value is None for value in ours):
+            continue
+        paper = paper_tables.PER_CLASS_TABLE_9.get(name)
+        any_paper = any_paper or paper is not None
+        cells = [_mean_and_deviation(*cell) for cell in paper or [(None, None)] * 3]
+        rows.append({"name": name, "ours": [_number(value) for value in ours], "paper": cells})
+    return {"rows": rows, "paper": any_paper} if rows else None
+
+
+def _confusion(confusion: np.ndarray | None, class_names: Sequence[str]) -> Markup | None:
+    if confusion is None:
+        return None
+    confusion = np.asarray(confusion)
+    if confusion.shape != (len(class_names), len(class_names)):
+        raise ValueError(
+            f"the confusion matrix is {confusion.shape}, but there are {len(class_names)} classes"
+        )
+    return _inline(plots.confusion_plot(confusion, class_names))
+
+
+def _experts(name: str, use: np.ndarray) -> str:
+    use = np.asarray(use, np.float64)
+    if use.ndim != 2:
+        raise ValueError(f"expert use of {name!r} is {use.shape}, expected [layers, experts]")
+    return plots.expert_plot(name, use)
+
+
+def _controls_table(metrics: Mapping[str, float]) -> list[dict]:
+    rows = []
+    for suffix, label, meaning in _CONTROLS:
+        values = [_control(metrics, group, suffix, name) for group, name, _ in _CONTROL_COLUMNS]
+        if any(value is not None for value in values):
+            cells = [_number(value) for value in values]
+            rows.append({"label": label, "meaning": meaning, "cells": cells, "ours": not suffix})
+    return rows if len(rows) > 1 else []
+
+
+def _control(metrics: Mapping[str, float], group: str, suffix: str, name: str) -> float | None:
+    if not suffix:
+        return metrics.get(f"{group}.{name}")
+    return metrics.get(f"{group}_{suffix}.{name}", metrics.get(f"{group}.{name}_{suffix}"))
+
+
+def _auc_rows(metrics: Mapping[str, float]) -> list[tuple[str, float, str]]:
+    prefix = "itm.auc."
+    named = [(key, value) for key, value in metrics.items() if key.startswith(prefix)]
+    return [
+        (key.removeprefix(prefix), round(100 * value, 1), _number(value))
+        for key, value in sorted(named, key=lambda pair: -pair[1])
+    ]
+
+
+def _example(example: ReportExample, with_image: bool) -> dict:
+    uri = None
+    if with_image and example.image is not None:
+        mime = next((m for magic, m in _MIME.items() if example.image.startswith(magic)), None)
+        if mime is None:
+            raise ValueError(
+                f"example {example.key!r}: the image is no PNG, JPEG or GIF; encode it as one"
+            )
+        uri = Markup(f"data:{mime};base64,{base64.b64encode(example.image).decode()}")
+    return {"example": example, "image": uri}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; a report is for others, too.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

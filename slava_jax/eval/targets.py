@@ -1,0 +1,55 @@
+"""What a run promised to reach, and whether it did."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on one metric, or on the difference of two (`metric` minus `minus`)."""
+
+    label: str
+    metric: str
+    bound: float
+    at_least: bool = True
+    minus: str | None = None
+    unit: str = ""
+
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """None where a metric it needs was not measured."""
+        if self.metric not in metrics or (self.minus is not None and self.minus not in metrics):
+            return None
+        return metrics[self.metric] - (metrics[self.minus] if self.minus is not None else 0.0)
+
+    def reached(self, metrics: Mapping[str, float]) -> bool:
+        """False, too, where it was not measured, or is not a number."""
+        value = self.value(metrics)
+        if value is None:
+            return False
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+QUICKSTART: Sequence[Target] = (
+    Target("Top-1 accuracy", "classification.top1", 0.85),
+    Target(
+        "Top-1 above the classical yardstick",
+        "classification.top1",
+        0.10,
+        minus="classification_classical.top1",
+    ),
+    Target("Macro F1", "classification.macro_f1", 0.83),
+    Target("Top-1, exchanged images", "classification_shuffled.top1", 0.12, at_least=False),
+    Target("Match AUC, class question", "itm.auc_class_question", 0.90),
+    Target(
+        "Answer loss added by a wrong image",
+        "lm.nats_per_token_shuffled",
+        0.3,
+        minus="lm.nats_per_token",
+        unit="nats/token",
+    ),
+    Target(
+        "VQA ROUGE-L gained by the right image", "vqa.rougeL", 0.10, minus="vqa_shuffled.rougeL"
+    ),
+    Target("Wall clock", "run.wall_seconds", 600, at_least=False, unit="s"),
+    Target("Peak memory", "run.peak_memory_gib", 4, at_least=False, unit="GiB"),
+)
