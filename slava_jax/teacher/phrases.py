@@ -19,6 +19,7 @@ TERMS = {
     ('direction', 'rising'): 'rising to the right',
     ('direction', 'falling'): 'falling to the right',
     ('shape', 'flake'): 'flake-like',
+    ('shape', 'ridge'): 'ridge-like',
     ('composition', 'uniform'): 'homogeneous',
     ('composition', 'bright second phase'): 'mixed, with a bright second phase',
 }
@@ -70,6 +71,7 @@ AGGREGATIONS = {
     'continuous': ('merge into a continuous layer', 'is continuous'),
 }
 _UNCOUNTABLE = ('debris', 'dust', 'contamination', 'residue', 'delamination', 'corrosion')
+_PLURALS = {'hypha': 'hyphae', 'stoma': 'stomata'}
 _EXACT_COUNT = 6  # up to here a count is said exactly
 
 _UNLIMITED = 1e12
@@ -136,8 +138,12 @@ class Writer:
 
     def a(self, name: str) -> str:
         """The fact as an adjective with its article: 'a rough', 'an etched'."""
-        word = self.say(name)
-        return f'an {word}' if word[:1] in 'aeiou' else f'a {word}'
+        return _with_article(self.say(name))
+
+    def some(self, *names: str) -> str:
+        """The feature with adjectives: 'rough, faceted grains', 'a rough, conical tip'."""
+        phrase = f'{", ".join(self.say(name) for name in names)} {self.noun}'.strip()
+        return _with_article(phrase) if self.single else phrase
 
     @property
     def the(self) -> str:
@@ -269,10 +275,16 @@ def _interval(low: float, high: float) -> list[float]:
     return [float(f'{low:.6g}'), float(f'{high:.6g}')]
 
 
+def _with_article(phrase: str) -> str:
+    return f'an {phrase}' if phrase.startswith(tuple('aeiou')) else f'a {phrase}'
+
+
 def plural(noun: str) -> str:
     """The plural of a regular noun (equally the third person of a regular verb)."""
     if noun in _UNCOUNTABLE:
         return noun
+    if noun in _PLURALS:
+        return _PLURALS[noun]
     if noun.endswith(('s', 'x', 'ch', 'sh')):
         return noun + 'es'
     if noun.endswith('y') and noun[-2:-1] not in 'aeiou':

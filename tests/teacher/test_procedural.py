@@ -1,7 +1,6 @@
 import dataclasses
 import re
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +13,6 @@ from slava_jax.teacher.procedural import (
     facts,
     instructions,
     is_true,
-    label_instructions,
     supplement,
 )
 
@@ -308,7 +306,7 @@ def test_yes_and_no_agree_with_the_facts():
                 seen.add((question, item.answer.split(',')[0]))
     assert seen == {
         ('Are the features aligned with each other?', 'In part'),
-        ('Are any defects visible on the surface?', 'Yes'),
+        ('Are any defects or irregularities visible?', 'Yes'),
         ('Is the surface of the features rough?', 'Yes'),
         ('Is a bright second phase visible?', 'No'),
         ('Do the features touch each other?', 'Yes'),
@@ -352,6 +350,9 @@ def test_another_scale_is_false_of_the_record_but_not_shown_by_the_picture():
     assert not shown_false(size, facts(coarse))
     assert is_true(size, facts(small))
     assert shown_false(size, facts(small))
+    # 'About 40 nm' is not said of 60 nm.
+    thick = dataclasses.replace(RECORD, size_nm=SizeDistribution('diameter', 60.0, 9, 40.0, 90.0))
+    assert not is_true(items['image/basics/short'], facts(thick))
     # The magnification stands in the prompt: no picture refutes it.
     caption = items['image/caption/short']
     assert 'magnified 50,000 times' in caption.answer
@@ -375,24 +376,8 @@ def test_directional_is_set_where_a_direction_is_named():
     assert not any(i.metadata['directional'] for i in instructions('image', unaligned, 0))
 
 
-def test_adjectives_follow_the_numbers():
-    table = facts(RECORD)
-    assert table['coverage_level'] == 'moderate'
-    assert table['uniformity'] == 'varied'  # 8 / 42
-    assert table['packing'] == 'loose'  # 90 / 42
-    assert table['size_scale'] == 'nanoscale'
-    assert table['mean_size_px'] == 21.0
-    assert table['direction'] == 'rising'
-    assert table['main_defect'] == 'debris'
-    assert table['total_defects'] == 5
-    assert table['artefact_noise'] and not table['artefact_drift']
-    assert 'mean_size_nm' not in facts(dataclasses.replace(RECORD, size_nm=None))
-
-
 def test_supplement_gives_the_scale_and_not_the_class():
     assert supplement(RECORD) == 'Pixel size 2 nm, magnification 50,000x.'
-    coarse = dataclasses.replace(RECORD, nm_per_pixel=1234.0, magnification=87)
-    assert supplement(coarse) == 'Pixel size 1.2 µm, magnification 87x.'
     others = {supplement(dataclasses.replace(RECORD, category=name)) for name in CATEGORIES}
     assert len(others) == 1
     assert all(i.metadata['supplement'] == supplement(RECORD) for i in instructions('k', RECORD, 0))
@@ -406,38 +391,6 @@ def test_every_category_is_known_and_readable():
         truth = dataclasses.replace(RECORD, category=name)
         item = instructions('k', truth, 0)[0]
         assert (item.question_type, item.answer) == ('class', class_answer(name))
-
-
-@pytest.mark.parametrize(
-    ('field', 'value', 'named'),
-    [
-        ('nm_per_pixel', 0.0, 'nm_per_pixel'),
-        ('magnification', -5, 'magnification'),
-        ('coverage', 1.2, 'coverage'),
-        ('coverage', float('nan'), 'coverage'),
-        ('spacing_nm', 0.0, 'spacing_nm'),
-        ('size_nm', SizeDistribution('width', 0.0, 0.0, 0.0, 0.0), 'size_nm.mean'),
-        ('size_nm', SizeDistribution('width', 1.0, -1.0, 0.0, 0.0), 'size_nm.std'),
-    ],
-)
-def test_an_impossible_record_is_refused_by_field(field, value, named):
-    with pytest.raises(ValueError, match=re.escape(named)):
-        instructions('k', dataclasses.replace(RECORD, **{field: value}), 0)
-
-
-def test_label_instructions_say_the_label_and_the_values():
-    known = {'cell_type': 'monocrystalline', 'defect_probability': '0.33'}
-    asked = 'Is this solar cell defective?'
-    classed, caption = label_instructions('cell/7', 'possibly_defective', known, 1, asked)
-    assert classed.question == '<image> Is this solar cell defective?'
-    assert (classed.answer, classed.task) == ('possibly defective', 'classification')
-    assert classed.claims == {'category': 'possibly_defective'}
-    for said in ('possibly defective', 'cell type monocrystalline', 'defect probability 0.33'):
-        assert said in caption.answer
-    assert is_true(caption, {'category': 'possibly_defective', **known})
-    assert not is_true(caption, {'category': 'possibly_defective', **known, 'cell_type': 'poly'})
-    bare = label_instructions('cell/7', 'functional', {}, 1)[1]
-    assert bare.answer.endswith('the class functional.')
 
 
 def test_instructions_survive_the_disk(tmp_path):
