@@ -38,10 +38,10 @@ def draw_acquisition(rng: np.random.Generator) -> Acquisition:
     """One setting of the instrument, from a distribution that all categories share."""
     field = 10 ** rng.uniform(math.log10(600), math.log10(400e3))
     return Acquisition(
-        field_nm=float(f'{field:.4g}'),
+        field_nm=float(f"{field:.4g}"),
         kv=float(rng.choice([1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0])),
         working_distance_mm=round(float(rng.uniform(2.0, 15.0)), 1),
-        detector=str(rng.choice(['SE2', 'InLens', 'ETD', 'BSE'])),
+        detector=str(rng.choice(["SE2", "InLens", "ETD", "BSE"])),
     )
 
 
@@ -63,10 +63,10 @@ def shade(canvas: Canvas, scene: Scene, detector: str) -> np.ndarray:
     tilt = (gx * math.cos(towards) + gy * math.sin(towards)) / np.sqrt(1 + steep)
     # Weights of edge, direction, pits and material: what each detector is known for.
     weight = {
-        'SE2': (0.35, 0.30, 0.35, 0.5),
-        'ETD': (0.30, 0.45, 0.30, 0.5),
-        'InLens': (0.55, 0.05, 0.30, 0.6),
-        'BSE': (0.12, 0.35, 0.20, 1.0),
+        "SE2": (0.35, 0.30, 0.35, 0.5),
+        "ETD": (0.30, 0.45, 0.30, 0.5),
+        "InLens": (0.55, 0.05, 0.30, 0.6),
+        "BSE": (0.12, 0.35, 0.20, 1.0),
     }[detector]
     by = canvas.rng.uniform(0.7, 1.4, 4)
     e, d, p, m = (np.float32(a * b) for a, b in zip(weight, by, strict=True))
@@ -76,7 +76,7 @@ def shade(canvas: Canvas, scene: Scene, detector: str) -> np.ndarray:
 
 def _wide_mean(image: np.ndarray, sigma: float) -> np.ndarray:
     size = max(3, 2 * round(sigma) + 1)
-    return ndimage.uniform_filter(ndimage.uniform_filter(image, size, mode='nearest'), size)
+    return ndimage.uniform_filter(ndimage.uniform_filter(image, size, mode="nearest"), size)
 
 
 def expose(canvas: Canvas, scene: Scene, detector: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -89,22 +89,22 @@ def expose(canvas: Canvas, scene: Scene, detector: str) -> tuple[np.ndarray, tup
     image = _focus(canvas, scene, image)
     if canvas.chance(0.22):
         image = _charge(canvas, image)
-        artefacts.append('charging')
+        artefacts.append("charging")
     if canvas.chance(0.22):
         shift = _drift(canvas)
         image, scene.mask = image[shift], scene.mask[shift]
-        artefacts.append('drift')
+        artefacts.append("drift")
     low, high = np.quantile(image[::3, ::3], [0.01, canvas.uniform(0.975, 0.998)])
     image = (image - low) / max(high - low, 1e-6)
     if canvas.chance(0.3):
         image = image + _shading(canvas)
-        artefacts.append('shading')
+        artefacts.append("shading")
     image = np.clip(image, -0.3, 1.5)
-    gamma = canvas.uniform(0.7, 1.5)
+    gamma = canvas.uniform(0.8, 1.3)
     image = np.maximum(image + 0.3, 0) ** gamma / 1.3**gamma
     if _noise(canvas, image):
-        artefacts.append('noise')
-    contrast = canvas.uniform(90, 230)
+        artefacts.append("noise")
+    contrast = canvas.uniform(105, 230)
     black = canvas.uniform(-25, max(0.0, 235 - contrast))
     return np.clip(black + contrast * image, 0, 255), tuple(sorted(artefacts))
 
@@ -113,9 +113,9 @@ def _focus(canvas: Canvas, scene: Scene, image: np.ndarray) -> np.ndarray:
     """Blur by the spot, and more so away from the focal plane when the field is shallow."""
     spot = canvas.uniform(0.3, 1.0) * canvas.scale
     sharp = ndimage.gaussian_filter(image, spot, truncate=2.5)
-    if not canvas.chance(0.3):
+    if not canvas.chance(0.2):
         return sharp
-    blurred = _wide_mean(sharp, canvas.uniform(1.2, 3.0) * canvas.scale)
+    blurred = _wide_mean(sharp, canvas.uniform(1.0, 2.4) * canvas.scale)
     focus = np.quantile(scene.height[::4, ::4], canvas.uniform(0.4, 1.0))
     depth = np.float32(canvas.uniform(10, 40))
     off = np.clip(np.abs(scene.height - focus) / depth, 0, 1)
@@ -130,7 +130,7 @@ def _charge(canvas: Canvas, image: np.ndarray) -> np.ndarray:
     spread = np.float32(image.std())
     lines = canvas.noise(1.5, stretch=400)[:, :1]
     jump = np.where(np.abs(lines) > 1.5, lines, 0) * spread * np.float32(canvas.uniform(0.15, 0.5))
-    return image + np.float32(canvas.uniform(-3.0, 3.0)) * tail + jump
+    return image + np.float32(canvas.uniform(-2.0, 2.0)) * tail + jump
 
 
 def _drift(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
@@ -153,13 +153,13 @@ def _shading(canvas: Canvas) -> np.ndarray:
 
 def _noise(canvas: Canvas, image: np.ndarray) -> bool:
     """Add shot noise in place; says whether it is strong enough to be called an artefact."""
-    level = canvas.log_uniform(0.025, 0.16)
+    level = canvas.log_uniform(0.02, 0.11)
     grain = canvas.rng.standard_normal(image.shape, np.float32)
     if canvas.chance(0.4):  # slow electronics smear the noise along the line
         grain[:, 1:] = np.float32(0.8) * (grain[:, 1:] + np.float32(0.6) * grain[:, :-1])
     grain *= np.sqrt(np.maximum(image, 0) + np.float32(0.15)) * np.float32(level)
     image += grain
-    return level > 0.09
+    return level > 0.07
 
 
 def bar_height(size: int) -> int:
@@ -177,11 +177,11 @@ def data_bar(taken: Acquisition, size: int, rng: np.random.Generator) -> np.ndar
     bar[16:18, 3 : 3 + pixels] = 1
     bar[13:21, [3, 2 + pixels]] = 1
     zoom = taken.magnification
-    mag = f'{zoom / 1000:.4g} K X' if zoom >= 1000 else f'{zoom} X'
-    _write(bar, f'Mag={mag}', 84, 1)
-    _write(bar, f'EHT={taken.kv:.1f}kV', 181, 1)
-    _write(bar, f'WD={taken.working_distance_mm:.1f} mm', 84, 12)
-    _write(bar, f'Sig={taken.detector}', 181, 12)
+    mag = f"{zoom / 1000:.4g} K X" if zoom >= 1000 else f"{zoom} X"
+    _write(bar, f"Mag={mag}", 84, 1)
+    _write(bar, f"EHT={taken.kv:.1f}kV", 181, 1)
+    _write(bar, f"WD={taken.working_distance_mm:.1f} mm", 84, 12)
+    _write(bar, f"Sig={taken.detector}", 181, 12)
     ink, paper = (235, 10) if rng.random() < 0.7 else (15, 240)
     picture = np.where(bar > 0, ink, paper).astype(np.uint8)
     picture = np.kron(picture, np.ones((factor, factor), np.uint8)) if factor > 1 else picture
@@ -194,12 +194,12 @@ def scale_bar(field_nm: float) -> tuple[float, str]:
     """Length in nm (1, 2 or 5 times a power of ten, at most 0.25 of the field) and its text."""
     power = 10.0 ** math.floor(math.log10(0.25 * field_nm))
     length = max(m * power for m in (1, 2, 5) if m * power <= 0.25 * field_nm)
-    return length, f'{length:.0f} nm' if length < 1000 else f'{length / 1000:.0f} µm'
+    return length, f"{length:.0f} nm" if length < 1000 else f"{length / 1000:.0f} µm"
 
 
 @functools.lru_cache(maxsize=128)
 def _glyph(letter: str) -> np.ndarray:
-    page = Image.new('L', (6, 11))
+    page = Image.new("L", (6, 11))
     ImageDraw.Draw(page).text((0, 0), letter, fill=1, font=ImageFont.load_default_imagefont())
     return np.asarray(page)
 

@@ -34,11 +34,11 @@ def draw(category: str, seed: int, size: int = 256) -> Micrograph:
     Raises ValueError for an unknown category, a negative seed or a size too small.
     """
     if category not in CATEGORIES:
-        raise ValueError(f'category {category!r} is none of {", ".join(CATEGORIES)}')
+        raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
     if seed < 0:
-        raise ValueError(f'seed is {seed}; it must be 0 or more')
+        raise ValueError(f"seed is {seed}; it must be 0 or more")
     if size < SMALLEST:
-        raise ValueError(f'size is {size}; it must be at least {SMALLEST} pixels')
+        raise ValueError(f"size is {size}; it must be at least {SMALLEST} pixels")
     key = (seed, CATEGORIES.index(category))
     setting = np.random.default_rng(np.random.SeedSequence(key))
     taken = detector.draw_acquisition(setting)
@@ -84,4 +84,4 @@ def _record(category, taken, scene: Scene, artefacts, size: int) -> GroundTruth:
 
 
 def _round(value: float) -> float:
-    return float(f'{value:.5g}')
+    return float(f"{value:.5g}")

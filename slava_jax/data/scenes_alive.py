@@ -10,21 +10,29 @@ from slava_jax.data.scenes_measure import Scene, aggregation, axial, neighbours,
 
 def biological(canvas: Canvas) -> Scene:
     """One of six kinds of sample."""
-    draw = canvas.choice((_cells, _rods, _diatoms, _hyphae, _tissue, _pollen), (3, 2, 3, 3, 2.5, 2.5))
+    draw = canvas.choice(
+        (_cells, _rods, _diatoms, _hyphae, _tissue, _pollen), (3, 2, 3, 3, 2.5, 2.5)
+    )
     return draw(canvas)
 
 
 def _ground(canvas: Canvas) -> np.ndarray:
     """A filter, glass or mucus under the sample."""
-    style = canvas.choice(('glass', 'mucus', 'filter'), (3, 3, 1))
-    if style == 'glass':
+    style = canvas.choice(("glass", "mucus", "filter"), (3, 3, 1))
+    if style == "glass":
         return canvas.noise(40) * np.float32(0.6)
-    if style == 'mucus':
+    if style == "mucus":
         web = np.abs(canvas.fractal(canvas.uniform(14, 40), 3))
-        return np.float32(canvas.uniform(1, 4)) * np.exp(-3 * web) + canvas.noise(12) * 0.3
+        return np.float32(canvas.uniform(0.5, 2)) * np.exp(-3 * web) + canvas.noise(12) * 0.3
     number = int(canvas.uniform(40, 120))
-    holes, _ = grains(canvas, canvas.scatter(number), np.full(number, canvas.uniform(2, 4)),
-                      np.zeros(number), Outline(power=0.2, flatten=2), canvas.zeros())
+    holes, _ = grains(
+        canvas,
+        canvas.scatter(number),
+        np.full(number, canvas.uniform(2, 4)),
+        np.zeros(number),
+        Outline(power=0.2, flatten=2),
+        canvas.zeros(),
+    )
     return -holes
 
 
@@ -42,39 +50,51 @@ def _body(canvas, height, ident, mask, feature, shape, radii, centres) -> Scene:
 
 def _cells(canvas: Canvas) -> Scene:
     """Soft cells: spread flat with a nucleus, round with folds, or hollow as red cells are."""
-    kind = canvas.choice(('spread', 'round', 'red'), (3, 3, 2.5))
-    radius = canvas.log_uniform(13, 55) if kind == 'spread' else canvas.log_uniform(11, 42)
+    kind = canvas.choice(("spread", "round", "red"), (3, 3, 2.5))
+    radius = canvas.log_uniform(13, 55) if kind == "spread" else canvas.log_uniform(11, 42)
     number = int(np.clip(canvas.uniform(0.15, 0.9) * 256 * 233 / (math.pi * radius**2), 1, 70))
     centres = canvas.scatter(number, radius * 0.4)
     radii = (radius * np.exp(canvas.rng.normal(0, 0.16, number))).astype(np.float32)
-    lobes = {'spread': 0.24, 'round': 0.04, 'red': 0.04}[kind]
-    flat = {'spread': 0.16, 'round': 0.8, 'red': 0.3}[kind]
-    power = {'spread': 0.8, 'round': 0.5, 'red': 0.3}[kind]
+    lobes = {"spread": 0.24, "round": 0.04, "red": 0.04}[kind]
+    flat = {"spread": 0.25, "round": 0.8, "red": 0.3}[kind]
+    power = {"spread": 0.8, "round": 0.5, "red": 0.3}[kind]
     outline = Outline(lobes=lobes, flatten=flat, power=power, aspect=canvas.uniform(1.0, 1.5))
     level = canvas.rng.uniform(0, 0.25 * radius, number)
     ground = _ground(canvas)
     height, ident = grains(canvas, centres, radii, level, outline, ground)
     mask = ident >= 0
-    if kind == 'red':  # a dimple in the middle
-        dent, over = grains(canvas, centres, radii * 0.62, np.zeros(number),
-                            Outline(power=1.2, flatten=0.33), canvas.zeros())
+    if kind == "red":  # a dimple in the middle
+        dent, over = grains(
+            canvas,
+            centres,
+            radii * 0.62,
+            np.zeros(number),
+            Outline(power=1.2, flatten=0.33),
+            canvas.zeros(),
+        )
         height -= np.where(mask & (over == ident), dent, 0)
-    elif kind == 'spread':
-        height, _ = grains(canvas, centres, radii * canvas.uniform(0.3, 0.45), level + 0.10 * radius,
-                           Outline(flatten=canvas.uniform(0.4, 0.7), lobes=0.04), height)
-    folds = canvas.choice(('none', 'wrinkles', 'villi'), (2, 3, 2))
-    if folds == 'wrinkles':
+    elif kind == "spread":
+        height, _ = grains(
+            canvas,
+            centres,
+            radii * canvas.uniform(0.3, 0.45),
+            level + 0.10 * radius,
+            Outline(flatten=canvas.uniform(0.4, 0.7), lobes=0.04),
+            height,
+        )
+    folds = canvas.choice(("none", "wrinkles", "villi"), (2, 3, 2))
+    if folds == "wrinkles":
         ridge = 1 - np.abs(canvas.fractal(canvas.uniform(4, 10), 2))
         height += np.where(mask, np.clip(ridge, 0, 1) * np.float32(canvas.uniform(0.6, 1.8)), 0)
-    elif folds == 'villi':
+    elif folds == "villi":
         bumps = np.maximum(canvas.noise(canvas.uniform(1.6, 2.8)), 0)
         height += np.where(mask, bumps * np.float32(canvas.uniform(0.5, 1.4)), 0)
-    scene = _body(canvas, height, ident, mask, 'cell', 'rounded', radii, centres)
-    scene.texture = {'none': 'smooth', 'wrinkles': 'rough', 'villi': 'grainy'}[folds]
-    if kind == 'spread':
-        scene.shape = 'spread'
-    elif kind == 'red':
-        scene.shape = 'biconcave'
+    scene = _body(canvas, height, ident, mask, "cell", "rounded", radii, centres)
+    scene.texture = {"none": "smooth", "wrinkles": "rough", "villi": "grainy"}[folds]
+    if kind == "spread":
+        scene.shape = "spread"
+    elif kind == "red":
+        scene.shape = "biconcave"
     return scene
 
 
@@ -83,8 +103,9 @@ def _rods(canvas: Canvas) -> Scene:
     radius = canvas.log_uniform(4, 13)
     length = radius * canvas.uniform(3.5, 8)
     number = int(np.clip(canvas.uniform(0.1, 0.7) * 256 * 233 / (2 * radius * length), 3, 90))
-    heading = (canvas.uniform(0, 3.1) + canvas.choice((0.4, 10)) *
-               canvas.rng.standard_normal(number)).astype(np.float32)
+    heading = (
+        canvas.uniform(0, 3.1) + canvas.choice((0.4, 10)) * canvas.rng.standard_normal(number)
+    ).astype(np.float32)
     middle = canvas.scatter(number)
     start = middle - 0.5 * length * np.stack([np.cos(heading), np.sin(heading)], 1)
     path = curves(canvas, start, heading, length, canvas.choice((0.05, 0.2, 0.7)), 2)
@@ -98,13 +119,13 @@ def _rods(canvas: Canvas) -> Scene:
     painted = tubes(canvas, path, radii[:, None] * profile * waist, level + 0.6 * radius)
     height = painted.round_height(_ground(canvas))
     centres = path[:, path.shape[1] // 2]
-    scene = _body(canvas, height, painted.ident, painted.mask, 'cell', 'rod-shaped', radii, centres)
-    scene.kind = 'width'
+    scene = _body(canvas, height, painted.ident, painted.mask, "cell", "rod-shaped", radii, centres)
+    scene.kind = "width"
     visible = seen(painted.ident, 10 * canvas.scale**2)
     if len(visible):
         step = path[visible, -1] - path[visible, 0]
         scene.orientation, scene.alignment = axial(np.arctan2(step[:, 1], step[:, 0]))
-    scene.defects['dividing cell'] = int(dividing[visible].sum())
+    scene.defects["dividing cell"] = int(dividing[visible].sum())
     roughen(canvas, scene, painted.mask, (2, 3, 2))
     return scene
 
@@ -142,8 +163,8 @@ def _diatoms(canvas: Canvas) -> Scene:
         height = np.where(shown, rise, height)
         ident[shown] = k
     radii = np.array(radii)
-    scene = _body(canvas, height, ident, ident >= 0, 'shell', 'elliptical', radii, centres)
-    scene.kind, scene.order = 'length', 'random'
+    scene = _body(canvas, height, ident, ident >= 0, "shell", "elliptical", radii, centres)
+    scene.kind, scene.order = "length", "random"
     return scene
 
 
@@ -171,8 +192,9 @@ def _hyphae(canvas: Canvas) -> Scene:
         where = canvas.rng.integers(steps // 6, steps * 5 // 6, n)
         way = parent[who, where + 1] - parent[who, where - 1]
         turn = canvas.rng.choice([-1, 1], n) * canvas.rng.uniform(0.4, 1.1, n)
-        child = curves(canvas, parent[who, where], np.arctan2(way[:, 1], way[:, 0]) + turn,
-                       length * 0.6, bend)
+        child = curves(
+            canvas, parent[who, where], np.arctan2(way[:, 1], way[:, 0]) + turn, length * 0.6, bend
+        )
         stretch = np.linspace(0, child.shape[1] - 1, steps).astype(int)
         # Children share their parents' number of points, so that all are painted at once.
         paths.append(child[:, stretch])
@@ -187,15 +209,21 @@ def _hyphae(canvas: Canvas) -> Scene:
     height = painted.round_height(_ground(canvas))
     mask = painted.mask
     if neuron:
-        height, body = grains(canvas, soma[None], np.array([width * 4.5]), np.array([2.0]),
-                              Outline(lobes=0.16, flatten=0.5), height)
+        height, body = grains(
+            canvas,
+            soma[None],
+            np.array([width * 4.5]),
+            np.array([2.0]),
+            Outline(lobes=0.16, flatten=0.5),
+            height,
+        )
         mask = mask | (body >= 0)
-    feature = 'neurite' if neuron else 'hypha'
+    feature = "neurite" if neuron else "hypha"
     centres = path[:, steps // 2]
-    scene = _body(canvas, height, painted.ident, mask, feature, 'branching', size.mean(1), centres)
-    scene.spacing, scene.order, scene.aggregation = None, 'random', 'touching'
-    scene.alignment = 'random'
-    scene.kind = 'diameter'
+    scene = _body(canvas, height, painted.ident, mask, feature, "branching", size.mean(1), centres)
+    scene.spacing, scene.order, scene.aggregation = None, "random", "touching"
+    scene.alignment = "random"
+    scene.kind = "diameter"
     roughen(canvas, scene, mask, (3, 2, 2))
     return scene
 
@@ -222,14 +250,14 @@ def _tissue(canvas: Canvas) -> Scene:
         height = np.where(away < 1.1, 0.4 * height + lips - slit, height)
     area = np.bincount(cells.ident.ravel(), minlength=len(cells.seeds)) / canvas.scale**2
     inside = np.flatnonzero(area > 0.3 * pitch**2)
-    scene = Scene(height.astype(np.float32), canvas.zeros(), cells.wall > 1.5, 'cell', 'polygonal')
+    scene = Scene(height.astype(np.float32), canvas.zeros(), cells.wall > 1.5, "cell", "polygonal")
     scene.count = len(inside)
-    scene.kind = 'equivalent diameter'
+    scene.kind = "equivalent diameter"
     scene.sizes = np.sqrt(area[inside] * 4 / math.pi)
     scene.spacing, scene.order = neighbours(cells.seeds[inside] * [stretch, 1])
-    scene.aggregation = 'continuous'
+    scene.aggregation = "continuous"
     if stomata:
-        scene.defects['stoma'] = stomata
+        scene.defects["stoma"] = stomata
     roughen(canvas, scene, scene.mask, (3, 2, 2))
     return scene
 
@@ -245,19 +273,23 @@ def _pollen(canvas: Canvas) -> Scene:
     mask = ident >= 0
     pitch = np.clip(radius * canvas.uniform(0.16, 0.35), 4.5, 16)
     cells = mosaic(canvas.rng, canvas.x, canvas.y, float(pitch), 0.6)
-    style = canvas.choice(('spines', 'net', 'furrow'), (4, 3, 2))
-    if style == 'spines':
+    style = canvas.choice(("spines", "net", "furrow"), (4, 3, 2))
+    if style == "spines":
         sharp = np.maximum(1 - cells.nearest / np.float32(0.42 * pitch), 0)
         relief = sharp * np.float32(canvas.uniform(0.5, 1.0) * pitch)
-    elif style == 'net':
-        relief = np.exp(-np.square(cells.wall / np.float32(0.12 * pitch))) * np.float32(0.35 * pitch)
+    elif style == "net":
+        relief = np.exp(-np.square(cells.wall / np.float32(0.12 * pitch))) * np.float32(
+            0.35 * pitch
+        )
     else:
         who = np.maximum(ident, 0)
         way = canvas.uniform(0, math.pi)
-        across = (canvas.x - centres[who, 0]) * math.sin(way) - (canvas.y - centres[who, 1]) * math.cos(way)
+        across = (canvas.x - centres[who, 0]) * math.sin(way) - (
+            canvas.y - centres[who, 1]
+        ) * math.cos(way)
         relief = -np.exp(-np.square(across / (0.1 * radius))) * np.float32(0.25 * radius)
         relief = relief + canvas.noise(2.5) * np.float32(0.4)
     height = height + np.where(mask, relief, 0)
-    scene = _body(canvas, height, ident, mask, 'pollen grain', 'spherical', radii, centres)
-    scene.texture = 'grainy' if style == 'furrow' else 'rough'
+    scene = _body(canvas, height, ident, mask, "pollen grain", "spherical", radii, centres)
+    scene.texture = "grainy" if style == "furrow" else "rough"
     return scene

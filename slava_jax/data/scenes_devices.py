@@ -1,5 +1,6 @@
 """Micro-electromechanical devices and electrodes: plans drawn in polygons, then given relief."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,17 +12,19 @@ from slava_jax.data.scenes_measure import Scene, roughen
 
 
 class Plan:
-    """A layout drawn in polygons at twice the resolution: which level is on top where."""
+    """A layout drawn in polygons at the frame's pixels: which level is on top where."""
 
     def __init__(self, canvas: Canvas):
         self.canvas = canvas
         self.size = (canvas.columns, canvas.rows)
-        self.image = Image.new('L', self.size)
+        self.image = Image.new("L", self.size)
         self.pen = ImageDraw.Draw(self.image)
-        self.angle = canvas.choice((0.0, canvas.uniform(-0.12, 0.12), canvas.uniform(0, 6.3)), (2, 3, 2))
+        self.angle = canvas.choice(
+            (0.0, canvas.uniform(-0.12, 0.12), canvas.uniform(0, 6.3)), (2, 3, 2)
+        )
         self.squash = 1 / canvas.choice((1.0, canvas.uniform(1.1, 1.6)), (3, 1))
         self.zoom = canvas.uniform(0.75, 1.6)
-        self.widths: list[float] = []
+        self.marks: list[tuple[float, float, float]] = []
 
     def place(self, points) -> list[tuple[float, float]]:
         """Plan coordinates (units, origin in the middle) to pixels."""
@@ -30,6 +33,17 @@ class Plan:
         x = p[:, 0] * c - p[:, 1] * s + 128
         y = (p[:, 0] * s + p[:, 1] * c) * self.squash + self.canvas.height / 2
         return [tuple(q) for q in np.stack([x, y], 1) * self.canvas.scale]
+
+    def mark(self, x: float, y: float, width: float) -> None:
+        """A countable feature: where its middle is and how wide."""
+        self.marks.append((x, y, width))
+
+    def counted(self) -> np.ndarray:
+        """float[n]: the widths, units, of the marked features whose middle is in the frame."""
+        marks = np.array(self.marks)
+        at = np.array(self.place(marks[:, :2]))
+        shown = ((at > 0) & (at < self.size)).all(1)
+        return marks[shown if shown.any() else slice(None), 2] * self.zoom
 
     def polygon(self, points, level: int) -> None:
         self.pen.polygon(self.place(points), fill=level)
@@ -44,7 +58,7 @@ class Plan:
     def strip(self, points, width: float, level: int) -> None:
         """A trace of this width along a broken line, with square corners."""
         p = np.asarray(points, float)
-        for a, b in zip(p[:-1], p[1:], strict=True):
+        for a, b in itertools.pairwise(p):
             d = (b - a) / max(np.hypot(*(b - a)), 1e-6) * width / 2
             n = np.array([-d[1], d[0]])
             self.polygon([a - d + n, b + d + n, b + d - n, a - d - n], level)
@@ -56,24 +70,27 @@ def mems(canvas: Canvas) -> Scene:
     draw = canvas.choice(
         (_comb, _electrodes, _cantilevers, _gear, _spring, _pads), (3, 3, 2.5, 1.5, 2, 3)
     )
-    feature, shape, count, widths, spacing = draw(canvas, plan)
+    feature, shape, spacing = draw(canvas, plan)
+    widths = plan.counted()
     level = np.asarray(plan.image, np.float32)
     top = np.asarray(plan.image) > 0
     tall = canvas.uniform(3, 12)
     height = level * np.float32(tall / 2)
     if canvas.chance(0.5):  # walls that lean
-        height = ndimage.uniform_filter(height, 2 * round(canvas.uniform(0.6, 2.0) * canvas.scale) + 1)
+        height = ndimage.uniform_filter(
+            height, 2 * round(canvas.uniform(0.6, 2.0) * canvas.scale) + 1
+        )
     height += canvas.noise(canvas.uniform(10, 60)) * np.float32(canvas.uniform(0.05, 0.4))
     material = np.where(top, np.float32(canvas.uniform(-0.5, 0.9)), 0).astype(np.float32)
     material += np.where(level > 1, np.float32(canvas.uniform(-0.4, 0.4)), 0)
-    scene = Scene(height, material, top, feature, shape, count=count)
-    scene.kind, scene.sizes = 'width', np.asarray(widths, float) * plan.zoom
+    scene = Scene(height, material, top, feature, shape, count=len(widths))
+    scene.kind, scene.sizes = "width", widths
     scene.spacing = None if spacing is None else spacing * plan.zoom
-    scene.order = 'ordered' if spacing is not None else 'partly ordered'
-    scene.alignment = 'aligned'
+    scene.order = "ordered" if spacing is not None else "partly ordered"
+    scene.alignment = "aligned"
     run = math.atan2(-math.sin(plan.angle) * plan.squash, math.cos(plan.angle))
     scene.orientation = round(math.degrees(run) % 180, 1) % 180
-    scene.aggregation = 'isolated' if feature in ('pad', 'gear') else 'touching'
+    scene.aggregation = "isolated" if feature in ("pad", "gear") else "touching"
     roughen(canvas, scene, top, (4, 2, 1))
     return scene
 
@@ -91,15 +108,21 @@ def _comb(canvas: Canvas, plan: Plan):
         plan.box(-span, min(back, back + side * thick), span, max(back, back + side * thick), 2)
         for k in range(n):
             x = -span + (k + 0.25 + 0.5 * (side > 0)) * pitch
-            plan.box(x - width / 2, min(back, back - side * reach), x + width / 2,
-                     max(back, back - side * reach), 2)
+            plan.box(
+                x - width / 2,
+                min(back, back - side * reach),
+                x + width / 2,
+                max(back, back - side * reach),
+                2,
+            )
+            plan.mark(x, back - side * reach / 2, width)
         if canvas.chance(0.6):
             for x in np.arange(-span + 7, span - 4, 13):
                 plan.box(x - 2, back + side * thick / 2 - 2, x + 2, back + side * thick / 2 + 2, 0)
         if canvas.chance(0.6):
             x = canvas.uniform(-0.6, 0.6) * span
             plan.box(x - 6, min(back, side * 200), x + 6, max(back, side * 200), 2)
-    return 'comb finger', 'rectangular', 2 * n, [width], pitch / 2
+    return "comb finger", "rectangular", pitch / 2
 
 
 def _electrodes(canvas: Canvas, plan: Plan):
@@ -114,13 +137,19 @@ def _electrodes(canvas: Canvas, plan: Plan):
     for k in range(n):
         x = -span + (k + 0.5) * pitch
         up = k % 2 == 0
-        plan.box(x - width / 2, -half - 1 if up else -half + 10, x + width / 2,
-                 half - 10 if up else half + 1, 1)
+        plan.box(
+            x - width / 2,
+            -half - 1 if up else -half + 10,
+            x + width / 2,
+            half - 10 if up else half + 1,
+            1,
+        )
+        plan.mark(x, 0, width)
     for side in (-1, 1):
         x = canvas.uniform(-0.8, 0.8) * span
         lead = canvas.uniform(5, 20)
         plan.box(x - lead, min(side * half, side * 220), x + lead, max(side * half, side * 220), 1)
-    return 'electrode finger', 'rectangular', n, [width], pitch
+    return "electrode finger", "rectangular", pitch
 
 
 def _cantilevers(canvas: Canvas, plan: Plan):
@@ -130,13 +159,12 @@ def _cantilevers(canvas: Canvas, plan: Plan):
     width = pitch * canvas.uniform(0.25, 0.6)
     root = canvas.uniform(-110, -60)
     plan.box(-240, -240, root, 240, 2)
-    widths = []
     length = canvas.uniform(60, 160)
     for k in range(n):
         y = -105 + (k + 0.5) * pitch
         reach = root + length * (canvas.uniform(0.6, 1.0) if canvas.chance(0.5) else 1)
         plan.box(root - 1, y - width / 2, reach, y + width / 2, 2)
-        widths.append(width)
+        plan.mark((root + reach) / 2, y, width)
         if canvas.chance(0.4):
             plan.disc(reach, y, width * canvas.uniform(0.5, 0.7), 2)
         if canvas.chance(0.4):  # a metal strip on top, and its pad
@@ -144,14 +172,13 @@ def _cantilevers(canvas: Canvas, plan: Plan):
             plan.box(root - 60, y - pitch / 4, root - 25, y + pitch / 4, 3)
         for x in np.arange(root + 12, reach - 6, 18) if width > 14 and canvas.chance(0.5) else ():
             plan.box(x - 2.5, y - 2.5, x + 2.5, y + 2.5, 0)
-    return 'cantilever', 'rectangular', n, widths, pitch if n > 1 else None
+    return "cantilever", "rectangular", pitch if n > 1 else None
 
 
 def _gear(canvas: Canvas, plan: Plan):
     """Toothed wheels on their hubs."""
     n = int(canvas.rng.integers(1, 4))
     radius = canvas.uniform(55, 95) / math.sqrt(n)
-    widths = []
     x, y = -radius * (n - 1), canvas.uniform(-20, 20)
     for _ in range(n):
         teeth = int(radius * canvas.uniform(0.25, 0.5))
@@ -161,15 +188,19 @@ def _gear(canvas: Canvas, plan: Plan):
         holes = int(canvas.rng.integers(3, 9))
         for k in range(holes):
             a = 2 * math.pi * k / holes
-            plan.disc(x + 0.52 * radius * math.cos(a), y + 0.52 * radius * math.sin(a),
-                      radius * canvas.uniform(0.08, 0.15), 0)
+            plan.disc(
+                x + 0.52 * radius * math.cos(a),
+                y + 0.52 * radius * math.sin(a),
+                radius * canvas.uniform(0.08, 0.15),
+                0,
+            )
         plan.disc(x, y, 0.22 * radius, 0)
         plan.disc(x, y, 0.16 * radius, 3)
-        widths.append(2 * radius)
+        plan.mark(x, y, 2 * radius)
         x += 1.95 * radius
     if canvas.chance(0.5):
         plan.box(-220, y + radius * 1.1, 220, y + radius * 1.1 + canvas.uniform(8, 25), 2)
-    return 'gear', 'toothed', n, widths, None
+    return "gear", "toothed", None
 
 
 def _spring(canvas: Canvas, plan: Plan):
@@ -184,18 +215,21 @@ def _spring(canvas: Canvas, plan: Plan):
         points = [(side * half, 0.0)]
         for k in range(turns):
             y = swing if k % 2 else -swing
-            points += [(side * (half + step * (k + 0.5)), points[-1][1]),
-                       (side * (half + step * (k + 0.5)), y)]
+            points += [
+                (side * (half + step * (k + 0.5)), points[-1][1]),
+                (side * (half + step * (k + 0.5)), y),
+            ]
         points.append((side * 125, points[-1][1]))
         plan.strip(points, width, 2)
         y = points[-1][1]
         plan.box(min(side * 108, side * 160), y - 18, max(side * 108, side * 160), y + 18, 3)
+        plan.mark(side * half, 0, width)
     plan.box(-half, -tall, half, tall, 2)
     if canvas.chance(0.7):
         for x in np.arange(-half + 7, half - 4, 12):
             for y in np.arange(-tall + 7, tall - 4, 12):
                 plan.box(x - 2, y - 2, x + 2, y + 2, 0)
-    return 'spring beam', 'rectangular', 2, [width], None
+    return "spring beam", "rectangular", None
 
 
 def _pads(canvas: Canvas, plan: Plan):
@@ -215,11 +249,13 @@ def _pads(canvas: Canvas, plan: Plan):
         middle = (bend * c, bend * s)
         plan.strip([inner, middle, knee if rectangular else (far * c, far * s)], trace, 1)
         end = knee if rectangular else (far * c, far * s)
+        plan.mark(*end, 2 * pad)
         if rectangular:
             plan.box(end[0] - pad, end[1] - pad, end[0] + pad, end[1] + pad, 2)
         else:
             plan.disc(*end, pad, 2)
     if canvas.chance(0.6):
         plan.disc(0, 0, centre * 0.55, 2) if canvas.chance(0.5) else plan.box(
-            -centre * 0.5, -centre * 0.5, centre * 0.5, centre * 0.5, 2)
-    return 'pad', 'rectangular' if rectangular else 'round', n, [2 * pad], None
+            -centre * 0.5, -centre * 0.5, centre * 0.5, centre * 0.5, 2
+        )
+    return "pad", "rectangular" if rectangular else "round", None

@@ -3,20 +3,21 @@
 import math
 
 import numpy as np
+from scipy import ndimage
 
 from slava_jax.data.scenes_geometry import Canvas
-from slava_jax.data.scenes_measure import Scene, roughen
+from slava_jax.data.scenes_measure import Scene, roughen, seen
 
 
 def patterned(canvas: Canvas) -> Scene:
     """A unit repeated over the picture: lines, dots, holes, checks or a grid."""
-    kind = canvas.choice(('lines', 'dots', 'grid', 'checks'), (4, 6, 1.5, 1.5))
+    kind = canvas.choice(("lines", "dots", "grid", "checks"), (4, 6, 1.5, 1.5))
     angle = canvas.choice((0.0, math.pi / 2, canvas.uniform(0, math.pi)), (2, 1, 4))
-    scene = {'lines': _lines, 'dots': _dots, 'grid': _grid, 'checks': _checks}[kind](canvas, angle)
+    scene = {"lines": _lines, "dots": _dots, "grid": _grid, "checks": _checks}[kind](canvas, angle)
     scene.height += canvas.noise(canvas.uniform(20, 80)) * np.float32(canvas.uniform(0, 0.8))
     roughen(canvas, scene, scene.mask, (4, 2, 1))
     if scene.count is not None and scene.count > 3:
-        scene.aggregation = 'continuous' if scene.feature == 'line' else 'isolated'
+        scene.aggregation = "continuous" if scene.feature == "line" else "isolated"
     return scene
 
 
@@ -35,7 +36,7 @@ def _squash(canvas: Canvas) -> float:
 def _turned(canvas: Canvas, angle: float):
     squash = np.float32(_squash(canvas))
     x, y = canvas.x - 128, (canvas.y - np.float32(canvas.height / 2)) * squash
-    wobble = np.float32(canvas.choice((0.0, 0.4, 1.0), (3, 2, 1)))
+    wobble = np.float32(canvas.choice((0.0, 0.3, 0.8), (4, 2, 1)))
     c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
     u, v = x * c + y * s, y * c - x * s
     if wobble:
@@ -67,14 +68,14 @@ def _lines(canvas: Canvas, angle: float) -> Scene:
     mask = inside > 0
     number = np.bincount(index[mask])
     count = int((number > 12 * canvas.scale**2).sum())
-    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, 'line', 'rectangular')
-    scene.count, scene.kind, scene.spacing = count, 'width', pitch
+    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, "line", "rectangular")
+    scene.count, scene.kind, scene.spacing = count, "width", pitch
     scene.sizes = np.full(max(count, 1), duty * pitch)
-    scene.order, scene.alignment = 'ordered', 'aligned'
+    scene.order, scene.alignment = "ordered", "aligned"
     # Lines run along v.
     dx, dy = -math.sin(angle), math.cos(angle) / squash
     scene.orientation = round(math.degrees(math.atan2(-dy, dx)) % 180, 1) % 180
-    scene.defects['broken line'] = broken
+    scene.defects["broken line"] = broken
     _tone(canvas, scene)
     return scene
 
@@ -87,7 +88,7 @@ def _tone(canvas: Canvas, scene: Scene) -> None:
 def _dots(canvas: Canvas, angle: float) -> Scene:
     """Dots, pillars or holes on a square or hexagonal lattice, each a little off its place."""
     pitch = canvas.log_uniform(11, 52)
-    u, v, _ = _turned(canvas, angle)
+    u, v, squash = _turned(canvas, angle)
     hexagonal = canvas.chance(0.5)
     row = np.float32(pitch * (math.sqrt(0.75) if hexagonal else 1.0))
     q, p = v / row, u / np.float32(pitch)
@@ -98,41 +99,43 @@ def _dots(canvas: Canvas, angle: float) -> Scene:
     wide = int(i.max() - i0) + 1
     ident = (j - j0) * wide + (i - i0)
     cells = wide * (int(j.max() - j0) + 1)
-    jitter = canvas.choice((0.0, 0.03, 0.1), (4, 2, 1))
+    jitter = canvas.choice((0.0, 0.025, 0.06), (4, 2, 1))
     off = (jitter * canvas.rng.standard_normal((2, cells))).astype(np.float32)
     du = (p + shift - i - np.float32(0.5) - off[0][ident]) * np.float32(pitch)
     dv = (q - j - np.float32(0.5)) * row - off[1][ident] * row
     fill = canvas.uniform(0.22, 0.42)
     varied = canvas.rng.normal(1, canvas.choice((0.01, 0.05)), cells).astype(np.float32)
     radius = (np.float32(fill * pitch) * varied)[ident]
-    shape = canvas.choice(('round', 'square', 'rectangular', 'triangular'), (5, 2.5, 1, 1))
-    if shape == 'round':
+    shape = canvas.choice(("round", "square", "rectangular", "triangular"), (5, 2.5, 1, 1))
+    if shape == "round":
         inside = radius - np.hypot(du, dv)
-    elif shape == 'square':
+    elif shape == "square":
         inside = radius * np.float32(0.9) - np.maximum(np.abs(du), np.abs(dv))
-    elif shape == 'rectangular':
+    elif shape == "rectangular":
         inside = radius - np.maximum(np.abs(du), np.abs(dv) * np.float32(1.8))
     else:
         side = np.maximum(np.abs(du) * np.float32(0.866) + dv * np.float32(0.5), -dv)
         inside = radius * np.float32(0.55) - side
     lost = canvas.rng.random(cells) < canvas.choice((0.0, 0.015, 0.06), (5, 2, 1))
     inside = np.where(lost[ident], np.float32(-1), inside)
-    here = np.bincount(ident.ravel(), minlength=cells) / canvas.scale**2 > 0.7 * pitch * float(row) / 2
+    here = (
+        np.bincount(ident.ravel(), minlength=cells) / canvas.scale**2 > 0.7 * pitch * float(row) / 2
+    )
     mask = inside > 0
     shown = np.bincount(ident[mask], minlength=cells) > 4 * canvas.scale**2
-    feature = canvas.choice(('dot', 'hole', 'pillar'), (3, 3, 2))
+    feature = canvas.choice(("dot", "hole", "pillar"), (3, 3, 2))
     height = np.abs(_profile(canvas, inside, pitch))
-    if feature == 'hole':
+    if feature == "hole":
         height = -height
-    elif feature == 'pillar' and canvas.chance(0.6):  # domes or cones
+    elif feature == "pillar" and canvas.chance(0.6):  # domes or cones
         dome = np.clip(inside / radius, 0, 1) ** np.float32(canvas.uniform(0.4, 1.0))
         height = dome * np.float32(min(0.6 * pitch, 16))
     scene = Scene(height, canvas.zeros(), mask, feature, shape, count=int(shown.sum()))
-    scene.kind = 'diameter' if shape == 'round' else 'width'
+    scene.kind = "diameter" if shape == "round" else "width"
     scene.sizes = 2 * fill * pitch * varied[shown].astype(float)
-    scene.spacing, scene.order = pitch, 'ordered' if jitter < 0.05 else 'partly ordered'
-    scene.orientation, scene.alignment = _degrees(angle), 'aligned'
-    scene.defects[f'missing {feature}'] = int((lost & here).sum())
+    scene.spacing, scene.order = pitch, "ordered" if jitter < 0.05 else "partly ordered"
+    scene.orientation, scene.alignment = _degrees(angle, squash), "aligned"
+    scene.defects[f"missing {feature}"] = int((lost & here).sum())
     _tone(canvas, scene)
     return scene
 
@@ -145,13 +148,21 @@ def _grid(canvas: Canvas, angle: float) -> Scene:
     b = np.abs((v / np.float32(pitch)) % 1 - np.float32(0.5))
     inside = (np.float32(duty / 2) - np.minimum(a, b)) * np.float32(pitch)
     mask = inside > 0
-    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, 'grid line', 'rectangular')
-    scene.count = 2 * max(1, round(256 / pitch))
-    scene.kind, scene.sizes = 'width', np.array([duty * pitch])
-    scene.spacing, scene.order = pitch, 'ordered'
-    scene.orientation, scene.alignment = _degrees(angle, squash), 'aligned'
+    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, "grid line", "rectangular")
+    scene.count = sum(_lines_seen(canvas, w[mask] / pitch) for w in (u, v))
+    scene.kind, scene.sizes = "width", np.array([duty * pitch])
+    scene.spacing, scene.order = pitch, "ordered"
+    scene.orientation, scene.alignment = _degrees(angle, squash), "aligned"
     _tone(canvas, scene)
     return scene
+
+
+def _lines_seen(canvas: Canvas, phase: np.ndarray) -> int:
+    """How many lines at whole-and-a-half phases show, from the phases of the pixels on lines."""
+    near = np.abs(phase % 1 - 0.5) < 0.06
+    index = np.floor(phase[near]).astype(int)
+    # A line that only grazes a corner of the frame does not count.
+    return len(seen(index - index.min(), 20 * canvas.scale**2)) if len(index) else 0
 
 
 def _checks(canvas: Canvas, angle: float) -> Scene:
@@ -162,10 +173,11 @@ def _checks(canvas: Canvas, angle: float) -> Scene:
     wave = a * b if canvas.chance(0.6) else a + b
     inside = (wave - np.float32(canvas.uniform(-0.15, 0.25))) * np.float32(pitch / 6)
     mask = inside > 0
-    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, 'check', 'square')
-    scene.count = max(1, round(2 * 256 * 233 * squash / pitch**2))
-    scene.kind, scene.sizes = 'width', np.array([pitch / 2])
-    scene.spacing, scene.order = pitch * math.sqrt(0.5), 'ordered'
-    scene.orientation, scene.alignment = _degrees(angle, squash), 'aligned'
+    scene = Scene(_profile(canvas, inside, pitch), canvas.zeros(), mask, "check", "square")
+    labels, _ = ndimage.label(mask)
+    scene.count = len(seen(labels - 1, 0.1 * canvas.scale**2 * pitch**2 / squash))
+    scene.kind, scene.sizes = "width", np.array([pitch / 2])
+    scene.spacing, scene.order = pitch * math.sqrt(0.5), "ordered"
+    scene.orientation, scene.alignment = _degrees(angle, squash), "aligned"
     _tone(canvas, scene)
     return scene

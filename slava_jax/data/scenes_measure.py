@@ -19,15 +19,15 @@ class Scene:
     feature: str
     shape: str
     count: int | None = None
-    kind: str = 'diameter'
+    kind: str = "diameter"
     sizes: np.ndarray | None = None  # float[n] of the features seen
     spacing: float | None = None
-    order: str = 'random'
+    order: str = "random"
     orientation: float | None = None
     alignment: str | None = None
-    aggregation: str = 'isolated'
-    texture: str = 'smooth'
-    composition: str = 'uniform'
+    aggregation: str = "isolated"
+    texture: str = "smooth"
+    composition: str = "uniform"
     defects: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -43,31 +43,31 @@ def neighbours(centres: np.ndarray) -> tuple[float | None, str]:
     The order looks at the four nearest distances of each: equal in a lattice, spread otherwise.
     """
     if len(centres) < 2:
-        return None, 'random'
+        return None, "random"
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     near = np.sort(distance, axis=1)
     if len(centres) < 9:
-        return float(near[:, 0].mean()), 'random'
+        return float(near[:, 0].mean()), "random"
     low, middle, high = np.quantile(near[:, :4], [0.15, 0.5, 0.75])
     spread = (high - low) / middle
-    order = 'ordered' if spread < 0.14 else 'partly ordered' if spread < 0.32 else 'random'
+    order = "ordered" if spread < 0.14 else "partly ordered" if spread < 0.32 else "random"
     return float(near[:, 0].mean()), order
 
 
 def aggregation(centres: np.ndarray, radii: np.ndarray) -> str:
     """'isolated', 'touching' or 'clustered' by the contacts of discs [n, 2], [n]."""
     if len(centres) < 2:
-        return 'isolated'
+        return "isolated"
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
     touch = distance < 1.05 * (radii[:, None] + radii[None])
     np.fill_diagonal(touch, False)
     if touch.any(1).mean() < 0.25:
-        return 'isolated'
+        return "isolated"
     label = connected_components(csr_array(touch), directed=False)[1]
     # The size of the cluster that a feature picked at random belongs to.
     number = np.bincount(label)
-    return 'clustered' if (number[label]).mean() >= 5 else 'touching'
+    return "clustered" if (number[label]).mean() >= 5 else "touching"
 
 
 def axial(angles: np.ndarray, weights: np.ndarray | None = None) -> tuple[float | None, str]:
@@ -78,36 +78,34 @@ def axial(angles: np.ndarray, weights: np.ndarray | None = None) -> tuple[float 
     w = np.ones(len(angles)) if weights is None else weights
     resultant = np.sum(w * np.exp(-2j * np.asarray(angles, float))) / np.sum(w)
     strength = abs(resultant)
-    name = 'aligned' if strength > 0.85 else 'partly aligned' if strength > 0.5 else 'random'
-    if name == 'random':
+    name = "aligned" if strength > 0.85 else "partly aligned" if strength > 0.5 else "random"
+    if name == "random":
         return None, name
     return round(float(np.degrees(np.angle(resultant)) / 2 % 180), 1) % 180, name
 
 
 def roughen(canvas: Canvas, scene: Scene, where: np.ndarray, weights=(1, 1, 1)) -> None:
     """Give the surface `where` (bool) a texture, smooth, grainy or rough, and record it."""
-    scene.texture = canvas.choice(('smooth', 'grainy', 'rough'), weights)
-    if scene.texture == 'grainy':
+    scene.texture = canvas.choice(("smooth", "grainy", "rough"), weights)
+    if scene.texture == "grainy":
         bumps = canvas.noise(canvas.uniform(1.3, 2.2)) * np.float32(canvas.uniform(0.25, 0.6))
-    elif scene.texture == 'rough':
+    elif scene.texture == "rough":
         bumps = canvas.fractal(canvas.uniform(4, 9), 3, 0.55) * np.float32(canvas.uniform(0.7, 1.5))
     else:
         return
     scene.height += np.where(where, bumps, 0)
 
 
-def litter(canvas: Canvas, scene: Scene, name: str = 'debris') -> None:
+def litter(canvas: Canvas, scene: Scene, name: str = "debris") -> None:
     """Now and then drop some foreign specks on the scene and count those that show."""
-    if not canvas.chance(0.22):
+    if not canvas.chance(0.14):
         return
     n = int(canvas.rng.integers(1, 9))
     radii = np.exp(canvas.rng.normal(np.log(2.4), 0.45, n)).astype(np.float32)
     centres = canvas.scatter(n)
     at = np.minimum((centres[:, ::-1] * canvas.scale).astype(int), np.array(scene.height.shape) - 1)
     level = scene.height[at[:, 0], at[:, 1]] + radii * 0.3
-    scene.height, ident = grains(
-        canvas, centres, radii, level, Outline(lobes=0.22), scene.height
-    )
+    scene.height, ident = grains(canvas, centres, radii, level, Outline(lobes=0.22), scene.height)
     visible = seen(ident, 4 * canvas.scale**2)
     scene.material += np.where(ident >= 0, np.float32(canvas.uniform(-0.1, 0.5)), 0)
     if len(visible):
@@ -124,4 +122,4 @@ def second_phase(canvas: Canvas, scene: Scene, ident: np.ndarray, visible, chanc
     table = np.zeros(max(int(ident.max()), int(visible.max())) + 2, np.float32)
     table[visible[bright]] = canvas.uniform(0.5, 1.0)
     scene.material += table[ident]  # the last entry, for ident -1, stays zero
-    scene.composition = 'bright second phase'
+    scene.composition = "bright second phase"

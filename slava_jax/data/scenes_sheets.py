@@ -12,15 +12,20 @@ from slava_jax.data.scenes_measure import Scene, neighbours, roughen, seen
 def films(canvas: Canvas) -> Scene:
     """A coating: granular, cracked, wrinkled, with pinholes, or ending at a step."""
     kind = canvas.choice(
-        ('granular', 'cracked', 'wrinkled', 'pinholes', 'step', 'smooth'), (4, 3, 2.5, 3, 2, 1.5)
+        ("granular", "cracked", "wrinkled", "pinholes", "step", "smooth"), (4, 3, 2.5, 3, 2, 1.5)
     )
     draw = {
-        'granular': _granular, 'cracked': _cracked, 'wrinkled': _wrinkled,
-        'pinholes': _pinholes, 'step': _step, 'smooth': _smooth,
+        "granular": _granular,
+        "cracked": _cracked,
+        "wrinkled": _wrinkled,
+        "pinholes": _pinholes,
+        "step": _step,
+        "smooth": _smooth,
     }[kind]
     scene = draw(canvas)
-    scene.aggregation = 'continuous'
-    roughen(canvas, scene, scene.mask, (4, 3, 1))
+    scene.aggregation = "continuous"
+    film = ~scene.mask if kind in ("pinholes", "smooth") else scene.mask
+    roughen(canvas, scene, film, (4, 3, 1))
     return scene
 
 
@@ -39,7 +44,7 @@ def _granular(canvas: Canvas) -> Scene:
     dome = 1 - np.exp(-cells.wall / np.float32(canvas.uniform(0.08, 0.35) * pitch))
     height = dome * canvas.uniform(0.12, 0.45) * pitch + tall.astype(np.float32)[cells.ident]
     height += canvas.noise(60)
-    scene = _film(canvas, height, np.ones(height.shape, bool), 'grain', 'polygonal')
+    scene = _film(canvas, height, np.ones(height.shape, bool), "grain", "polygonal")
     return _measure_cells(canvas, scene, cells)
 
 
@@ -50,7 +55,7 @@ def _measure_cells(canvas: Canvas, scene: Scene, cells) -> Scene:
     x, y = cells.seeds.T
     inside &= (x > 0) & (x < canvas.width) & (y > 0) & (y < canvas.height)
     scene.count = int(inside.sum())
-    scene.kind = 'equivalent diameter'
+    scene.kind = "equivalent diameter"
     scene.sizes = np.sqrt(area[inside] * 4 / math.pi)
     scene.spacing, scene.order = neighbours(cells.seeds[inside])
     return scene
@@ -69,11 +74,11 @@ def _cracked(canvas: Canvas) -> Scene:
     curl = np.exp(-np.maximum(cells.wall - width, 0) / np.float32(6)) * canvas.uniform(0, 2)
     fine = canvas.noise(canvas.uniform(3, 30)) * np.float32(canvas.uniform(0.1, 0.7))
     height = np.where(plate, curl + fine, -depth + 2 * fine)
-    scene = _film(canvas, height, plate, 'plate', 'polygonal')
+    scene = _film(canvas, height, plate, "plate", "polygonal")
     _measure_cells(canvas, scene, cells)
     labels, gaps = ndimage.label(~plate[::2, ::2])
     big = np.bincount(labels.ravel())[1:] > 8 * canvas.scale**2
-    scene.defects['crack'] = int(big.sum()) if gaps else 0
+    scene.defects["crack"] = int(big.sum()) if gaps else 0
     return scene
 
 
@@ -89,14 +94,13 @@ def _wrinkled(canvas: Canvas) -> Scene:
     strength = np.clip(0.8 + 0.5 * canvas.noise(50), 0.1, 1.5)
     height = fold * strength * np.float32(canvas.uniform(0.06, 0.2) * pitch)
     height += canvas.noise(4) * np.float32(0.15)
-    scene = _film(canvas, height, np.ones(height.shape, bool), 'wrinkle', 'ridge')
-    scene.count = max(1, round(math.hypot(canvas.width, canvas.height) / pitch))
+    scene = _film(canvas, height, np.ones(height.shape, bool), "wrinkle", "ridge")
     scene.spacing = pitch
     if wander < 0.3 * pitch:
         scene.orientation = round((90 - math.degrees(angle)) % 180, 1) % 180
-        scene.alignment, scene.order = 'aligned', 'partly ordered'
+        scene.alignment, scene.order = "aligned", "partly ordered"
     else:
-        scene.alignment = 'random'
+        scene.alignment = "random"
     return scene
 
 
@@ -113,12 +117,12 @@ def _pinholes(canvas: Canvas) -> Scene:
     hole = ident >= 0
     height = -np.minimum(bump, canvas.uniform(4, 12)) * canvas.uniform(0.7, 1.5)
     height += canvas.fractal(canvas.uniform(8, 40), 3) * np.float32(canvas.uniform(0.1, 0.6))
-    scene = _film(canvas, height, ~hole, 'pinhole', 'round')
+    scene = _film(canvas, height, hole, "pinhole", "round")
     visible = seen(ident, 5 * canvas.scale**2)
     scene.count = len(visible)
     scene.sizes = 2 * radii[visible]
     scene.spacing, scene.order = neighbours(centres[visible])
-    scene.defects['pinhole'] = len(visible)
+    scene.defects["pinhole"] = len(visible)
     return scene
 
 
@@ -142,12 +146,12 @@ def _step(canvas: Canvas) -> Scene:
         columns = 0.5 * np.sin((canvas.turned(angle)[0] + canvas.noise(12)) * np.float32(1.2))
         height = np.where(edge > thickness, -step * 0.5 + canvas.noise(8) * 0.3, height)
         height += np.where(on, columns, 0)
-    scene = _film(canvas, height, on, 'film edge', 'layered')
+    scene = _film(canvas, height, on, "layer", "layered")
     scene.material += np.where(on, np.float32(canvas.uniform(0.1, 0.9)), 0)
-    scene.count, scene.kind = 1, 'thickness'
+    scene.count, scene.kind = 1, "thickness"
     scene.sizes = np.array([thickness]) if thickness < canvas.width else None
     scene.orientation = round(-math.degrees(angle) % 180, 1) % 180
-    scene.alignment = 'aligned'
+    scene.alignment = "aligned"
     return scene
 
 
@@ -156,7 +160,9 @@ def _smooth(canvas: Canvas) -> Scene:
     height = canvas.fractal(canvas.uniform(6, 30), 4, 0.6) * np.float32(canvas.uniform(0.05, 0.5))
     number = int(canvas.rng.integers(2, 40))
     centres = canvas.scatter(number)
-    radii = (canvas.log_uniform(2, 7) * np.exp(canvas.rng.normal(0, 0.3, number))).astype(np.float32)
+    radii = (canvas.log_uniform(2, 7) * np.exp(canvas.rng.normal(0, 0.3, number))).astype(
+        np.float32
+    )
     outline = Outline(flatten=canvas.uniform(0.3, 0.7))
     height, ident = grains(canvas, centres, radii, np.full(number, -0.5), outline, height)
     scratches = int(canvas.rng.integers(0, 5))
@@ -164,20 +170,20 @@ def _smooth(canvas: Canvas) -> Scene:
         _, v = canvas.turned(canvas.uniform(0, math.pi), tuple(canvas.scatter(1)[0]))
         depth = np.float32(canvas.uniform(0.8, 3))
         height -= depth * np.exp(-np.square(v / np.float32(canvas.uniform(0.6, 1.6))))
-    scene = _film(canvas, height, np.ones(height.shape, bool), 'nodule', 'hemispherical')
+    scene = _film(canvas, height, ident >= 0, "nodule", "hemispherical")
     visible = seen(ident, 5 * canvas.scale**2)
     scene.count = len(visible)
     scene.sizes = 2 * radii[visible] if len(visible) else None
     scene.spacing, scene.order = neighbours(centres[visible])
-    scene.defects = {'nodule': len(visible), 'scratch': scratches}
+    scene.defects = {"nodule": len(visible), "scratch": scratches}
     return scene
 
 
 def sponge(canvas: Canvas) -> Scene:
     """A body of pores: struts through and through, bubbles, or a honeycomb of thin walls."""
-    kind = canvas.choice(('struts', 'bubbles', 'cells'), (4, 4, 3))
-    scene = {'struts': _struts, 'bubbles': _bubbles, 'cells': _honeycomb}[kind](canvas)
-    scene.feature, scene.aggregation = 'pore', 'continuous'
+    kind = canvas.choice(("struts", "bubbles", "cells"), (4, 4, 3))
+    scene = {"struts": _struts, "bubbles": _bubbles, "cells": _honeycomb}[kind](canvas)
+    scene.feature, scene.aggregation = "pore", "continuous"
     roughen(canvas, scene, scene.height > np.median(scene.height[::4, ::4]), (3, 2, 2))
     return scene
 
@@ -196,7 +202,7 @@ def _struts(canvas: Canvas) -> Scene:
         level = np.float32((layer - layers) * 1.2 * pitch) + 0.3 * pitch * canvas.noise(4 * pitch)
         top = web < width
         height = np.where(top, level + strut, height)
-    scene = Scene(height.astype(np.float32), canvas.zeros(), ~top, 'pore', 'interconnected')
+    scene = Scene(height.astype(np.float32), canvas.zeros(), ~top, "pore", "interconnected")
     return _measure_pores(canvas, scene)
 
 
@@ -206,7 +212,7 @@ def _measure_pores(canvas: Canvas, scene: Scene) -> Scene:
     big = np.flatnonzero(area > 12)
     if not len(big):
         big = np.arange(number)
-    scene.count, scene.kind = len(big), 'equivalent diameter'
+    scene.count, scene.kind = len(big), "equivalent diameter"
     scene.sizes = np.sqrt(area[big] * 4 / math.pi) if len(big) else None
     if 1 < len(big) <= 500:
         at = np.array(ndimage.center_of_mass(labels > 0, labels, big + 1)) * 2 / canvas.scale
@@ -221,18 +227,27 @@ def _bubbles(canvas: Canvas) -> Scene:
     number = int(np.clip(cover * 256 * 233 / (math.pi * radius**2), 8, 260))
     spread = canvas.uniform(0.15, 0.55)
     centres = canvas.scatter(number, radius)
-    radii = np.clip(radius * np.exp(canvas.rng.normal(0, spread, number)), 2.5, 60).astype(np.float32)
+    radii = np.clip(radius * np.exp(canvas.rng.normal(0, spread, number)), 2.5, 60).astype(
+        np.float32
+    )
     outline = Outline(lobes=canvas.choice((0.0, 0.05, 0.12)), flatten=canvas.uniform(0.8, 2.0))
     bump, ident = grains(canvas, centres, radii, np.zeros(number), outline, canvas.zeros())
     # Windows from pore to pore, where a second set of smaller holes cuts through the walls.
     inner = canvas.scatter(number)
-    deep, holes = grains(
-        canvas, inner, radii * 0.4, np.zeros(number), Outline(lobes=0.1, flatten=2.5), canvas.zeros()
+    deep, _ = grains(
+        canvas,
+        inner,
+        radii * 0.4,
+        np.zeros(number),
+        Outline(lobes=0.1, flatten=2.5),
+        canvas.zeros(),
     )
     pore = ident >= 0
-    deep = np.where(pore, deep, deep * 0)
-    height = -bump - deep + canvas.noise(canvas.uniform(20, 60)) * np.float32(canvas.uniform(0.5, 4))
-    scene = Scene(height.astype(np.float32), canvas.zeros(), pore, 'pore', 'round')
+    deep = np.where(pore, deep, 0)
+    height = (
+        -bump - deep + canvas.noise(canvas.uniform(20, 60)) * np.float32(canvas.uniform(0.5, 4))
+    )
+    scene = Scene(height.astype(np.float32), canvas.zeros(), pore, "pore", "round")
     visible = seen(ident, 8 * canvas.scale**2)
     scene.count = len(visible)
     scene.sizes = 2 * radii[visible]
@@ -248,12 +263,14 @@ def _honeycomb(canvas: Canvas) -> Scene:
     cells = mosaic(canvas.rng, x, y, pitch, canvas.uniform(0.6, 1.0))
     wall = canvas.uniform(0.04, 0.14) * pitch * (1 + 0.3 * canvas.noise(pitch))
     deep = canvas.uniform(0.4, 1.2) * pitch
-    bowl = 1 - np.exp(-np.maximum(cells.wall - wall, 0) / np.float32(canvas.uniform(0.04, 0.2) * pitch))
+    bowl = 1 - np.exp(
+        -np.maximum(cells.wall - wall, 0) / np.float32(canvas.uniform(0.04, 0.2) * pitch)
+    )
     floor = canvas.rng.uniform(0.5, 1.3, len(cells.seeds)).astype(np.float32)[cells.ident]
     height = -bowl * floor * deep
     if canvas.chance(0.5):
         back = mosaic(canvas.rng, canvas.x, canvas.y, pitch * 0.6, 1.0)
         rib = np.exp(-np.square(back.wall / np.float32(0.12 * pitch)))
         height = np.maximum(height, -deep * (1.1 - 0.5 * rib)) - np.where(bowl > 0.7, 0.2 * deep, 0)
-    scene = Scene(height.astype(np.float32), canvas.zeros(), cells.wall > wall, 'pore', 'polygonal')
+    scene = Scene(height.astype(np.float32), canvas.zeros(), cells.wall > wall, "pore", "polygonal")
     return _measure_cells(canvas, scene, cells)

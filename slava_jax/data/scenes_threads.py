@@ -10,17 +10,20 @@ from slava_jax.data.scenes_measure import Scene, axial, neighbours, roughen, see
 
 def fibres(canvas: Canvas) -> Scene:
     """Long flexible threads across the picture: a mat, a yarn, or a few thick ones."""
-    kind = canvas.choice(('mat', 'yarn', 'few', 'weave'), (5, 2.5, 2.5, 1))
-    if kind == 'mat':
-        number, radius = int(canvas.uniform(18, 50)), canvas.log_uniform(2.2, 6)
+    kind = canvas.choice(("mat", "yarn", "few", "weave"), (5, 2.5, 2.5, 1))
+    if kind == "mat":
+        number, radius = int(canvas.uniform(18, 46)), canvas.log_uniform(2.8, 7)
         heading = _headings(canvas, number, canvas.choice((0.15, 0.6, 10.0), (1, 2, 4)))
-        bend = canvas.log_uniform(0.12, 0.7)
-    elif kind == 'yarn':
+        bend = canvas.log_uniform(0.2, 0.8)
+    elif kind == "yarn":
         number, radius = int(canvas.uniform(14, 30)), canvas.uniform(5, 12)
         heading, bend = _headings(canvas, number, 0.06), canvas.uniform(0.03, 0.15)
-    elif kind == 'few':
-        number, radius = int(canvas.uniform(2, 9)), canvas.log_uniform(6, 26)
-        heading, bend = _headings(canvas, number, canvas.choice((0.3, 10.0))), canvas.uniform(0.05, 0.4)
+    elif kind == "few":
+        number, radius = int(canvas.uniform(2, 9)), canvas.log_uniform(8, 26)
+        heading, bend = (
+            _headings(canvas, number, canvas.choice((0.3, 10.0))),
+            canvas.uniform(0.05, 0.4),
+        )
     else:
         number, radius = int(canvas.uniform(18, 36)), canvas.uniform(5, 9)
         heading = _headings(canvas, number, 0.03) + (np.arange(number) % 2) * (math.pi / 2)
@@ -30,15 +33,15 @@ def fibres(canvas: Canvas) -> Scene:
     middle = canvas.scatter(number, 10)
     start = middle - 0.5 * length * np.stack([np.cos(heading), np.sin(heading)], 1)
     path = curves(canvas, start, heading, length, bend)
-    if kind == 'few' and canvas.chance(0.35):  # broken ends
+    if kind == "few" and canvas.chance(0.35):  # broken ends
         path = path[:, : path.shape[1] * 3 // 5]
     ripple = _ripple(canvas, path.shape[1])
     level = np.linspace(0, canvas.uniform(25, 90), number)[:, None]
     painted = tubes(canvas, path, radii[:, None] * ripple, level)
     ground = canvas.noise(canvas.uniform(5, 40)) - np.float32(canvas.uniform(5, 30))
-    scene = _threads(canvas, painted, path, radii, ground, 'fibre', canvas.uniform(0.7, 1.0))
+    scene = _threads(canvas, painted, path, radii, ground, "fibre", canvas.uniform(0.7, 1.0))
     _striate(canvas, scene, painted)
-    if kind == 'mat' and canvas.chance(0.2):
+    if kind == "mat" and canvas.chance(0.2):
         _beads(canvas, scene, path, radii, level)
     roughen(canvas, scene, painted.mask, (4, 2, 2))
     return scene
@@ -46,11 +49,11 @@ def fibres(canvas: Canvas) -> Scene:
 
 def _striate(canvas: Canvas, scene: Scene, painted) -> None:
     """Fine grooves along the fibre, or scales around it as on wool."""
-    style = canvas.choice(('plain', 'grooves', 'scales'), (3, 2, 1))
-    if style == 'grooves':
+    style = canvas.choice(("plain", "grooves", "scales"), (3, 2, 1))
+    if style == "grooves":
         wave = np.sin(painted.across * np.float32(canvas.uniform(6, 16)) + painted.ident)
         scene.height += np.where(painted.mask, 0.05 * painted.radius * wave, 0)
-    elif style == 'scales':
+    elif style == "scales":
         pitch = canvas.uniform(15, 45)
         wave = (painted.along * pitch + 0.15 * np.sin(4 * painted.across + painted.ident)) % 1
         scene.height += np.where(painted.mask, 0.15 * painted.radius * wave, 0)
@@ -67,7 +70,7 @@ def _beads(canvas: Canvas, scene: Scene, path, radii, level) -> None:
     )
     scene.mask |= ident >= 0
     beads = seen(ident, 8 * canvas.scale**2)
-    scene.defects['bead'] = len(beads)
+    scene.defects["bead"] = len(beads)
 
 
 def _headings(canvas: Canvas, number: int, spread: float) -> np.ndarray:
@@ -89,7 +92,7 @@ def _threads(canvas, painted, path, radii, ground, feature, flatness) -> Scene:
     if not len(visible):
         visible = seen(painted.ident, 1)
     material = np.where(painted.mask, np.float32(canvas.uniform(-0.2, 0.9)), 0).astype(np.float32)
-    scene = Scene(height, material, painted.mask, feature, 'cylindrical', count=len(visible))
+    scene = Scene(height, material, painted.mask, feature, "cylindrical", count=len(visible))
     scene.sizes = 2 * np.asarray(radii, float)[visible]
     # Orientation from the pieces inside the frame.
     x, y = path[visible, :, 0], path[visible, :, 1]
@@ -98,29 +101,31 @@ def _threads(canvas, painted, path, radii, ground, feature, flatness) -> Scene:
     if inside.any():
         angles = np.arctan2(step[..., 1], step[..., 0])[inside]
         scene.orientation, scene.alignment = axial(angles)
-    scene.order = {'aligned': 'ordered', 'partly aligned': 'partly ordered'}.get(
-        scene.alignment, 'random'
+    scene.order = {"aligned": "ordered", "partly aligned": "partly ordered"}.get(
+        scene.alignment, "random"
     )
+    if len(visible) < 2:
+        scene.order = "random"
     cover = painted.mask.mean()
     crossing = len(visible) > 1 and cover > 0.08
-    scene.aggregation = 'clustered' if cover > 0.6 else 'touching' if crossing else 'isolated'
+    scene.aggregation = "clustered" if cover > 0.6 else "touching" if crossing else "isolated"
     return scene
 
 
 def nanowires(canvas: Canvas) -> Scene:
     """Thin stiff wires: lying at random, standing in a forest, or bursting from a root."""
-    kind = canvas.choice(('network', 'forest', 'urchin', 'sparse'), (4, 4, 2.5, 2))
-    if kind == 'forest':
+    kind = canvas.choice(("network", "forest", "urchin", "sparse"), (4, 4, 2.5, 2))
+    if kind == "forest":
         return _forest(canvas)
-    radius = canvas.log_uniform(0.9, 3.2)
-    if kind == 'network':
+    radius = canvas.log_uniform(0.9, 2.6)
+    if kind == "network":
         number = int(canvas.uniform(25, 110) * min(1.0, 2.4 / radius))
         length = canvas.uniform(70, 340)
         heading = _headings(canvas, number, canvas.choice((0.25, 0.7, 10.0), (1, 2, 5)))
         middle = canvas.scatter(number, 20)
-    elif kind == 'sparse':
+    elif kind == "sparse":
         number, length = int(canvas.uniform(3, 16)), canvas.uniform(50, 260)
-        radius = canvas.log_uniform(1.2, 4.5)
+        radius = canvas.log_uniform(1.2, 3.4)
         heading = _headings(canvas, number, canvas.choice((0.3, 10.0)))
         middle = canvas.scatter(number)
     else:
@@ -129,11 +134,10 @@ def nanowires(canvas: Canvas) -> Scene:
         heading = canvas.rng.uniform(0, 2 * math.pi, number).astype(np.float32)
         way = np.stack([np.cos(heading), np.sin(heading)], 1)
         middle = roots[canvas.rng.integers(0, len(roots), number)] + way * (0.45 * length)
-    bend = canvas.choice((0.0, 0.03, 0.1, 0.25), (3, 3, 2, 1))
+    bend = canvas.choice((0.0, 0.02, 0.06, 0.2), (4, 3, 2, 0.6))
     radii = np.maximum(radius * np.exp(canvas.rng.normal(0, 0.22, number)), 0.7)
     start = middle - 0.5 * length * np.stack([np.cos(heading), np.sin(heading)], 1)
     path = curves(canvas, start, heading, length, bend, 2)
-    path = path * 1.0 if kind != 'urchin' else path
     taper = np.ones(path.shape[1], np.float32)
     if canvas.chance(0.4):
         taper = np.linspace(1.2, canvas.uniform(0.3, 0.8), path.shape[1], dtype=np.float32)
@@ -142,7 +146,7 @@ def nanowires(canvas: Canvas) -> Scene:
     painted = tubes(canvas, path, radii[:, None] * taper, level)
     ground = canvas.noise(canvas.uniform(3, 50)) * np.float32(canvas.uniform(0.3, 1.5))
     ground -= np.float32(canvas.uniform(3, 25))
-    scene = _threads(canvas, painted, path, radii, ground, 'wire', 1.0)
+    scene = _threads(canvas, painted, path, radii * taper.mean(), ground, "wire", 1.0)
     if canvas.chance(0.35):
         _droplets(canvas, scene, path[:, -1], radii * 1.5, level[:, -1])
     roughen(canvas, scene, ~painted.mask, (4, 3, 1))
@@ -157,12 +161,12 @@ def _droplets(canvas, scene: Scene, ends, size, level) -> None:
         return
     scene.material += np.where(ident >= 0, np.float32(canvas.uniform(0.4, 1.0)), 0)
     scene.mask = scene.mask | (ident >= 0)
-    scene.composition = 'bright second phase'
+    scene.composition = "bright second phase"
 
 
 def _forest(canvas: Canvas) -> Scene:
     """Standing wires seen from the side or from above at a tilt, the near ones in front."""
-    radius = canvas.log_uniform(1.1, 4.0)
+    radius = canvas.log_uniform(1.1, 3.2)
     length = canvas.uniform(30, 170)
     number = int(min(260, canvas.uniform(0.25, 1.1) * 256 * 233 / (length * 2 * radius) * 1.6))
     root = canvas.scatter(number, 0.3 * length)
@@ -184,7 +188,9 @@ def _forest(canvas: Canvas) -> Scene:
     level = near + np.linspace(-25, 25, path.shape[1])[None, :]
     painted = tubes(canvas, path, radii[:, None] * taper, level)
     ground = np.float32(-30) + canvas.noise(8) + 0.1 * canvas.y
-    scene = _threads(canvas, painted, path, radii, ground.astype(np.float32), 'wire', 1.0)
+    scene = _threads(
+        canvas, painted, path, radii * taper.mean(), ground.astype(np.float32), "wire", 1
+    )
     scene.spacing, scene.order = neighbours(root[seen(painted.ident, 25 * canvas.scale**2)])
     if canvas.chance(0.4):
         _droplets(canvas, scene, path[:, -1], radii * canvas.uniform(1.1, 1.7), level[:, -1])
@@ -193,13 +199,13 @@ def _forest(canvas: Canvas) -> Scene:
 
 def tips(canvas: Canvas) -> Scene:
     """Sharp points: one etched needle, a probe on its cantilever, or an array of emitters."""
-    kind = canvas.choice(('needle', 'probe', 'array', 'side'), (4, 3, 3, 2))
-    if kind == 'probe':
+    kind = canvas.choice(("needle", "probe", "array", "side"), (4, 3, 3, 2))
+    if kind == "probe":
         return _probe(canvas)
-    if kind == 'array':
+    if kind == "array":
         return _emitters(canvas)
     apex = np.array([[canvas.uniform(70, 186), canvas.uniform(30, 130)]], np.float32)
-    if kind == 'side':
+    if kind == "side":
         heading = np.array([canvas.choice((0.0, math.pi)) + canvas.uniform(-0.4, 0.4)], np.float32)
     else:
         heading = np.array([math.pi / 2 + canvas.uniform(-0.7, 0.7)], np.float32)
@@ -213,8 +219,10 @@ def tips(canvas: Canvas) -> Scene:
     painted = tubes(canvas, path, radius[None], np.zeros((1, 1), np.float32))
     depth = canvas.uniform(30, 120)
     ground = canvas.noise(canvas.uniform(10, 80)) * np.float32(canvas.uniform(0.2, 3)) - depth
-    scene = _threads(canvas, painted, path, np.array([2 * blunt]), ground.astype(np.float32), 'tip', 1)
-    scene.shape, scene.aggregation, scene.kind = 'conical', 'isolated', 'apex diameter'
+    scene = _threads(
+        canvas, painted, path, np.array([2 * blunt]), ground.astype(np.float32), "tip", 1
+    )
+    scene.shape, scene.aggregation, scene.kind = "conical", "isolated", "apex diameter"
     scene.sizes = np.array([2 * blunt])
     if canvas.chance(0.4):
         ring = np.sin(painted.along * np.float32(canvas.uniform(60, 250)))
@@ -230,7 +238,9 @@ def _probe(canvas: Canvas) -> Scene:
     u, v = canvas.turned(angle, where)
     half = canvas.uniform(35, 110)
     nose = half * canvas.uniform(0.2, 1.0)
-    beam = np.minimum(half - np.abs(v), (nose + half - u) - np.abs(v) * canvas.choice((0.0, 0.5, 1.0)))
+    beam = np.minimum(
+        half - np.abs(v), (nose + half - u) - np.abs(v) * canvas.choice((0.0, 0.5, 1.0))
+    )
     on = beam > 0
     height = np.where(on, 0, np.float32(-canvas.uniform(20, 80))).astype(np.float32)
     height += canvas.noise(20) * 0.2
@@ -244,17 +254,21 @@ def _probe(canvas: Canvas) -> Scene:
         for k in range(sides):
             theta = turn + 2 * math.pi * k / sides
             away = 1 + slant * math.cos(theta)
-            np.maximum(corner, (u * math.cos(theta) + v * math.sin(theta)) / np.float32(away), out=corner)
+            np.maximum(
+                corner, (u * math.cos(theta) + v * math.sin(theta)) / np.float32(away), out=corner
+            )
     else:
         corner = np.hypot(u - slant * 0.3 * size, v)
-    pyramid = tall * np.maximum(1 - corner / np.float32(size), 0) ** np.float32(canvas.uniform(0.8, 1.5))
+    pyramid = tall * np.maximum(1 - corner / np.float32(size), 0) ** np.float32(
+        canvas.uniform(0.8, 1.5)
+    )
     blunt = canvas.uniform(1.0, 4.0)
     height += np.where(on, np.minimum(pyramid, tall - blunt), 0)
     mask = on & (corner < size)
     material = np.where(on, np.float32(canvas.uniform(-0.2, 0.5)), 0).astype(np.float32)
-    scene = Scene(height.astype(np.float32), material, mask, 'tip', 'conical', count=1)
-    scene.shape = 'pyramidal' if sides else 'conical'
-    scene.kind, scene.sizes = 'base width', np.array([2 * size])
+    scene = Scene(height.astype(np.float32), material, mask, "tip", "conical", count=1)
+    scene.shape = "pyramidal" if sides else "conical"
+    scene.kind, scene.sizes = "base width", np.array([2 * size])
     roughen(canvas, scene, on, (4, 2, 1))
     return scene
 
@@ -270,7 +284,7 @@ def _emitters(canvas: Canvas) -> Scene:
         root = np.stack([pitch * (i + 0.5 * (j % 2)), pitch * (j + 0.7) * 0.8], -1).reshape(-1, 2)
         root = root + canvas.rng.normal(0, canvas.choice((0.0, 0.05)) * pitch, root.shape)
     else:
-        root = canvas.scatter(number) + [0, 0.3 * length]
+        root = canvas.scatter(number) + np.array([0, 0.3 * length])
     root = root[np.argsort(root[:, 1])].astype(np.float32)
     heading = np.full(len(root), -math.pi / 2 + canvas.uniform(-0.25, 0.25), np.float32)
     heading += canvas.choice((0.0, 0.06)) * canvas.rng.standard_normal(len(root)).astype(np.float32)
@@ -283,9 +297,9 @@ def _emitters(canvas: Canvas) -> Scene:
     level = np.linspace(0, 40, len(root))[:, None] + np.linspace(-10, 25, len(t))[None]
     painted = tubes(canvas, path, (radius[None] * scatter), level)
     ground = (canvas.noise(canvas.uniform(5, 40)) - 14 + 0.12 * canvas.y).astype(np.float32)
-    scene = _threads(canvas, painted, path, 2 * blunt * scatter[:, 0], ground, 'tip', 1.0)
-    scene.shape, scene.kind = 'conical', 'apex diameter'
+    scene = _threads(canvas, painted, path, blunt * scatter[:, 0], ground, "tip", 1.0)
+    scene.shape, scene.kind = "conical", "apex diameter"
     visible = seen(painted.ident, 25 * canvas.scale**2)
     scene.spacing, scene.order = neighbours(root[visible])
-    scene.aggregation = 'isolated' if painted.mask.mean() < 0.4 else 'touching'
+    scene.aggregation = "isolated" if painted.mask.mean() < 0.4 else "touching"
     return scene
