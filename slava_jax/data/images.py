@@ -81,7 +81,7 @@ def read_image(
                 'read at once; cut it into tiles or shrink it first'
             )
         # JPEG alone can be decoded at a fraction of its size.
-        image.draft('RGB' if channels == 3 else 'L', (2 * size, 2 * size))
+        image.draft('RGB' if channels == 3 else 'L', (4 * size, 4 * size))
         image.load()
         grey = channels == 1
         convert = _wide_converter(image, name) if image.mode in _WIDE_MODES else _plain
@@ -182,7 +182,7 @@ def _squared(
     An image much larger than that is converted and averaged in whole blocks strip by strip, so
     that a conversion never holds a second copy of it.
     """
-    across, down = (max(1, side // (2 * size)) for side in image.size)
+    across, down = (max(1, side // (4 * size)) for side in image.size)
     rows = max(1, _STRIP_PIXELS // (image.width * down)) * down
     parts = [convert(strip).reduce((across, down)) for strip in _strips(image, rows)]
     small = Image.new(parts[0].mode, (parts[0].width, sum(part.height for part in parts)))

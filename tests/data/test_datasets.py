@@ -64,8 +64,13 @@ def test_a_data_set_is_built_once_and_anew_when_it_changes(folder, tmp_path):
     assert os.stat(builder.data_path).st_mtime_ns == stamp
     assert all(first[split].keys == again[split].keys for split in first)
     write_image(folder / 'tin' / 'more.png')
-    more = image_sets(Folder(folder, tmp_path / 'data'))
+    more = image_sets(Folder(folder, tmp_path / 'data', size=16))
     assert sum(map(len, more.values())) == 19
+    write_image(folder / 'tin' / 'more.png', 250)
+    more = image_sets(Folder(folder, tmp_path / 'data', size=16))
+    (images,) = [images for images in more.values() if 'tin/more.png' in images.index]
+    pixels = read_image(images.encoded(images.index['tin/more.png']), 16, 1)
+    assert (pixels == 250).all()
 
 
 def test_labels_file(tmp_path):

@@ -106,9 +106,9 @@ def test_one_pixel():
     assert (read_image(encode_png(np.array([[77]], np.uint8)), 32, 3) == 77).all()
 
 
-@pytest.mark.parametrize('shape', [(20000, 2), (3, 20000), (2500, 2000)])
+@pytest.mark.parametrize('shape', [(20000, 2), (3, 20000), (3201, 1601)])
 def test_long_and_large_images_agree_with_plain_averaging(shape):
-    ramp = np.linspace(0, 200, shape[0])[:, None] + np.linspace(0, 50, shape[1])
+    ramp = np.linspace(0, 125, shape[0])[:, None] + np.linspace(0, 125, shape[1])
     pixels = (ramp + np.random.default_rng(0).integers(0, 5, shape)).astype(np.uint8)
     image = read_image(encode_png(pixels), 20, 1)[..., 0].astype(int)
     expected = Image.fromarray(pixels)

@@ -145,8 +145,8 @@ def test_batches_are_bucketed_by_length():
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_hosts_make_slices_of_the_global_batch(hosts):
     data = make_data()
-    whole = make_batches(data, pair_block=2)
-    parts = [make_batches(data, pair_block=2, shard=Shard(k, hosts)) for k in range(hosts)]
+    whole = make_batches(data, batch_size=16)
+    parts = [make_batches(data, batch_size=16, shard=Shard(k, hosts)) for k in range(hosts)]
     for i in range(len(whole)):
         made = [part[i] for part in parts]
         equal(whole[i], {name: np.concatenate([m[name] for m in made]) for name in made[0]})
@@ -198,12 +198,19 @@ def differs(data, item, image):
     return CLASSES[image % 3] != item.category and item.answer not in same
 
 
-def test_wrong_pairs_are_drawn_from_all_there_are():
-    items = [ask(f'{i}', f'k{i}', 'class', CLASSES[i % 3], {'category': CLASSES[i % 3]})
-             for i in range(8)]  # fmt: skip
-    batches = make_batches(make_data(items), batch_size=8, pair_block=8, epochs=80, per_image=None)
-    seen = {(b['index'][r], b['index'][b['wrong_with'][r]]) for b in batches for r in range(8)}
-    assert seen == {(i, j) for i in range(8) for j in range(8) if i % 3 != j % 3}
+def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
+    data = make_data()
+    rows = np.array([0, 4, 8, 12, 20, -1], np.int32)  # class questions of images 0 to 3, 5; filling
+    shown = data.targets[rows]
+    counts = np.zeros((6, 6), int)
+    for seed in range(600):
+        wrong_with, weight = data.pairs.choose(rows, shown, np.random.default_rng(seed))
+        counts[range(6), wrong_with] += 1
+        assert weight.tolist() == [1, 1, 1, 1, 1, 0]
+    wrong = np.array([[a % 3 != b % 3 for b in (0, 1, 2, 3, 5)] for a in (0, 1, 2, 3, 5)])
+    assert np.array_equal(counts[:5, :5] > 0, wrong) and not counts[:5, 5].any()
+    expected = wrong * 600 / wrong.sum(1, keepdims=True)
+    assert np.abs(counts[:5, :5] - expected).max() < 60  # five standard deviations
 
 
 def test_directional_answers_keep_their_direction():
