@@ -1,0 +1,131 @@
+"""The shape of the project: layers, sizes, configs, make targets, pins."""
+
+import ast
+import configparser
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "slava_jax"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
+
+LAYERS = ("data", "nn", "models", "convert", "teacher", "eval", "inference", "train", "top")
+FORBIDDEN = {"eval": {"nn", "models", "convert"}}
+USES_CHECKPOINT = {"inference", "train", "top"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The room of a module, given its path below slava_jax; the modules on top share one."""
+    if parts and parts[0] in LAYERS:
+        return parts[0]
+    return "checkpoint" if parts == ("checkpoint",) else "top"
+
+
+def imported_rooms(tree: ast.AST) -> set[str]:
+    modules = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide the layer"
+            # `from slava_jax import checkpoint` names the module only behind `import`.
+            bare = node.module == "slava_jax"
+            modules += [f"slava_jax.{a.name}" for a in node.names] if bare else [node.module]
+    return {room(tuple(m.split(".")[1:])) for m in modules if m.startswith("slava_jax.")}
+
+
+def broken_layers(room_name: str, imports: set[str]) -> set[str]:
+    """Those of `imports` that a module of `room_name` may not have."""
+    if room_name == "checkpoint":
+        return imports
+    allowed = set(LAYERS[: LAYERS.index(room_name) + 1]) - FORBIDDEN.get(room_name, set())
+    if room_name in USES_CHECKPOINT:
+        allowed.add("checkpoint")
+    return imports - allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_imports_go_down_only(path):
+    here = room(path.relative_to(PACKAGE).with_suffix("").parts)
+    imports = imported_rooms(ast.parse(path.read_text()))
+    assert not broken_layers(here, imports), f"{name(path)} ({here}) imports from above"
+
+
+def test_an_import_from_above_would_be_seen():
+    tree = ast.parse("import slava_jax.train.step\nfrom slava_jax import checkpoint\n")
+    assert broken_layers("models", imported_rooms(tree)) == {"train", "checkpoint"}
+    assert broken_layers("top", imported_rooms(tree)) == set()
+    tree = ast.parse("def f():\n  from slava_jax.models.vit import Vit\n")
+    assert broken_layers("eval", imported_rooms(tree)) == {"models"}
+
+
+def test_files_and_functions_stay_small():
+    large = []
+    for path in SOURCES:
+        text = path.read_text()
+        if len(text.splitlines()) > 400:
+            large.append(f"{name(path)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = node.end_lineno - node.lineno + 1
+                if size > 60:
+                    large.append(f"{name(path)}:{node.lineno} {node.name}: {size} lines")
+    assert not large
+
+
+def test_every_folder_of_the_package_is_installed():
+    """setuptools' find: leaves out folders without __init__.py."""
+    missing = {name(p.parent) for p in SOURCES if not (p.parent / "__init__.py").is_file()}
+    assert not missing
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_config_parses_and_says_how_to_run_it(path):
+    specification = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert isinstance(module.get_config(), ConfigDict)
+    assert f"--config configs/{path.name}" in module.__doc__
+
+
+def test_there_are_configs():
+    assert (ROOT / "configs" / "quickstart.py") in CONFIGS
+
+
+def test_make_has_the_documented_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    rules = set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
+    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    assert rules == phony
+    documented = set()
+    for document in ("CONTRIBUTING.md", "README.md", ".ci/run"):
+        if (ROOT / document).is_file():
+            text = (ROOT / document).read_text()
+            uses = re.findall(
+                r"(?:^|`|\s{4}|timeout \w+ )make ((?:[A-Z]+=\S+ )*)([a-z-]+)", text, re.M
+            )
+            documented |= {target for _, target in uses}
+    assert documented >= {"test", "test-slow"}
+    assert documented <= rules
+
+
+def test_every_requirement_is_pinned_and_no_host_is_named():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"].split()
+    extras = setup["options.extras_require"]
+    wanted += extras["test"].split() + extras["elpv"].split()
+    text = (ROOT / "constraints.txt").read_text()
+    pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+(?: ;.*)?$", text, re.MULTILINE))
+    assert len(pinned) == len(text.splitlines())
+    normal = {re.split("[=<>!~]", w)[0].lower().replace("_", "-") for w in wanted}
+    assert normal <= pinned
