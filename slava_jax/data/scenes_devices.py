@@ -90,7 +90,7 @@ def mems(canvas: Canvas) -> Scene:
     scene.alignment = "aligned"
     run = math.atan2(-math.sin(plan.angle) * plan.squash, math.cos(plan.angle))
     scene.orientation = round(math.degrees(run) % 180, 1) % 180
-    scene.aggregation = "isolated" if feature in ("pad", "gear") else "touching"
+    scene.aggregation = "isolated"  # fingers, beams and pads stand apart, joined only by their bus
     roughen(canvas, scene, top, (4, 2, 1))
     return scene
 
