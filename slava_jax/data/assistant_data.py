@@ -66,7 +66,7 @@ class AssistantData:
           PromptError: an instruction's `<image>` tokens do not match its images.
         """
         if not instructions:
-            raise PipelineError(f'{images.name}: no instructions; write or generate some')
+            raise PipelineError(f"{images.name}: no instructions; write or generate some")
         self.instructions, self.images, self.cache = list(instructions), images, cache
         self.specials = special_tokens(tokenizer)
         self.examples = encode_examples(self.instructions, tokenizer)
@@ -91,7 +91,7 @@ class AssistantData:
         labels = self.images.labels
         others = {label: np.flatnonzero(labels != label) for label in set(labels.tolist())}
         if len(others) < 2:
-            raise PipelineError(f'{self.images.name}: all images are of one category')
+            raise PipelineError(f"{self.images.name}: all images are of one category")
         choices = [rng.choice(others[label]) for label in labels[self.targets].tolist()]
         return np.asarray(choices, np.int32)
 
@@ -101,9 +101,9 @@ class AssistantData:
         if not fits.any(1).all():
             worst = int(np.argmin(fits.any(1)))
             raise PipelineError(
-                f'instruction {self.instructions[worst].id!r}: needs {lengths[worst][0]} tokens '
-                f'and {lengths[worst][1]} for the answer, more than the largest bucket '
-                f'{self.buckets[-1]}; shorten it or add a larger bucket'
+                f"instruction {self.instructions[worst].id!r}: needs {lengths[worst][0]} tokens "
+                f"and {lengths[worst][1]} for the answer, more than the largest bucket "
+                f"{self.buckets[-1]}; shorten it or add a larger bucket"
             )
         return fits.argmax(1).astype(np.int32)
 
@@ -114,8 +114,8 @@ class AssistantData:
             for slot, key in enumerate(item.images):
                 if key not in self.images.index:
                     raise PipelineError(
-                        f'instruction {item.id!r}: image {key!r} is not in {self.images.name}; '
-                        'correct the key or leave the instruction out'
+                        f"instruction {item.id!r}: image {key!r} is not in {self.images.name}; "
+                        "correct the key or leave the instruction out"
                     )
                 row[slot] = self.images.index[key]
         return rows
@@ -124,9 +124,9 @@ class AssistantData:
         for item, image in zip(self.instructions, self.targets.tolist(), strict=True):
             if not claims_hold(item.claims, self.images.facts[image]):
                 raise PipelineError(
-                    f'instruction {item.id!r}: its claims {item.claims} are not true of the facts '
-                    f'of its own image {item.target!r}; correct the claims, or give the image set '
-                    'its facts (ImageSet.with_facts)'
+                    f"instruction {item.id!r}: its claims {item.claims} are not true of the facts "
+                    f"of its own image {item.target!r}; correct the claims, or give the image set "
+                    "its facts (ImageSet.with_facts)"
                 )
 
 
@@ -135,9 +135,9 @@ class AssistantBatches:
 
     A batch of this host's B rows, with I images an example: images uint8[B, I, S, S, ch]; tokens,
     order, images_before int32[B, T]; encode_at int32[B, 2]; decoder_in, targets int32[B, U],
-    target_weights float32[B, U] (collate.assistant_fields); wrong_with int32[B], the row within
-    the row's pair block whose target image makes the wrong pair, wrong_weight float32[B], 1 where
-    there is one; target_image int32[B], slot of the target image; example_id uint32[B], row of
+    target_weights float32[B, U] (collate.assistant_fields); wrong_offset int32[B], how many
+    rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
+    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id uint32[B], row of
     the global batch; index int32[B], the instruction; row_weight float32[B], 1.
     """
 
@@ -231,7 +231,7 @@ class AssistantEvaluation:
         self._shard_rows = shard.rows(batch_size, pair_block)
         rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int32)
         if not len(rows):
-            raise PipelineError(f'{data.images.name}: no instruction is left to evaluate')
+            raise PipelineError(f"{data.images.name}: no instruction is left to evaluate")
         rows = stream(seed, STREAM_PLAN, 0).permutation(rows)
         self._plan = padded_plan(_by_bucket(rows, data.bucket), batch_size)
 
@@ -264,39 +264,38 @@ def _assemble(
     index = plan[shard_rows]
     rows = np.where(index < 0, plan[0], index)
     real = index >= 0
-    wrong_with, wrong_weight = [], []
+    wrong_offset, wrong_weight = [], []
     for start in range(0, len(index), block):
         number = (shard_rows.start + start) // block
         rng = stream(position[0], STREAM_PAIRS, *position[1:], number)
         part = slice(start, start + block)
         chosen = data.pairs.choose(index[part], shown[rows[part]], rng)
-        wrong_with.append(chosen[0])
+        wrong_offset.append(chosen[0])
         wrong_weight.append(chosen[1])
-    wrong_with = np.concatenate(wrong_with)
+    wrong_offset = np.concatenate(wrong_offset)
     wrong_weight = np.concatenate(wrong_weight)
     # All rows of the global batch decide its shape, so that every host makes the same one.
     shape = data.buckets[data.bucket[plan[plan >= 0]].max()]
     fields = assistant_fields([data.examples[row] for row in rows.tolist()], shape, data.specials)
-    fields['target_weights'] *= real[:, None]
-    upright = _upright(data, rows, wrong_with, wrong_weight, block)
+    fields["target_weights"] *= real[:, None]
+    upright = _upright(data, rows, wrong_offset, wrong_weight)
     return {
-        'images': _pixels(data, rows, upright, position[:2], augmentation, shown),
+        "images": _pixels(data, rows, upright, position[:2], augmentation, shown),
         **fields,
-        'wrong_with': wrong_with,
-        'wrong_weight': wrong_weight,
-        'target_image': ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
-        'example_id': np.arange(shard_rows.start, shard_rows.stop, dtype=np.uint32),
-        'index': index,
-        'row_weight': real.astype(np.float32),
+        "wrong_offset": wrong_offset,
+        "wrong_weight": wrong_weight,
+        "target_image": ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
+        "example_id": np.arange(shard_rows.start, shard_rows.stop, dtype=np.uint32),
+        "index": index,
+        "row_weight": real.astype(np.float32),
     }
 
 
 def _upright(
     data: AssistantData,
     rows: np.ndarray,
-    wrong_with: np.ndarray,
+    wrong_offset: np.ndarray,
     wrong_weight: np.ndarray,
-    block: int,
 ) -> np.ndarray:
     """bool[B]: rows that may not be mirrored or turned.
 
@@ -304,10 +303,10 @@ def _upright(
     turn could make it true.
     """
     directional = np.asarray(
-        [data.instructions[row].metadata['directional'] for row in rows.tolist()], bool
+        [data.instructions[row].metadata["directional"] for row in rows.tolist()], bool
     )
     upright = directional.copy()
-    partner = np.arange(len(rows)) // block * block + wrong_with
+    partner = np.arange(len(rows)) + wrong_offset
     upright[partner[directional & (wrong_weight > 0)]] = True
     return upright
 
@@ -340,7 +339,7 @@ def _pixels(
 
 def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:
     """The rows by ascending bucket, otherwise in the order they have."""
-    return rows[np.argsort(bucket[rows], kind='stable')]
+    return rows[np.argsort(bucket[rows], kind="stable")]
 
 
 def _sampling(
@@ -366,6 +365,6 @@ def _checked_buckets(buckets: Sequence[tuple[int, int]]) -> list[tuple[int, int]
     ascending = all(a <= c and b <= d for (a, b), (c, d) in itertools.pairwise(pairs))
     if not pairs or not ascending:
         raise PipelineError(
-            f'buckets {pairs}: list (T, U) pairs that grow in both numbers, at least one'
+            f"buckets {pairs}: list (T, U) pairs that grow in both numbers, at least one"
         )
     return pairs

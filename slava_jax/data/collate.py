@@ -24,9 +24,9 @@ def token_fields(rows: Sequence[np.ndarray], image_id: int, length: int) -> dict
         row[: len(ids)] = ids
     position = np.arange(length, dtype=np.int32)
     return {
-        'tokens': tokens,
-        'order': np.where(position < lengths[:, None], position, np.int32(PAD_ORDER)),
-        'images_before': np.cumsum(tokens == image_id, axis=1, dtype=np.int32),
+        "tokens": tokens,
+        "order": np.where(position < lengths[:, None], position, np.int32(PAD_ORDER)),
+        "images_before": np.cumsum(tokens == image_id, axis=1, dtype=np.int32),
     }
 
 
@@ -45,11 +45,11 @@ def pad_prompts(
     longest = max(len(ids) for ids in prompts)
     if length is not None and longest > length:
         raise PromptError(
-            f'a prompt has {longest} tokens, more than the {length} there is room for'
+            f"a prompt has {longest} tokens, more than the {length} there is room for"
         )
     last = np.asarray([len(ids) - 1 for ids in prompts], np.int32)
     fields = token_fields(prompts, specials.image, length or longest)
-    return {**fields, 'encode_at': np.stack([last, last], 1)}
+    return {**fields, "encode_at": np.stack([last, last], 1)}
 
 
 def assistant_fields(
@@ -84,8 +84,8 @@ def assistant_fields(
     encode_at = [(len(e.prompt_ids), e.length - 1) for e in examples]
     return {
         **token_fields(rows, specials.image, length),
-        'encode_at': np.asarray(encode_at, np.int32),
-        'decoder_in': decoder_in,
-        'targets': targets,
-        'target_weights': weights,
+        "encode_at": np.asarray(encode_at, np.int32),
+        "decoder_in": decoder_in,
+        "targets": targets,
+        "target_weights": weights,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff')
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 # Pillow refuses images beyond 179 million pixels as possible decompression bombs. A stitched
 # overview of 20,000 x 20,000 pixels is honest work, so the limit is raised to just above that
@@ -18,7 +18,7 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff')
 MAX_PIXELS = 450_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-_WIDE_MODES = ('I', 'I;16', 'I;16B', 'I;16L', 'I;16N', 'F')
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # A large image is converted in strips of about so many pixels.
 _STRIP_PIXELS = 4_000_000
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -36,14 +36,14 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ImageError(f'{folder}: is not a folder; give the folder that holds the images')
+        raise ImageError(f"{folder}: is not a folder; give the folder that holds the images")
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not found:
-        raise ImageError(f'{folder}: holds no image ({", ".join(SUFFIXES)}); put images there')
+        raise ImageError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); put images there")
     return found
 
 
@@ -70,22 +70,22 @@ def read_image(
       ImageError: not an image, cut off, empty, or of more than MAX_PIXELS pixels; names the file.
     """
     if channels not in (1, 3):
-        raise ValueError(f'channels must be 1 or 3, is {channels}')
+        raise ValueError(f"channels must be 1 or 3, is {channels}")
     if name is None:
-        name = 'image bytes' if isinstance(source, bytes) else os.fspath(source)
+        name = "image bytes" if isinstance(source, bytes) else os.fspath(source)
     with _errors_named(name), _opened(source, name) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(
-                f'{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are '
-                'read at once; cut it into tiles or shrink it first'
+                f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are "
+                "read at once; cut it into tiles or shrink it first"
             )
         # JPEG alone can be decoded at a fraction of its size.
-        image.draft('RGB' if channels == 3 else 'L', (4 * size, 4 * size))
+        image.draft("RGB" if channels == 3 else "L", (4 * size, 4 * size))
         image.load()
         grey = channels == 1
         convert = _wide_converter(image, name) if image.mode in _WIDE_MODES else _plain
-        square = _squared(image, size, lambda part: convert(part).convert('L' if grey else 'RGB'))
+        square = _squared(image, size, lambda part: convert(part).convert("L" if grey else "RGB"))
         square.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
         pixels = np.asarray(ImageOps.exif_transpose(square))
     return pixels.reshape(size, size, channels)
@@ -97,7 +97,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
         pixels = pixels[..., 0]
     buffer = io.BytesIO()
     # Level 1: noisy micrographs barely shrink further, and level 6 takes several times as long.
-    Image.fromarray(pixels).save(buffer, 'PNG', compress_level=1)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -143,16 +143,16 @@ def _errors_named(name: str):
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f'{name}: there is no such file; check the path') from error
+        raise ImageError(f"{name}: there is no such file; check the path") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f'{name}: more than the {MAX_PIXELS:,} pixels that are read at once; cut it into '
-            'tiles or shrink it first'
+            f"{name}: more than the {MAX_PIXELS:,} pixels that are read at once; cut it into "
+            "tiles or shrink it first"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, zlib.error) as error:
         raise ImageError(
-            f'{name}: cannot be decoded ({error}); it is cut off, damaged or not an image of a '
-            'supported kind: replace it, or save it anew as PNG'
+            f"{name}: cannot be decoded ({error}); it is cut off, damaged or not an image of a "
+            "supported kind: replace it, or save it anew as PNG"
         ) from error
 
 
@@ -164,7 +164,7 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         empty = os.path.getsize(source) == 0
         file = source
     if empty:
-        raise ImageError(f'{name}: is empty (0 bytes); copy it anew or remove it')
+        raise ImageError(f"{name}: is empty (0 bytes); copy it anew or remove it")
     return Image.open(file)
 
 
@@ -202,11 +202,11 @@ def _filter(side: float, size: int) -> Image.Resampling:
 
 def _plain(image: Image.Image) -> Image.Image:
     """An 8-bit image of any kind as L or RGB, transparency on black."""
-    if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
-        layer = image.convert('RGBA')
-        black = Image.new('RGBA', layer.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, layer).convert('RGB')
-    return image if image.mode == 'L' else image.convert('RGB')
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, layer).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _wide_converter(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
@@ -215,8 +215,8 @@ def _wide_converter(image: Image.Image, name: str) -> Callable[[Image.Image], Im
     ranges = [(part.min(), part.max()) for part in map(np.asarray, _strips(image, rows))]
     low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     if not np.isfinite([[float(x) for x in pair] for pair in ranges]).all():
-        raise ImageError(f'{name}: holds pixels that are not finite; replace them and save it anew')
-    if image.mode != 'F' and low >= 0 and high <= 65535 and (high > 32767 or high == low):
+        raise ImageError(f"{name}: holds pixels that are not finite; replace them and save it anew")
+    if image.mode != "F" and low >= 0 and high <= 65535 and (high > 32767 or high == low):
         low, high = 0.0, 65535.0
     scale = 255.0 / (high - low) if high > low else 0.0
 

@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-IMAGE_TOKEN = '<image>'
-TASKS = ('classification', 'caption', 'vqa')
-STYLES = ('short', 'detailed')
+IMAGE_TOKEN = "<image>"
+TASKS = ("classification", "caption", "vqa")
+STYLES = ("short", "detailed")
 
-_TEXT_FIELDS = ('id', 'question', 'answer', 'task', 'style', 'category')
-_METADATA_DEFAULTS = {'supplement': '', 'claims': {}, 'directional': False}
+_TEXT_FIELDS = ("id", "question", "answer", "task", "style", "category")
+_METADATA_DEFAULTS = {"supplement": "", "claims": {}, "directional": False}
 
 
 class InstructionError(ValueError):
@@ -49,19 +49,19 @@ class Instruction:
         _check_texts(self)
         images = self.images
         if not isinstance(images, tuple | list) or not images:
-            raise _error('images', f'must be a non-empty list of image keys, is {images!r}')
+            raise _error("images", f"must be a non-empty list of image keys, is {images!r}")
         for image in images:
             if not isinstance(image, str) or not image:
-                raise _error('images', f'must hold image keys (non-empty strings), holds {image!r}')
-            _check_unicode('images', image)
-        object.__setattr__(self, 'images', tuple(images))
+                raise _error("images", f"must hold image keys (non-empty strings), holds {image!r}")
+            _check_unicode("images", image)
+        object.__setattr__(self, "images", tuple(images))
         tokens = self.question.count(IMAGE_TOKEN)
         if tokens != len(images):
             raise _error(
-                'question',
-                f'must hold one {IMAGE_TOKEN} per image: write {len(images)}, not {tokens}',
+                "question",
+                f"must hold one {IMAGE_TOKEN} per image: write {len(images)}, not {tokens}",
             )
-        object.__setattr__(self, 'metadata', _checked_metadata(self.metadata, self.task))
+        object.__setattr__(self, "metadata", _checked_metadata(self.metadata, self.task))
 
     @property
     def target(self) -> str:
@@ -71,12 +71,12 @@ class Instruction:
     @property
     def question_type(self) -> str:
         """What is asked: 'class', 'caption', 'basics', ... (scores are reported per type)."""
-        return self.metadata['question_type']
+        return self.metadata["question_type"]
 
     @property
     def claims(self) -> dict[str, Any]:
         """What the answer asserts: fact name -> required value, or an interval [lo, hi]."""
-        return self.metadata['claims']
+        return self.metadata["claims"]
 
 
 def claims_hold(claims: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
@@ -101,7 +101,7 @@ def shown_false(item: Instruction, facts: Mapping[str, Any]) -> bool:
     (lengths in pixels, nothing the supplement says already). Without it the claims themselves
     count. Without any claim nothing is shown false.
     """
-    return not claims_hold(item.metadata.get('seen_claims', item.claims), facts)
+    return not claims_hold(item.metadata.get("seen_claims", item.claims), facts)
 
 
 def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
@@ -112,20 +112,20 @@ def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
       FileNotFoundError: there is no such file.
     """
     items, first_line = [], {}
-    with open(path, 'rb') as file:
+    with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if number == 1:
-                raw = raw.removeprefix(b'\xef\xbb\xbf')
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
             if not raw.strip():
                 continue
             try:
                 item = _parse_line(raw)
             except InstructionError as error:
-                raise InstructionError(f'{os.fspath(path)}:{number}: {error}') from error
+                raise InstructionError(f"{os.fspath(path)}:{number}: {error}") from error
             if item.id in first_line:
                 raise InstructionError(
                     f"{os.fspath(path)}:{number}: field 'id': {item.id!r} stands in line "
-                    f'{first_line[item.id]} already; give every instruction its own id'
+                    f"{first_line[item.id]} already; give every instruction its own id"
                 )
             first_line[item.id] = number
             items.append(item)
@@ -140,16 +140,16 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
     """
     path = os.path.abspath(os.fspath(path))
     handle, temporary = tempfile.mkstemp(
-        prefix=os.path.basename(path) + '.', suffix='.tmp', dir=os.path.dirname(path)
+        prefix=os.path.basename(path) + ".", suffix=".tmp", dir=os.path.dirname(path)
     )
     try:
-        with os.fdopen(handle, 'wb') as file:
+        with os.fdopen(handle, "wb") as file:
             seen = set()
             for item in items:
                 if item.id in seen:
                     raise InstructionError(
                         f"{path}: field 'id': {item.id!r} occurs twice; "
-                        'give every instruction its own id'
+                        "give every instruction its own id"
                     )
                 seen.add(item.id)
                 file.write(_line(item, path))
@@ -169,108 +169,108 @@ def _line(item: Instruction, path: str) -> bytes:
     fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     try:
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
-        return text.encode('utf-8') + b'\n'
+        return text.encode("utf-8") + b"\n"
     except (TypeError, ValueError) as error:
         raise InstructionError(
-            f'{path}: instruction {item.id!r} cannot be written as JSON: {error}; keep to finite '
-            'numbers, valid text, lists and string-keyed dicts'
+            f"{path}: instruction {item.id!r} cannot be written as JSON: {error}; keep to finite "
+            "numbers, valid text, lists and string-keyed dicts"
         ) from error
 
 
 def _parse_line(raw: bytes) -> Instruction:
     try:
-        fields = json.loads(raw.decode('utf-8'), parse_constant=_refuse_constant)
+        fields = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InstructionError(
-            f'byte {error.start} is not UTF-8; save the file as UTF-8'
+            f"byte {error.start} is not UTF-8; save the file as UTF-8"
         ) from error
     except json.JSONDecodeError as error:
         raise InstructionError(
-            f'not JSON at column {error.colno} ({error.msg}); write one whole object a line '
-            '(is the file cut off here?)'
+            f"not JSON at column {error.colno} ({error.msg}); write one whole object a line "
+            "(is the file cut off here?)"
         ) from error
     except InstructionError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InstructionError(f'not readable as JSON ({error}); write it anew') from error
+        raise InstructionError(f"not readable as JSON ({error}); write it anew") from error
     if not isinstance(fields, dict):
         raise InstructionError(
-            f'a line must be a JSON object with the fields of an instruction, is a '
-            f'{type(fields).__name__}'
+            f"a line must be a JSON object with the fields of an instruction, is a "
+            f"{type(fields).__name__}"
         )
     known = [field.name for field in dataclasses.fields(Instruction)]
     for name in known:
-        if name not in fields and name != 'metadata':
-            raise _error(name, 'is missing; add it')
+        if name not in fields and name != "metadata":
+            raise _error(name, "is missing; add it")
     for name in fields:
         if name not in known:
             raise _error(
-                name, f'is not part of the schema ({", ".join(known)}); put extras in metadata'
+                name, f"is not part of the schema ({', '.join(known)}); put extras in metadata"
             )
-    if not isinstance(fields['images'], list):
-        raise _error('images', f'must be a list of image keys, is {fields["images"]!r}')
+    if not isinstance(fields["images"], list):
+        raise _error("images", f"must be a list of image keys, is {fields['images']!r}")
     return Instruction(**fields)
 
 
 def _refuse_constant(name: str):
-    raise InstructionError(f'{name} is not JSON; write a finite number')
+    raise InstructionError(f"{name} is not JSON; write a finite number")
 
 
 def _check_texts(item: Instruction) -> None:
     for name in _TEXT_FIELDS:
         value = getattr(item, name)
         if not isinstance(value, str):
-            raise _error(name, f'must be a string, is {value!r}')
+            raise _error(name, f"must be a string, is {value!r}")
         _check_unicode(name, value)
-        if not value.strip() and name != 'category':
-            raise _error(name, 'must not be empty; write it, or leave the instruction out')
-    for name, allowed in (('task', TASKS), ('style', STYLES)):
+        if not value.strip() and name != "category":
+            raise _error(name, "must not be empty; write it, or leave the instruction out")
+    for name, allowed in (("task", TASKS), ("style", STYLES)):
         if getattr(item, name) not in allowed:
-            raise _error(name, f'must be one of {", ".join(allowed)}, is {getattr(item, name)!r}')
+            raise _error(name, f"must be one of {', '.join(allowed)}, is {getattr(item, name)!r}")
 
 
 def _check_unicode(name: str, text: str) -> None:
     try:
-        text.encode('utf-8')
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _error(
-            name, f'holds half a character (a lone surrogate) at {error.start}; remove it'
+            name, f"holds half a character (a lone surrogate) at {error.start}; remove it"
         ) from error
 
 
 def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
     """The metadata with its defaults filled in and intervals as lists (as JSON gives them)."""
     if not isinstance(metadata, Mapping):
-        raise _error('metadata', f'must be an object, is {metadata!r}')
-    full = {'question_type': task, **_METADATA_DEFAULTS, **metadata}
-    for name, kind in (('question_type', str), ('supplement', str), ('directional', bool)):
+        raise _error("metadata", f"must be an object, is {metadata!r}")
+    full = {"question_type": task, **_METADATA_DEFAULTS, **metadata}
+    for name, kind in (("question_type", str), ("supplement", str), ("directional", bool)):
         if not isinstance(full[name], kind):
-            raise _error(f'metadata.{name}', f'must be a {kind.__name__}, is {full[name]!r}')
-    for name in ('claims', 'seen_claims'):
+            raise _error(f"metadata.{name}", f"must be a {kind.__name__}, is {full[name]!r}")
+    for name in ("claims", "seen_claims"):
         if name in full:
-            full[name] = _checked_claims(f'metadata.{name}', full[name])
+            full[name] = _checked_claims(f"metadata.{name}", full[name])
     return full
 
 
 def _checked_claims(field: str, claims: Any) -> dict[str, Any]:
     if not isinstance(claims, Mapping):
-        raise _error(field, f'must be an object, is {claims!r}')
+        raise _error(field, f"must be an object, is {claims!r}")
     for name in claims:
         if not isinstance(name, str):
-            raise _error(field, f'must have names of facts as keys, has {name!r}')
-    return {name: _checked_claim(f'{field}.{name}', claim) for name, claim in claims.items()}
+            raise _error(field, f"must have names of facts as keys, has {name!r}")
+    return {name: _checked_claim(f"{field}.{name}", claim) for name, claim in claims.items()}
 
 
 def _checked_claim(field: str, claim: Any) -> Any:
     if isinstance(claim, tuple | list):
         if len(claim) != 2 or not all(_is_number(bound) for bound in claim):
-            raise _error(field, f'an interval must be two finite numbers [lo, hi], is {claim!r}')
+            raise _error(field, f"an interval must be two finite numbers [lo, hi], is {claim!r}")
         if claim[0] > claim[1]:
-            raise _error(field, f'an interval must have lo <= hi, is {claim!r}; swap the two')
+            raise _error(field, f"an interval must have lo <= hi, is {claim!r}; swap the two")
         return list(claim)
     if not isinstance(claim, str | bool) and not _is_number(claim):
         raise _error(
-            field, f'must be a string, a finite number, a bool or an interval, is {claim!r}'
+            field, f"must be a string, a finite number, a bool or an interval, is {claim!r}"
         )
     return claim
 
@@ -289,4 +289,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _error(field: str, problem: str) -> InstructionError:
-    return InstructionError(f'field {field!r}: {problem}')
+    return InstructionError(f"field {field!r}: {problem}")

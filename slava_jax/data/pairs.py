@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slava_jax.data.instructions import Instruction, claims_hold
+from slava_jax.data.instructions import Instruction, shown_false
 
 
 class PairChooser:
@@ -41,7 +41,7 @@ class PairChooser:
         """Whether the instruction's answer is known to be false of the image."""
         item = self._instructions[instruction]
         if item.claims:
-            return not claims_hold(item.claims, self._facts[image])
+            return shown_false(item, self._facts[image])
         answers = self._answers.get((image, item.question_type, item.style))
         if answers is None or self._categories[image] == item.category:
             return False
@@ -57,11 +57,12 @@ class PairChooser:
           shown: int32[P], index of the target image each row shows.
 
         Returns:
-          wrong_with int32[P], the row whose target image makes the wrong pair (its own row where
-          there is none), and wrong_weight float32[P], 0 where there is none, else 1.
+          wrong_offset int32[P], how many rows further down (or up, if negative) the row stands
+          whose target image makes the wrong pair, 0 where there is none; and wrong_weight
+          float32[P], 0 where there is none, else 1.
         """
         count = len(rows)
-        wrong_with = np.arange(count, dtype=np.int32)
+        wrong_offset = np.zeros(count, np.int32)
         weight = np.zeros(count, np.float32)
         orders = np.argsort(rng.random((count, count)), axis=1)
         instructions, images = rows.tolist(), shown.tolist()
@@ -70,7 +71,7 @@ class PairChooser:
                 continue
             for other in order:
                 if instructions[other] >= 0 and self.is_wrong(instructions[row], images[other]):
-                    wrong_with[row] = other
+                    wrong_offset[row] = other - row
                     weight[row] = 1
                     break
-        return wrong_with, weight
+        return wrong_offset, weight

@@ -39,11 +39,11 @@ class Shard:
           PipelineError: the hosts cannot have equally many, a multiple of `multiple`.
         """
         if not 0 <= self.index < self.count:
-            raise PipelineError(f'host {self.index} of {self.count}: count from 0')
+            raise PipelineError(f"host {self.index} of {self.count}: count from 0")
         if batch_size % (self.count * multiple):
             raise PipelineError(
-                f'batch size {batch_size} is not a multiple of {self.count} host(s) x {multiple} '
-                'rows a pair block; change the batch size or the block'
+                f"batch size {batch_size} is not a multiple of {self.count} host(s) x {multiple} "
+                "rows a pair block; change the batch size or the block"
             )
         each = batch_size // self.count
         return slice(self.index * each, (self.index + 1) * each)
@@ -75,7 +75,7 @@ class ImageCache:
         """uint8[S, S, ch]; not to be written to. Raises ImageError, naming set and image."""
         if self._pixels is not None and self._done[i]:
             return self._pixels[i]
-        name = f'{self._images.name}: image {self._images.keys[i]!r}'
+        name = f"{self._images.name}: image {self._images.keys[i]!r}"
         pixels = read_image(self._images.encoded(i), self.shape[0], self.shape[2], name)
         if self._pixels is not None:
             self._pixels[i] = pixels
@@ -158,10 +158,10 @@ class VisionBatches:
                 change = self._augmentation
                 pixels[row] = augment(pixels[row], rng, change.flips, change.turns, change.shift)
         return {
-            'images': pixels,
-            'labels': self._images.labels[index],
-            'example_id': np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
-            'index': index,
+            "images": pixels,
+            "labels": self._images.labels[index],
+            "example_id": np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            "index": index,
         }
 
 
@@ -185,11 +185,11 @@ class VisionEvaluation:
         index = self._plan[i][self._rows]
         shown = np.where(index < 0, self._plan[i][0], index)
         return {
-            'images': np.stack([self._cache[image] for image in shown.tolist()]),
-            'labels': self._images.labels[shown],
-            'example_id': np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
-            'index': index,
-            'row_weight': (index >= 0).astype(np.float32),
+            "images": np.stack([self._cache[image] for image in shown.tolist()]),
+            "labels": self._images.labels[shown],
+            "example_id": np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            "index": index,
+            "row_weight": (index >= 0).astype(np.float32),
         }
 
 
@@ -219,7 +219,7 @@ class LanguageBatches:
         ]
         tokens = sum(len(text) for text in self._texts)
         self.batches_per_epoch = whole_batches(
-            (tokens - 1) // length, batch_size, f'text of {tokens} tokens in rows of {length}'
+            (tokens - 1) // length, batch_size, f"text of {tokens} tokens in rows of {length}"
         )
         self._length, self._batch_size, self._seed = length, batch_size, seed
         self._epochs, self._rows = epochs, shard.rows(batch_size)
@@ -240,11 +240,11 @@ class LanguageBatches:
         text = self._plans[epoch]
         shape = (len(rows), self._length)
         return {
-            'tokens': text[starts + position],
-            'order': np.broadcast_to(position, shape).copy(),
-            'targets': text[starts + position + 1],
-            'target_weights': np.ones(shape, np.float32),
-            'example_id': rows.astype(np.uint32),
+            "tokens": text[starts + position],
+            "order": np.broadcast_to(position, shape).copy(),
+            "targets": text[starts + position + 1],
+            "target_weights": np.ones(shape, np.float32),
+            "example_id": rows.astype(np.uint32),
         }
 
 
@@ -252,8 +252,8 @@ def whole_batches(rows: int, batch_size: int, name: str) -> int:
     """Batches in so many rows. Raises PipelineError where there is not one."""
     if rows < batch_size:
         raise PipelineError(
-            f'{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or make the '
-            'batch smaller'
+            f"{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or make the "
+            "batch smaller"
         )
     return rows // batch_size
 
@@ -261,7 +261,7 @@ def whole_batches(rows: int, batch_size: int, name: str) -> int:
 def split_position(batches: Sequence, i: int, per_epoch: int) -> tuple[int, int]:
     """Epoch and step of batch i. Raises IndexError beyond the end, which ends a for loop."""
     if not 0 <= i < len(batches):
-        raise IndexError(f'batch {i} of {len(batches)}')
+        raise IndexError(f"batch {i} of {len(batches)}")
     return divmod(int(i), per_epoch)
 
 

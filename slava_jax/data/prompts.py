@@ -51,9 +51,9 @@ def encode_examples(
     prompts = [
         _pieces(
             item.question,
-            item.metadata.get('supplement', ''),
+            item.metadata.get("supplement", ""),
             len(item.images),
-            f'instruction {item.id!r}',
+            f"instruction {item.id!r}",
         )
         for item in instructions
     ]
@@ -64,7 +64,7 @@ def encode_examples(
         prompt = _joined(pieces, ids_of, tokenizer)
         answer = np.asarray(ids_of[item.answer], np.int32)
         if not len(answer):
-            raise PromptError(f'instruction {item.id!r}: the answer has no token; write one')
+            raise PromptError(f"instruction {item.id!r}: the answer has no token; write one")
         positions = np.flatnonzero(prompt == special_tokens(tokenizer).image).astype(np.int32)
         examples.append(Example(prompt, answer, positions))
     return examples
@@ -90,7 +90,7 @@ def encode_prompt(
     """
     if IMAGE_TOKEN not in question:
         question = IMAGE_TOKEN * n_images + question
-    pieces = _pieces(question, supplement, n_images, f'question {question!r}')
+    pieces = _pieces(question, supplement, n_images, f"question {question!r}")
     prompt = _joined(pieces, _token_ids(pieces, tokenizer), tokenizer)
     return np.append(prompt, np.int32(special_tokens(tokenizer).encode))
 
@@ -100,15 +100,15 @@ def _pieces(question: str, supplement: str, n_images: int, name: str) -> list[st
     found = question.count(IMAGE_TOKEN)
     if found != n_images:
         raise PromptError(
-            f'{name}: {found} {IMAGE_TOKEN} in the question for {n_images} image(s); '
-            f'write one {IMAGE_TOKEN} where each image stands'
+            f"{name}: {found} {IMAGE_TOKEN} in the question for {n_images} image(s); "
+            f"write one {IMAGE_TOKEN} where each image stands"
         )
     if IMAGE_TOKEN in supplement:
         raise PromptError(
-            f'{name}: {IMAGE_TOKEN} in the supplement; it belongs into the question only'
+            f"{name}: {IMAGE_TOKEN} in the supplement; it belongs into the question only"
         )
     first, *rest = question.split(IMAGE_TOKEN)
-    return [f'{supplement} {first}' if supplement and first else supplement or first, *rest]
+    return [f"{supplement} {first}" if supplement and first else supplement or first, *rest]
 
 
 def _token_ids(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> dict[str, list[int]]:

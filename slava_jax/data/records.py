@@ -9,16 +9,16 @@ import json
 
 # The ten folders of the SEM data set (Aversa et al., 2018), under their own names.
 CATEGORIES = (
-    'Biological',
-    'Fibres',
-    'Films_Coated_Surface',
-    'MEMS_devices_and_electrodes',
-    'Nanowires',
-    'Particles',
-    'Patterned_surface',
-    'Porous_Sponge',
-    'Powder',
-    'Tips',
+    "Biological",
+    "Fibres",
+    "Films_Coated_Surface",
+    "MEMS_devices_and_electrodes",
+    "Nanowires",
+    "Particles",
+    "Patterned_surface",
+    "Porous_Sponge",
+    "Powder",
+    "Tips",
 )
 
 
@@ -65,10 +65,15 @@ class GroundTruth:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> 'GroundTruth':
-        """The record that `to_json` wrote."""
-        fields = json.loads(text)
-        if fields['size_nm'] is not None:
-            fields['size_nm'] = SizeDistribution(**fields['size_nm'])
-        fields['artefacts'] = tuple(fields['artefacts'])
+    def from_dict(cls, fields: dict) -> "GroundTruth":
+        """The record of which `fields` are the JSON values."""
+        fields = dict(fields)
+        if fields["size_nm"] is not None:
+            fields["size_nm"] = SizeDistribution(**fields["size_nm"])
+        fields["artefacts"] = tuple(fields["artefacts"])
         return cls(**fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "GroundTruth":
+        """The record that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 # transformers announces at import that it found no torch, which this library does not need.
-os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD_ID = 0
 _OWN_SPECIALS = {
-    'pad_token': '<pad>',
-    'unk_token': '<unk>',
-    'bos_token': '<s>',
-    'eos_token': '</s>',
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
 }
 
 
@@ -50,8 +50,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
       ValueError: vocab_size below 260.
     """
     if vocab_size < 260:
-        raise ValueError(f'vocab_size must be at least 260 (256 bytes, 4 specials): {vocab_size}')
-    model = Tokenizer(models.BPE(unk_token='<unk>'))
+        raise ValueError(f"vocab_size must be at least 260 (256 bytes, 4 specials): {vocab_size}")
+    model = Tokenizer(models.BPE(unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -81,9 +81,9 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     Raises:
       FileNotFoundError: the folder holds no tokenizer.json.
     """
-    if not (Path(folder) / 'tokenizer.json').is_file():
+    if not (Path(folder) / "tokenizer.json").is_file():
         raise FileNotFoundError(
-            f'{folder}: holds no tokenizer.json; give the folder that the language stage wrote'
+            f"{folder}: holds no tokenizer.json; give the folder that the language stage wrote"
         )
     return PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
 
@@ -94,7 +94,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
         return []
     return tokenizer(
         list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-    )['input_ids']
+    )["input_ids"]
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:

@@ -61,7 +61,7 @@ def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
 
 
 def rotate(x, positions, theta: float):
-    """Rotary position embedding, halves convention of Llama. x `[B, T, H, C]`, positions `[B, T]`."""
+    """Rotary position embedding, Llama's halves: x `[B, T, H, C]`, positions `[B, T]`."""
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies

@@ -9,11 +9,11 @@ import math
 from slava_jax.data.records import GroundTruth
 
 # Upper bounds, exclusive; the last adjective has none.
-COVERAGE_LEVELS = ((0.3, 'low'), (0.6, 'moderate'), (math.inf, 'high'))
-UNIFORMITIES = ((0.15, 'uniform'), (0.35, 'varied'), (math.inf, 'broad'))  # std / mean
-PACKINGS = ((1.5, 'dense'), (3.0, 'loose'), (math.inf, 'sparse'))  # spacing / mean size
-SIZE_SCALES = ((100.0, 'nanoscale'), (1000.0, 'submicron'), (math.inf, 'micron-scale'))  # nm
-ARTEFACTS = ('charging', 'drift', 'shading', 'noise')
+COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))
+UNIFORMITIES = ((0.15, "uniform"), (0.35, "varied"), (math.inf, "broad"))  # std / mean
+PACKINGS = ((1.5, "dense"), (3.0, "loose"), (math.inf, "sparse"))  # spacing / mean size
+SIZE_SCALES = ((100.0, "nanoscale"), (1000.0, "submicron"), (math.inf, "micron-scale"))  # nm
+ARTEFACTS = ("charging", "drift", "shading", "noise")
 
 # Steps of at most a third, so a length said to be about one of them is off by less than 16 %.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -30,29 +30,29 @@ def facts(truth: GroundTruth) -> dict[str, str | float | int | bool]:
     """
     _check(truth)
     table = {
-        'category': truth.category,
-        'feature': truth.feature,
-        'shape': truth.shape,
-        'order': truth.order,
-        'aggregation': truth.aggregation,
-        'texture': truth.texture,
-        'composition': truth.composition,
-        'coverage': truth.coverage,
-        'coverage_level': level(truth.coverage, COVERAGE_LEVELS),
-        'nm_per_pixel': truth.nm_per_pixel,
-        'magnification': truth.magnification,
-        'kv': truth.kv,
-        'working_distance_mm': truth.working_distance_mm,
-        'detector': truth.detector,
+        "category": truth.category,
+        "feature": truth.feature,
+        "shape": truth.shape,
+        "order": truth.order,
+        "aggregation": truth.aggregation,
+        "texture": truth.texture,
+        "composition": truth.composition,
+        "coverage": truth.coverage,
+        "coverage_level": level(truth.coverage, COVERAGE_LEVELS),
+        "nm_per_pixel": truth.nm_per_pixel,
+        "magnification": truth.magnification,
+        "kv": truth.kv,
+        "working_distance_mm": truth.working_distance_mm,
+        "detector": truth.detector,
     }
     table.update(_size_facts(truth))
     if truth.count is not None:
-        table['count'] = truth.count
+        table["count"] = truth.count
     if truth.alignment is not None:
-        table['alignment'] = truth.alignment
-    if truth.orientation_deg is not None and truth.alignment != 'random':
-        table['orientation_deg'] = truth.orientation_deg
-        table['direction'] = direction(truth.orientation_deg)
+        table["alignment"] = truth.alignment
+    if truth.orientation_deg is not None and truth.alignment != "random":
+        table["orientation_deg"] = truth.orientation_deg
+        table["direction"] = direction(truth.orientation_deg)
     table.update(_flaw_facts(truth))
     return table
 
@@ -61,39 +61,39 @@ def _size_facts(truth: GroundTruth) -> dict[str, str | float]:
     table = {}
     size = truth.size_nm
     if size is not None:
-        lengths = {'mean': size.mean, 'min': size.minimum, 'max': size.maximum, 'std': size.std}
+        lengths = {"mean": size.mean, "min": size.minimum, "max": size.maximum, "std": size.std}
         for name, value in lengths.items():
-            table[f'{name}_size_nm'] = value
-            table[f'{name}_size_px'] = value / truth.nm_per_pixel
-        table['size_kind'] = size.kind
-        table['size_scale'] = level(size.mean, SIZE_SCALES)
-        table['uniformity'] = level(size.std / size.mean, UNIFORMITIES)
+            table[f"{name}_size_nm"] = value
+            table[f"{name}_size_px"] = value / truth.nm_per_pixel
+        table["size_kind"] = size.kind
+        table["size_scale"] = level(size.mean, SIZE_SCALES)
+        table["uniformity"] = level(size.std / size.mean, UNIFORMITIES)
     if truth.spacing_nm is not None:
-        table['spacing_nm'] = truth.spacing_nm
-        table['spacing_px'] = truth.spacing_nm / truth.nm_per_pixel
+        table["spacing_nm"] = truth.spacing_nm
+        table["spacing_px"] = truth.spacing_nm / truth.nm_per_pixel
         if size is not None:
-            table['packing'] = level(truth.spacing_nm / size.mean, PACKINGS)
+            table["packing"] = level(truth.spacing_nm / size.mean, PACKINGS)
     return table
 
 
 def _flaw_facts(truth: GroundTruth) -> dict[str, str | int | bool]:
     defects = {kind: number for kind, number in truth.defects.items() if number > 0}
-    table = {'has_defects': bool(defects), 'total_defects': sum(defects.values())}
+    table = {"has_defects": bool(defects), "total_defects": sum(defects.values())}
     for kind, number in defects.items():
-        table[f'defect_{kind}'] = number
+        table[f"defect_{kind}"] = number
     if defects:
-        table['main_defect'] = max(defects, key=lambda kind: (defects[kind], kind))
-    table['has_artefacts'] = bool(truth.artefacts)
+        table["main_defect"] = max(defects, key=lambda kind: (defects[kind], kind))
+    table["has_artefacts"] = bool(truth.artefacts)
     for name in (*ARTEFACTS, *truth.artefacts):
-        table[f'artefact_{name}'] = name in truth.artefacts
+        table[f"artefact_{name}"] = name in truth.artefacts
     return table
 
 
 def supplement(truth: GroundTruth) -> str:
     """Pixel size and magnification as text: the prompt's supplementary image information."""
     return (
-        f'Pixel size {length_text(round_digits(truth.nm_per_pixel))}, '
-        f'magnification {magnification_text(truth.magnification)}x.'
+        f"Pixel size {length_text(round_digits(truth.nm_per_pixel))}, "
+        f"magnification {magnification_text(truth.magnification)}x."
     )
 
 
@@ -104,7 +104,7 @@ def level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
 
 def direction(degrees: float) -> str:
     """The direction in the image plane, counter-clockwise from the horizontal, to 45 degrees."""
-    names = ('horizontal', 'rising', 'vertical', 'falling')
+    names = ("horizontal", "rising", "vertical", "falling")
     return names[round((degrees % 180) / 45) % 4]
 
 
@@ -112,40 +112,40 @@ def about(value: float) -> float:
     """The nearest of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten (in the logarithm)."""
     power = 10.0 ** math.floor(math.log10(value))
     step = min(_STEPS, key=lambda s: abs(math.log(value / power / s)))
-    return float(f'{step * power:.3g}')
+    return float(f"{step * power:.3g}")
 
 
 def round_digits(value: float, digits: int = 2) -> float:
     """`value` to so many significant digits."""
-    return float(f'{value:.{digits}g}')
+    return float(f"{value:.{digits}g}")
 
 
 def length_text(nm: float) -> str:
     """A length with its unit, e.g. '40 nm' or '1.2 µm'."""
-    return f'{_plain(nm)} nm' if nm < 1000 else f'{_plain(nm / 1000)} µm'
+    return f"{_plain(nm)} nm" if nm < 1000 else f"{_plain(nm / 1000)} µm"
 
 
 def magnification_text(magnification: float) -> str:
     """Two significant digits with thousands separated, e.g. '25,000'."""
-    return f'{round_digits(magnification):,.0f}'
+    return f"{round_digits(magnification):,.0f}"
 
 
 def _plain(value: float) -> str:
-    return f'{round_digits(value, 3):.12g}'
+    return f"{round_digits(value, 3):.12g}"
 
 
 def _check(truth: GroundTruth) -> None:
-    positive = {'nm_per_pixel': truth.nm_per_pixel, 'magnification': truth.magnification}
+    positive = {"nm_per_pixel": truth.nm_per_pixel, "magnification": truth.magnification}
     if truth.size_nm is not None:
-        positive['size_nm.mean'] = truth.size_nm.mean
-        for name in ('std', 'minimum', 'maximum'):
+        positive["size_nm.mean"] = truth.size_nm.mean
+        for name in ("std", "minimum", "maximum"):
             value = getattr(truth.size_nm, name)
             if not 0 <= value < math.inf:
-                raise ValueError(f'size_nm.{name} must be 0 or more, is {value}')
+                raise ValueError(f"size_nm.{name} must be 0 or more, is {value}")
     if truth.spacing_nm is not None:
-        positive['spacing_nm'] = truth.spacing_nm
+        positive["spacing_nm"] = truth.spacing_nm
     for name, value in positive.items():
         if not 0 < value < math.inf:
-            raise ValueError(f'{name} must be above 0, is {value}')
+            raise ValueError(f"{name} must be above 0, is {value}")
     if not 0 <= truth.coverage <= 1:
-        raise ValueError(f'coverage must lie between 0 and 1, is {truth.coverage}')
+        raise ValueError(f"coverage must lie between 0 and 1, is {truth.coverage}")

@@ -8,70 +8,70 @@ from slava_jax.teacher import facts as fact_rules
 
 # Adjectives that read badly under the record's own name; any other value is used as it stands.
 TERMS = {
-    ('uniformity', 'uniform'): 'uniform in size',
-    ('uniformity', 'varied'): 'varied in size',
-    ('uniformity', 'broad'): 'of very different sizes',
-    ('packing', 'dense'): 'densely packed',
-    ('packing', 'loose'): 'loosely packed',
-    ('packing', 'sparse'): 'far apart',
-    ('order', 'random'): 'randomly arranged',
-    ('alignment', 'random'): 'randomly oriented',
-    ('direction', 'rising'): 'rising to the right',
-    ('direction', 'falling'): 'falling to the right',
-    ('shape', 'flake'): 'flake-like',
-    ('shape', 'ridge'): 'ridge-like',
-    ('composition', 'uniform'): 'homogeneous',
-    ('composition', 'bright second phase'): 'mixed, with a bright second phase',
+    ("uniformity", "uniform"): "uniform in size",
+    ("uniformity", "varied"): "varied in size",
+    ("uniformity", "broad"): "of very different sizes",
+    ("packing", "dense"): "densely packed",
+    ("packing", "loose"): "loosely packed",
+    ("packing", "sparse"): "far apart",
+    ("order", "random"): "randomly arranged",
+    ("alignment", "random"): "randomly oriented",
+    ("direction", "rising"): "rising to the right",
+    ("direction", "falling"): "falling to the right",
+    ("shape", "flake"): "flake-like",
+    ("shape", "ridge"): "ridge-like",
+    ("composition", "uniform"): "homogeneous",
+    ("composition", "bright second phase"): "mixed, with a bright second phase",
 }
 
 MATERIALS = {
-    'Biological': 'a biological sample',
-    'Fibres': 'a fibrous material',
-    'Films_Coated_Surface': 'a coated film',
-    'MEMS_devices_and_electrodes': 'a MEMS device',
-    'Nanowires': 'a nanowire sample',
-    'Particles': 'a particle sample',
-    'Patterned_surface': 'a patterned surface',
-    'Porous_Sponge': 'a porous sponge',
-    'Powder': 'a powder',
-    'Tips': 'a sharp tip sample',
+    "Biological": "a biological sample",
+    "Fibres": "a fibrous material",
+    "Films_Coated_Surface": "a coated film",
+    "MEMS_devices_and_electrodes": "a MEMS device",
+    "Nanowires": "a nanowire sample",
+    "Particles": "a particle sample",
+    "Patterned_surface": "a patterned surface",
+    "Porous_Sponge": "a porous sponge",
+    "Powder": "a powder",
+    "Tips": "a sharp tip sample",
 }
 
 # What each class of material does, and what it is used for: general knowledge, the same for every
 # image of the class.
 FUNCTIONS = {
-    'Biological': 'keep the organism alive',
-    'Fibres': 'carry load along their length',
-    'Films_Coated_Surface': 'protect the material below',
-    'MEMS_devices_and_electrodes': 'move or carry current',
-    'Nanowires': 'conduct current along their length',
-    'Particles': 'offer an active surface',
-    'Patterned_surface': 'steer light or liquid',
-    'Porous_Sponge': 'let fluid pass through',
-    'Powder': 'react over a large surface',
-    'Tips': 'probe a surface at the apex',
+    "Biological": "keep the organism alive",
+    "Fibres": "carry load along their length",
+    "Films_Coated_Surface": "protect the material below",
+    "MEMS_devices_and_electrodes": "move or carry current",
+    "Nanowires": "conduct current along their length",
+    "Particles": "offer an active surface",
+    "Patterned_surface": "steer light or liquid",
+    "Porous_Sponge": "let fluid pass through",
+    "Powder": "react over a large surface",
+    "Tips": "probe a surface at the apex",
 }
 APPLICATIONS = {
-    'Biological': ('medical research', 'drug tests', 'biomaterials'),
-    'Fibres': ('filters', 'textiles', 'composites'),
-    'Films_Coated_Surface': ('protective coatings', 'optical layers', 'mirrors'),
-    'MEMS_devices_and_electrodes': ('motion sensors', 'switches', 'microchips'),
-    'Nanowires': ('gas sensors', 'nanoelectronics', 'light emitters'),
-    'Particles': ('catalysts', 'drug delivery', 'inks'),
-    'Patterned_surface': ('photonics', 'lithography', 'microfluidics'),
-    'Porous_Sponge': ('membranes', 'thermal insulation', 'battery electrodes'),
-    'Powder': ('sintering', 'ceramics', 'pigments'),
-    'Tips': ('probe microscopy', 'field emission', 'nanoindentation'),
+    "Biological": ("medical research", "drug tests", "biomaterials"),
+    "Fibres": ("filters", "textiles", "composites"),
+    "Films_Coated_Surface": ("protective coatings", "optical layers", "mirrors"),
+    "MEMS_devices_and_electrodes": ("motion sensors", "switches", "microchips"),
+    "Nanowires": ("gas sensors", "nanoelectronics", "light emitters"),
+    "Particles": ("catalysts", "drug delivery", "inks"),
+    "Patterned_surface": ("photonics", "lithography", "microfluidics"),
+    "Porous_Sponge": ("membranes", "thermal insulation", "battery electrodes"),
+    "Powder": ("sintering", "ceramics", "pigments"),
+    "Tips": ("probe microscopy", "field emission", "nanoindentation"),
 }
 # How features lie together: said of several, and of a single one.
 AGGREGATIONS = {
-    'isolated': ('are isolated from each other', 'stands isolated'),
-    'touching': ('touch each other', 'touches what is around it'),
-    'clustered': ('form clusters', 'belongs to a cluster'),
-    'continuous': ('merge into a continuous layer', 'is continuous'),
+    "isolated": ("are isolated from each other", "stands isolated"),
+    "touching": ("touch each other", "touches what is around it"),
+    "clustered": ("form clusters", "belongs to a cluster"),
+    "continuous": ("merge into a continuous layer", "is continuous"),
 }
-_UNCOUNTABLE = ('debris', 'dust', 'contamination', 'residue', 'delamination', 'corrosion')
-_PLURALS = {'hypha': 'hyphae', 'stoma': 'stomata'}
+_UNCOUNTABLE = ("debris", "dust", "contamination", "residue", "delamination", "corrosion")
+_PLURALS = {"hypha": "hyphae", "stoma": "stomata"}
 _EXACT_COUNT = 6  # up to here a count is said exactly
 
 _UNLIMITED = 1e12
@@ -111,29 +111,29 @@ class Writer:
     def say(self, name: str) -> str:
         """The fact as an adjective or noun."""
         value = self.claim(name)
-        if name == 'direction':
+        if name == "direction":
             self.directional = True
-        if name == 'size_scale':
+        if name == "size_scale":
             del self.seen_claims[name]
             self._see_size_scale(value)
         return TERMS.get((name, value), value)
 
     def material(self) -> str:
         """The class of material as a noun with its article."""
-        category = self.claim('category')
-        return MATERIALS.get(category, f'a sample of {readable(category)}')
+        category = self.claim("category")
+        return MATERIALS.get(category, f"a sample of {readable(category)}")
 
     @property
     def single(self) -> bool:
-        return self.facts.get('count') == 1
+        return self.facts.get("count") == 1
 
     @property
     def noun(self) -> str:
         """The feature, in the plural unless there is one only."""
-        feature = self.claim('feature')
+        feature = self.claim("feature")
         if not self.single:
             return plural(feature)
-        self.claim('count')
+        self.claim("count")
         return feature
 
     def a(self, name: str) -> str:
@@ -142,16 +142,16 @@ class Writer:
 
     def some(self, *names: str) -> str:
         """The feature with adjectives: 'rough, faceted grains', 'a rough, conical tip'."""
-        phrase = f'{", ".join(self.say(name) for name in names)} {self.noun}'.strip()
+        phrase = f"{', '.join(self.say(name) for name in names)} {self.noun}".strip()
         return _with_article(phrase) if self.single else phrase
 
     @property
     def the(self) -> str:
-        return f'The {self.noun}'
+        return f"The {self.noun}"
 
     @property
     def are(self) -> str:
-        return 'is' if self.single else 'are'
+        return "is" if self.single else "are"
 
     def verb(self, stem: str) -> str:
         """'touch' -> 'touch' or 'touches', as the feature's number asks."""
@@ -159,93 +159,93 @@ class Writer:
 
     def length(self, name: str) -> str:
         """'about 40 nm' for the fact `{name}_nm`; claims it within 20 %."""
-        said = fact_rules.about(self.facts[f'{name}_nm'])
-        scale = self.facts['nm_per_pixel']
-        self.claims[f'{name}_nm'] = _interval(0.8 * said, 1.2 * said)
-        self.seen_claims[f'{name}_px'] = _interval(0.8 * said / scale, 1.2 * said / scale)
-        return f'about {fact_rules.length_text(said)}'
+        said = fact_rules.about(self.facts[f"{name}_nm"])
+        scale = self.facts["nm_per_pixel"]
+        self.claims[f"{name}_nm"] = _interval(0.8 * said, 1.2 * said)
+        self.seen_claims[f"{name}_px"] = _interval(0.8 * said / scale, 1.2 * said / scale)
+        return f"about {fact_rules.length_text(said)}"
 
     def size(self) -> str:
         """'about 40 nm in diameter'; needs `mean_size_nm`."""
-        return f'{self.length("mean_size")} in {self.say("size_kind")}'
+        return f"{self.length('mean_size')} in {self.say('size_kind')}"
 
     def aggregation(self) -> str:
         """'touch each other': what the features do, as the verb after them."""
-        value = self.claim('aggregation')
-        several, one = AGGREGATIONS.get(value, (f'are {value}', f'is {value}'))
+        value = self.claim("aggregation")
+        several, one = AGGREGATIONS.get(value, (f"are {value}", f"is {value}"))
         return one if self.single else several
 
     def coverage(self) -> str:
         """'about 40 percent', to ten percent."""
-        said = 10 * round(10 * self.facts['coverage'])
+        said = 10 * round(10 * self.facts["coverage"])
         if said == 0:
-            self._between('coverage', 0.0, 0.05)
-            return 'less than 5 percent'
-        self._between('coverage', max(0.0, said / 100 - 0.1), min(1.0, said / 100 + 0.1))
-        return f'about {said} percent'
+            self._between("coverage", 0.0, 0.05)
+            return "less than 5 percent"
+        self._between("coverage", max(0.0, said / 100 - 0.1), min(1.0, said / 100 + 0.1))
+        return f"about {said} percent"
 
     def amount(self) -> str:
         """'5 pores', 'about 40 pores', 'a single pore', 'pores' where they were not counted."""
         noun = self.noun
-        number = self.facts.get('count')
+        number = self.facts.get("count")
         if number is None:
             return noun
         if number == 0:
-            self.claim('count')
-            return f'no {noun}'
+            self.claim("count")
+            return f"no {noun}"
         if self.single:
-            return f'a single {noun}'
-        return f'{self._number("count", number)} {noun}'
+            return f"a single {noun}"
+        return f"{self._number('count', number)} {noun}"
 
     def defects(self, kinds: int) -> str:
         """'2 cracks and 1 scratch', the `kinds` most frequent ones; needs `has_defects`."""
         found = {
-            name.removeprefix('defect_'): number
+            name.removeprefix("defect_"): number
             for name, number in self.facts.items()
-            if name.startswith('defect_')
+            if name.startswith("defect_")
         }
-        self.claim('has_defects')
+        self.claim("has_defects")
         ranked = sorted(found, key=lambda kind: (found[kind], kind), reverse=True)
         parts = []
         for kind in ranked[:kinds]:
             if kind in _UNCOUNTABLE:
-                self._between(f'defect_{kind}', 1, _UNLIMITED)
+                self._between(f"defect_{kind}", 1, _UNLIMITED)
                 parts.append(kind)
             else:
                 noun = kind if found[kind] == 1 else plural(kind)
-                parts.append(f'{self._number(f"defect_{kind}", found[kind])} {noun}')
-        return ' and '.join(parts)
+                parts.append(f"{self._number(f'defect_{kind}', found[kind])} {noun}")
+        return " and ".join(parts)
 
     def artefacts(self) -> str:
         """'charging and noise', all of them."""
         names = [
-            name.removeprefix('artefact_')
+            name.removeprefix("artefact_")
             for name, there in self.facts.items()
-            if name.startswith('artefact_') and there
+            if name.startswith("artefact_") and there
         ]
         for name in names:
-            self.claim(f'artefact_{name}')
-        return ', '.join(names[:-1]) + ' and ' + names[-1] if len(names) > 1 else names[0]
+            self.claim(f"artefact_{name}")
+        return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
 
     def magnification(self) -> str:
         """'magnified 25,000 times'; no picture can refute it, since the prompt says it."""
-        value = self.facts['magnification']
-        self.claims['magnification'] = _interval(0.9 * value, 1.1 * value)
-        return f'magnified {fact_rules.magnification_text(value)} times'
+        value = self.facts["magnification"]
+        self.claims["magnification"] = _interval(0.9 * value, 1.1 * value)
+        return f"magnified {fact_rules.magnification_text(value)} times"
 
     def pixel(self) -> str:
         """The pixel size as the prompt's supplement gives it."""
-        value = self.facts['nm_per_pixel']
-        self.claims['nm_per_pixel'] = _interval(0.9 * value, 1.1 * value)
+        value = self.facts["nm_per_pixel"]
+        self.claims["nm_per_pixel"] = _interval(0.9 * value, 1.1 * value)
         return fact_rules.length_text(fact_rules.round_digits(value))
 
     def metadata(self, question_type: str, supplement: str) -> dict[str, Any]:
         return {
-            'question_type': question_type,
-            'supplement': supplement,
-            'claims': self.claims,
-            'seen_claims': self.seen_claims,
-            'directional': self.directional,
+            "question_type": question_type,
+            "supplement": supplement,
+            "claims": self.claims,
+            "seen_claims": self.seen_claims,
+            "directional": self.directional,
         }
 
     def _number(self, name: str, number: int) -> str:
@@ -254,29 +254,29 @@ class Writer:
             return str(number)
         said = round(fact_rules.about(number))
         self._between(name, 0.8 * said, 1.2 * said)
-        return f'about {said}'
+        return f"about {said}"
 
     def _between(self, name: str, low: float, high: float) -> None:
         self.claims[name] = self.seen_claims[name] = _interval(low, high)
 
     def _see_size_scale(self, word: str) -> None:
-        scale = self.facts['nm_per_pixel']
+        scale = self.facts["nm_per_pixel"]
         low = 0.0
         for bound, name in fact_rules.SIZE_SCALES:
             if name == word:
                 break
             low = bound
         limits = [low / scale, min(bound, _UNLIMITED) / scale]
-        self.seen_claims.setdefault('mean_size_px', limits)
+        self.seen_claims.setdefault("mean_size_px", limits)
 
 
 def _interval(low: float, high: float) -> list[float]:
     """Bounds to six digits: an interval is a fifth wide, and shorter lines are easier to read."""
-    return [float(f'{low:.6g}'), float(f'{high:.6g}')]
+    return [float(f"{low:.6g}"), float(f"{high:.6g}")]
 
 
 def _with_article(phrase: str) -> str:
-    return f'an {phrase}' if phrase.startswith(tuple('aeiou')) else f'a {phrase}'
+    return f"an {phrase}" if phrase.startswith(tuple("aeiou")) else f"a {phrase}"
 
 
 def plural(noun: str) -> str:
@@ -285,13 +285,13 @@ def plural(noun: str) -> str:
         return noun
     if noun in _PLURALS:
         return _PLURALS[noun]
-    if noun.endswith(('s', 'x', 'ch', 'sh')):
-        return noun + 'es'
-    if noun.endswith('y') and noun[-2:-1] not in 'aeiou':
-        return noun[:-1] + 'ies'
-    return noun + 's'
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
 
 
 def readable(category: str) -> str:
     """A folder name as words."""
-    return ' '.join(category.replace('_', ' ').split())
+    return " ".join(category.replace("_", " ").split())

@@ -16,17 +16,17 @@ from slava_jax.teacher.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, GROUPS
 from slava_jax.teacher.phrases import Writer, readable
 
 __all__ = [
-    'DETAIL_REQUEST',
-    'class_answer',
-    'facts',
-    'instructions',
-    'is_true',
-    'label_instructions',
-    'supplement',
+    "DETAIL_REQUEST",
+    "class_answer",
+    "facts",
+    "instructions",
+    "is_true",
+    "label_instructions",
+    "supplement",
 ]
 
 # Short and detailed answers share their question (section 4.6); this tells which one is wanted.
-DETAIL_REQUEST = 'Answer in detail.'
+DETAIL_REQUEST = "Answer in detail."
 _ASK_CHANCE = 0.4  # of a short answer to go to a narrower question of its group
 
 
@@ -50,9 +50,9 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
 
     def make(question_type, task, style, question, answer):
         # Own random streams: a wording added to one group leaves the others as they are.
-        writer = Writer(table, random.Random(f'{seed}/{key}/{question_type}/{style}'))
+        writer = Writer(table, random.Random(f"{seed}/{key}/{question_type}/{style}"))
         return Instruction(
-            id=f'{key}/{question_type}/{style}',
+            id=f"{key}/{question_type}/{style}",
             images=(key,),
             question=_question(question, style),
             answer=answer(writer),
@@ -63,24 +63,24 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
         )
 
     def rng(question_type):
-        return random.Random(f'{seed}/{key}/{question_type}')
+        return random.Random(f"{seed}/{key}/{question_type}")
 
     items = [
-        make('class', 'classification', 'short', rng('class').choice(CLASS_QUESTIONS), class_name)
+        make("class", "classification", "short", rng("class").choice(CLASS_QUESTIONS), class_name)
     ]
-    question = rng('caption').choice(CAPTION_QUESTIONS)
-    items.append(make('caption', 'caption', 'short', question, caption_short))
-    items.append(make('caption', 'caption', 'detailed', question, caption_detailed))
+    question = rng("caption").choice(CAPTION_QUESTIONS)
+    items.append(make("caption", "caption", "short", question, caption_short))
+    items.append(make("caption", "caption", "detailed", question, caption_detailed))
     for name, group in GROUPS.items():
         choice = rng(name)
         question = choice.choice(group.questions)
         asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
         if asks and choice.random() < _ASK_CHANCE:
             asked, _, answer = choice.choice(asks)
-            items.append(make(name, 'vqa', 'short', asked, answer))
+            items.append(make(name, "vqa", "short", asked, answer))
         else:
-            items.append(make(name, 'vqa', 'short', question, group.short))
-        items.append(make(name, 'vqa', 'detailed', question, group.detailed))
+            items.append(make(name, "vqa", "short", question, group.short))
+        items.append(make(name, "vqa", "detailed", question, group.detailed))
     return items
 
 
@@ -104,30 +104,30 @@ def label_instructions(
     Returns:
       The class question (short) and a caption (short) that states the class and the values.
     """
-    rng = random.Random(f'{seed}/{key}/label')
-    values = [f'{readable(name)} {value}' for name, value in facts.items()]
-    listed = ' and '.join([', '.join(values[:-1]), values[-1]] if len(values) > 1 else values)
-    show = rng.choice(('shows', 'displays'))
-    caption = f'This image {show} the class {class_answer(category)}'
-    caption += f', {listed}.' if listed else '.'
-    known = {'category': category, **facts}
+    rng = random.Random(f"{seed}/{key}/label")
+    values = [f"{readable(name)} {value}" for name, value in facts.items()]
+    listed = " and ".join([", ".join(values[:-1]), values[-1]] if len(values) > 1 else values)
+    show = rng.choice(("shows", "displays"))
+    caption = f"This image {show} the class {class_answer(category)}"
+    caption += f", {listed}." if listed else "."
+    known = {"category": category, **facts}
 
     def make(question_type, task, asked, answer, claims):
         return Instruction(
-            id=f'{key}/{question_type}/short',
+            id=f"{key}/{question_type}/short",
             images=(key,),
-            question=_question(asked, 'short'),
+            question=_question(asked, "short"),
             answer=answer,
             task=task,
-            style='short',
+            style="short",
             category=category,
-            metadata={'question_type': question_type, 'claims': claims},
+            metadata={"question_type": question_type, "claims": claims},
         )
 
     asked = rng.choice(CLASS_QUESTIONS) if question is None else question
     return [
-        make('class', 'classification', asked, class_answer(category), {'category': category}),
-        make('caption', 'caption', rng.choice(CAPTION_QUESTIONS), caption, known),
+        make("class", "classification", asked, class_answer(category), {"category": category}),
+        make("caption", "caption", rng.choice(CAPTION_QUESTIONS), caption, known),
     ]
 
 
@@ -142,10 +142,10 @@ def is_true(instruction: Instruction, facts: Mapping[str, Any]) -> bool:
 
 
 def _question(text: str, style: str) -> str:
-    detail = f' {DETAIL_REQUEST}' if style == 'detailed' else ''
-    return f'{IMAGE_TOKEN} {text}{detail}'
+    detail = f" {DETAIL_REQUEST}" if style == "detailed" else ""
+    return f"{IMAGE_TOKEN} {text}{detail}"
 
 
 def _can_be_asked(fact: str, table: Mapping[str, Any]) -> bool:
     # Distances and arrangement are asked of several features only.
-    return fact in table and (table.get('count') != 1 or fact not in ('packing', 'alignment'))
+    return fact in table and (table.get("count") != 1 or fact not in ("packing", "alignment"))

@@ -13,11 +13,11 @@ def token_cross_entropy(logits, targets, weights):
     return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - chosen) * weights)
 
 
-def class_cross_entropy(logits, labels, smoothing: float = 0.0):
-    """Summed cross-entropy of labels int32[B] under float32[B, classes], label-smoothed."""
+def class_cross_entropy(logits, labels, weights, smoothing: float = 0.0):
+    """Summed, label-smoothed cross-entropy: float32[B, classes], int32[B], float32[B]."""
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-    return -jnp.sum((1 - smoothing) * chosen + smoothing * log_p.mean(axis=-1))
+    return -jnp.sum(((1 - smoothing) * chosen + smoothing * log_p.mean(axis=-1)) * weights)
 
 
 def match_cross_entropy(match, match_wrong, weights):

@@ -2,7 +2,7 @@
 
 An objective has `counts(batch)`, the denominators of its losses, and `loss(...)`, which gives
 (loss, sums): the loss already divided by the global counts, and sums of what is reported, to be
-added up over microbatches and devices.
+added up over microbatches and devices. Validation passes `key = None`: no dropout.
 """
 
 import dataclasses
@@ -24,15 +24,21 @@ class Vision:
     adapter: AdapterConfig | None = None
 
     def counts(self, batch):
-        """Images of the batch."""
-        return {"images": jnp.float32(batch["labels"].size)}
+        """Images of the batch; rows that only fill it up have `row_weight` 0."""
+        return {"images": jnp.sum(_row_weights(batch))}
 
     def loss(self, params, frozen, batch, totals, key, rank):
         """See the module's text."""
         logits = self.model.apply({"params": params}, batch["images"])
-        loss = class_cross_entropy(logits, batch["labels"], self.smoothing) / totals["images"]
-        right = jnp.sum(jnp.argmax(logits, axis=-1) == batch["labels"])
+        weights = _row_weights(batch)
+        loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == batch["labels"]) * weights)
+        loss = loss / totals["images"]
         return loss, {"loss": loss, "top1": right / totals["images"]}
+
+
+def _row_weights(batch):
+    return batch.get("row_weight", jnp.ones(batch["labels"].shape, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +75,13 @@ class Assistant:
         }
 
     def loss(self, params, frozen, batch, totals, key, rank):
-        """See the module's text; `rank` int32[] is the microbatch's, `key` the step's dropout key."""
+        """See the module's text; `rank` int32[] is the microbatch's, `key` seeds its dropout."""
         variables = {"params": params, "frozen": frozen}
-        call = AdapterCall(rank, batch["example_id"])
-        out = self.model.apply(variables, batch, call, rngs={"dropout": key})
+        if key is None:
+            out = self.model.apply(variables, batch, AdapterCall(rank))
+        else:
+            call = AdapterCall(rank, batch["example_id"])
+            out = self.model.apply(variables, batch, call, rngs={"dropout": key})
         lm = token_cross_entropy(out["logits"], batch["targets"], batch["target_weights"])
         lm = lm / jnp.maximum(totals["tokens"], 1)
         itm = match_cross_entropy(out["match"], out["match_wrong"], batch["wrong_weight"])

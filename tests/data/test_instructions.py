@@ -15,79 +15,79 @@ from slava_jax.data.instructions import (
 )
 
 LINE = {
-    'id': 'Particles_00017/size/short',
-    'images': ['Particles_00017'],
-    'question': '<image> What is the typical size?',
-    'answer': 'The particles are about 40 nm in diameter.',
-    'task': 'vqa',
-    'style': 'short',
-    'category': 'Particles',
-    'metadata': {
-        'question_type': 'size',
-        'supplement': 'Pixel size 2 nm, magnification 50,000x.',
-        'claims': {'feature': 'particle', 'mean_size_nm': [32.0, 48.0]},
-        'directional': False,
+    "id": "Particles_00017/size/short",
+    "images": ["Particles_00017"],
+    "question": "<image> What is the typical size?",
+    "answer": "The particles are about 40 nm in diameter.",
+    "task": "vqa",
+    "style": "short",
+    "category": "Particles",
+    "metadata": {
+        "question_type": "size",
+        "supplement": "Pixel size 2 nm, magnification 50,000x.",
+        "claims": {"feature": "particle", "mean_size_nm": [32.0, 48.0]},
+        "directional": False,
     },
 }
 
 
 def instruction(**changes):
-    return Instruction(**{**LINE, 'images': tuple(LINE['images']), **changes})
+    return Instruction(**{**LINE, "images": tuple(LINE["images"]), **changes})
 
 
 def written(tmp_path, *lines):
-    path = tmp_path / 'train.jsonl'
-    path.write_text('\n'.join(s if isinstance(s, str) else json.dumps(s) for s in lines) + '\n')
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(s if isinstance(s, str) else json.dumps(s) for s in lines) + "\n")
     return path
 
 
 def test_what_is_written_is_read_back(tmp_path):
     items = [
         instruction(),
-        instruction(id='few', images=('a', 'b'), question='<image> is x; <image> is?'),
-        instruction(id='own', metadata={'question_type': 'size', 'source': {'page': [1, None]}}),
-        instruction(id='µ/ü/日本\u2028x', answer='Größe 1.2 µm\nzwei Zeilen\u2028drei'),
-        instruction(id='huge', answer='word ' * 200_000),
-        instruction(id='no class', category=''),
+        instruction(id="few", images=("a", "b"), question="<image> is x; <image> is?"),
+        instruction(id="own", metadata={"question_type": "size", "source": {"page": [1, None]}}),
+        instruction(id="µ/ü/日本\u2028x", answer="Größe 1.2 µm\nzwei Zeilen\u2028drei"),
+        instruction(id="huge", answer="word " * 200_000),
+        instruction(id="no class", category=""),
     ]
-    path = tmp_path / 'items.jsonl'
+    path = tmp_path / "items.jsonl"
     write_jsonl(path, items)
     assert read_jsonl(path) == items
-    assert path.read_bytes().count(b'\n') == len(items)
+    assert path.read_bytes().count(b"\n") == len(items)
 
 
-@given(st.text(st.characters(codec='utf-8'), min_size=1).filter(str.strip))
+@given(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))
 def test_any_text_survives_a_line(tmp_path_factory, text):
-    path = tmp_path_factory.getbasetemp() / 'any.jsonl'
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
     item = instruction(answer=text)
     write_jsonl(path, [item])
     assert read_jsonl(path) == [item]
 
 
 def test_no_instructions_is_an_empty_file(tmp_path):
-    write_jsonl(tmp_path / 'none.jsonl', [])
-    assert read_jsonl(tmp_path / 'none.jsonl') == []
+    write_jsonl(tmp_path / "none.jsonl", [])
+    assert read_jsonl(tmp_path / "none.jsonl") == []
 
 
 def test_metadata_gets_its_defaults(tmp_path):
-    line = {name: value for name, value in LINE.items() if name != 'metadata'}
+    line = {name: value for name, value in LINE.items() if name != "metadata"}
     (item,) = read_jsonl(written(tmp_path, line))
-    assert item.question_type == 'vqa'
+    assert item.question_type == "vqa"
     assert item.claims == {}
-    assert item.metadata['supplement'] == ''
-    assert item.metadata['directional'] is False
-    assert item.target == 'Particles_00017'
-    item.claims['feature'] = 'pore'
-    assert instruction(metadata={}).claims == {}, 'the default is shared'
+    assert item.metadata["supplement"] == ""
+    assert item.metadata["directional"] is False
+    assert item.target == "Particles_00017"
+    item.claims["feature"] = "pore"
+    assert instruction(metadata={}).claims == {}, "the default is shared"
 
 
 def test_byte_order_mark_blank_lines_and_windows_line_ends_pass(tmp_path):
-    path = tmp_path / 'windows.jsonl'
-    second = json.dumps({**LINE, 'id': 'two'})
+    path = tmp_path / "windows.jsonl"
+    second = json.dumps({**LINE, "id": "two"})
     path.write_bytes(
-        b'\xef\xbb\xbf' + json.dumps(LINE).encode() + b'\r\n\r\n' + second.encode() + b'\r\n\r\n'
+        b"\xef\xbb\xbf" + json.dumps(LINE).encode() + b"\r\n\r\n" + second.encode() + b"\r\n\r\n"
     )
-    assert [item.id for item in read_jsonl(path)] == [LINE['id'], 'two']
+    assert [item.id for item in read_jsonl(path)] == [LINE["id"], "two"]
 
 
 def changed(**changes):
@@ -95,78 +95,78 @@ def changed(**changes):
 
 
 def with_metadata(**changes):
-    return changed(metadata={**LINE['metadata'], **changes})
+    return changed(metadata={**LINE["metadata"], **changes})
 
 
 BROKEN = [
     *((changed(**{name: 3}), name) for name in LINE),
     *((changed(**{name: None}), name) for name in LINE),
-    *(({n: v for n, v in LINE.items() if n != name}, name) for name in LINE if name != 'metadata'),
-    *((changed(**{name: ' '}), name) for name in ('id', 'question', 'answer', 'task', 'style')),
-    (changed(anwser='typo'), 'anwser'),
-    (changed(task='VQA'), 'task'),
-    (changed(style='long'), 'style'),
-    (changed(images=[]), 'images'),
-    (changed(images='Particles_00017'), 'images'),
-    (changed(images=['']), 'images'),
-    (changed(images=[7]), 'images'),
-    (changed(question='What is the typical size?'), 'question'),
-    (changed(question='<image> or <image>?'), 'question'),
-    (changed(answer='\ud800'), 'answer'),
-    (with_metadata(question_type=1), 'metadata.question_type'),
-    (with_metadata(supplement=['x']), 'metadata.supplement'),
-    (with_metadata(directional='no'), 'metadata.directional'),
-    (with_metadata(directional=0), 'metadata.directional'),
-    (with_metadata(claims=['feature']), 'metadata.claims'),
-    (with_metadata(claims={'size': [1]}), 'metadata.claims.size'),
-    (with_metadata(claims={'size': [2, 1]}), 'metadata.claims.size'),
-    (with_metadata(claims={'size': [1, 'x']}), 'metadata.claims.size'),
-    (with_metadata(claims={'size': [False, True]}), 'metadata.claims.size'),
-    (with_metadata(claims={'size': None}), 'metadata.claims.size'),
-    (with_metadata(claims={'size': {'lo': 1}}), 'metadata.claims.size'),
-    (with_metadata(seen_claims={'size': [2, 1]}), 'metadata.seen_claims.size'),
+    *(({n: v for n, v in LINE.items() if n != name}, name) for name in LINE if name != "metadata"),
+    *((changed(**{name: " "}), name) for name in ("id", "question", "answer", "task", "style")),
+    (changed(anwser="typo"), "anwser"),
+    (changed(task="VQA"), "task"),
+    (changed(style="long"), "style"),
+    (changed(images=[]), "images"),
+    (changed(images="Particles_00017"), "images"),
+    (changed(images=[""]), "images"),
+    (changed(images=[7]), "images"),
+    (changed(question="What is the typical size?"), "question"),
+    (changed(question="<image> or <image>?"), "question"),
+    (changed(answer="\ud800"), "answer"),
+    (with_metadata(question_type=1), "metadata.question_type"),
+    (with_metadata(supplement=["x"]), "metadata.supplement"),
+    (with_metadata(directional="no"), "metadata.directional"),
+    (with_metadata(directional=0), "metadata.directional"),
+    (with_metadata(claims=["feature"]), "metadata.claims"),
+    (with_metadata(claims={"size": [1]}), "metadata.claims.size"),
+    (with_metadata(claims={"size": [2, 1]}), "metadata.claims.size"),
+    (with_metadata(claims={"size": [1, "x"]}), "metadata.claims.size"),
+    (with_metadata(claims={"size": [False, True]}), "metadata.claims.size"),
+    (with_metadata(claims={"size": None}), "metadata.claims.size"),
+    (with_metadata(claims={"size": {"lo": 1}}), "metadata.claims.size"),
+    (with_metadata(seen_claims={"size": [2, 1]}), "metadata.seen_claims.size"),
 ]
 
 
-@pytest.mark.parametrize(('line', 'field'), BROKEN)
+@pytest.mark.parametrize(("line", "field"), BROKEN)
 def test_a_broken_field_is_named_with_file_and_line(tmp_path, line, field):
-    path = written(tmp_path, changed(id='one'), '', line, changed(id='two'))
+    path = written(tmp_path, changed(id="one"), "", line, changed(id="two"))
     with pytest.raises(InstructionError) as caught:
         read_jsonl(path)
     message = str(caught.value)
-    assert message.startswith(f'{path}:3: ')
-    assert f'field {field!r}' in message
+    assert message.startswith(f"{path}:3: ")
+    assert f"field {field!r}" in message
 
 
 @pytest.mark.parametrize(
-    ('line', 'said'),
+    ("line", "said"),
     [
-        (json.dumps(LINE)[:-40], 'cut off'),
-        ('not json', 'not JSON'),
-        ('[1, 2]', 'is a list'),
-        ('"text"', 'is a str'),
-        ('{"id": NaN}', 'finite'),
-        ('{"id": ' + '1' * 5000 + '}', 'not readable'),
-        ('[' * 100_000, 'not readable'),
-        (json.dumps(with_metadata(claims={'size': [0, 1]})).replace('1]', '1e999]'), 'size'),
+        (json.dumps(LINE)[:-40], "cut off"),
+        ("not json", "not JSON"),
+        ("[1, 2]", "is a list"),
+        ('"text"', "is a str"),
+        ('{"id": NaN}', "finite"),
+        ('{"id": ' + "1" * 5000 + "}", "not readable"),
+        ("[" * 100_000, "not readable"),
+        (json.dumps(with_metadata(claims={"size": [0, 1]})).replace("1]", "1e999]"), "size"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, said):
-    path = written(tmp_path, changed(id='one'), line)
-    with pytest.raises(InstructionError, match='jsonl:2: ') as caught:
+    path = written(tmp_path, changed(id="one"), line)
+    with pytest.raises(InstructionError, match="jsonl:2: ") as caught:
         read_jsonl(path)
     assert said in str(caught.value)
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
-    path = tmp_path / 'latin.jsonl'
+    path = tmp_path / "latin.jsonl"
     path.write_bytes(json.dumps(LINE).encode() + b'\n{"id": "\xfc"}\n')
-    with pytest.raises(InstructionError, match=r'latin\.jsonl:2: .*UTF-8'):
+    with pytest.raises(InstructionError, match=r"latin\.jsonl:2: .*UTF-8"):
         read_jsonl(path)
 
 
 def test_an_id_may_occur_once_only(tmp_path):
-    path = written(tmp_path, LINE, changed(id='other'), LINE)
+    path = written(tmp_path, LINE, changed(id="other"), LINE)
     with pytest.raises(InstructionError, match=r":3: field 'id'.*line 1"):
         read_jsonl(path)
     with pytest.raises(InstructionError, match="field 'id'"):
@@ -174,70 +174,70 @@ def test_an_id_may_occur_once_only(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / 'items.jsonl'
+    path = tmp_path / "items.jsonl"
     write_jsonl(path, [instruction()])
     before = path.read_bytes()
 
     def failing():
-        yield instruction(id='new')
-        raise OSError('disk full')
+        yield instruction(id="new")
+        raise OSError("disk full")
 
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(OSError, match="disk full"):
         write_jsonl(path, failing())
-    for value in (float('nan'), {1, 2}, '\ud800'):
+    for value in (float("nan"), {1, 2}, "\ud800"):
         with pytest.raises(InstructionError, match=r"items\.jsonl: instruction 'bad'"):
-            write_jsonl(path, [instruction(id='bad', metadata={'note': value})])
+            write_jsonl(path, [instruction(id="bad", metadata={"note": value})])
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ['items.jsonl']
+    assert os.listdir(tmp_path) == ["items.jsonl"]
 
 
 def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
-    write_jsonl(tmp_path / 'items.jsonl', [])
-    (tmp_path / 'plain').write_text('')
-    modes = {os.stat(tmp_path / name).st_mode for name in ('items.jsonl', 'plain')}
+    write_jsonl(tmp_path / "items.jsonl", [])
+    (tmp_path / "plain").write_text("")
+    modes = {os.stat(tmp_path / name).st_mode for name in ("items.jsonl", "plain")}
     assert len(modes) == 1
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'absent\.jsonl'):
-        read_jsonl(tmp_path / 'absent.jsonl')
+    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+        read_jsonl(tmp_path / "absent.jsonl")
 
 
 @pytest.mark.parametrize(
-    ('claims', 'holds'),
+    ("claims", "holds"),
     [
         ({}, True),
-        ({'shape': 'round'}, True),
-        ({'shape': 'flat'}, False),
-        ({'size': [30, 40]}, True),  # both ends are included
-        ({'size': [40, 50]}, True),
-        ({'size': [41, 50]}, False),
-        ({'size': 40}, True),
-        ({'size': 40.0}, True),
-        ({'size': 41}, False),
-        ({'cracked': True}, True),
-        ({'cracked': 1}, False),  # there are cracks: not that there is one
-        ({'cracked': [0, 1]}, False),
-        ({'number': True}, False),
-        ({'number': 1}, True),
-        ({'absent': 'x'}, False),
-        ({'absent': [0, 9]}, False),
-        ({'shape': [0, 9]}, False),
-        ({'broken': [0, 9]}, False),
-        ({'shape': 'round', 'size': [41, 50]}, False),
+        ({"shape": "round"}, True),
+        ({"shape": "flat"}, False),
+        ({"size": [30, 40]}, True),  # both ends are included
+        ({"size": [40, 50]}, True),
+        ({"size": [41, 50]}, False),
+        ({"size": 40}, True),
+        ({"size": 40.0}, True),
+        ({"size": 41}, False),
+        ({"cracked": True}, True),
+        ({"cracked": 1}, False),  # there are cracks: not that there is one
+        ({"cracked": [0, 1]}, False),
+        ({"number": True}, False),
+        ({"number": 1}, True),
+        ({"absent": "x"}, False),
+        ({"absent": [0, 9]}, False),
+        ({"shape": [0, 9]}, False),
+        ({"broken": [0, 9]}, False),
+        ({"shape": "round", "size": [41, 50]}, False),
     ],
 )
 def test_claims_hold(claims, holds):
-    facts = {'shape': 'round', 'size': 40, 'cracked': True, 'number': 1, 'broken': float('nan')}
+    facts = {"shape": "round", "size": 40, "cracked": True, "number": 1, "broken": float("nan")}
     assert claims_hold(claims, facts) is holds
 
 
 def test_shown_false_reads_the_claims_as_the_picture_shows_them():
-    claims = {'claims': {'size_nm': [30, 50]}}
+    claims = {"claims": {"size_nm": [30, 50]}}
     item = instruction(metadata=claims)
-    assert not shown_false(item, {'size_nm': 40, 'size_px': 99})
-    assert shown_false(item, {'size_nm': 99, 'size_px': 20})
-    item = instruction(metadata={**claims, 'seen_claims': {'size_px': [15, 25]}})
-    assert shown_false(item, {'size_nm': 40, 'size_px': 99})
-    assert not shown_false(item, {'size_nm': 99, 'size_px': 20})
-    assert not shown_false(instruction(metadata={}), {'size_nm': 40})
+    assert not shown_false(item, {"size_nm": 40, "size_px": 99})
+    assert shown_false(item, {"size_nm": 99, "size_px": 20})
+    item = instruction(metadata={**claims, "seen_claims": {"size_px": [15, 25]}})
+    assert shown_false(item, {"size_nm": 40, "size_px": 99})
+    assert not shown_false(item, {"size_nm": 99, "size_px": 20})
+    assert not shown_false(instruction(metadata={}), {"size_nm": 40})

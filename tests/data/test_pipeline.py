@@ -21,37 +21,37 @@ from slava_jax.data.pipeline import (
 )
 from slava_jax.data.tokenizer import train_tokenizer
 
-CLASSES = ['Fibres', 'Powder', 'Tips']
+CLASSES = ["Fibres", "Powder", "Tips"]
 IMAGES, SIZE = 24, 8
 BUCKETS = [(24, 6), (32, 12), (64, 40)]
-TOKENIZER = train_tokenizer(['What is it? How many? It shows fibres, powder, tips.'] * 9, 300)
+TOKENIZER = train_tokenizer(["What is it? How many? It shows fibres, powder, tips."] * 9, 300)
 
 
 def make_images(count=IMAGES):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, SIZE, SIZE), np.uint8)
-    facts = [{'category': CLASSES[i % 3], 'count': i} for i in range(count)]
-    names = [f'k{i}' for i in range(count)]
+    facts = [{"category": CLASSES[i % 3], "count": i} for i in range(count)]
+    names = [f"k{i}" for i in range(count)]
     return ImageSet(names, np.arange(count) % 3, CLASSES, [encode_png(p) for p in pixels], facts)
 
 
 def ask(name, image, question_type, answer, claims=None, **metadata):
-    metadata |= {'question_type': question_type, 'claims': claims or {}}
+    metadata |= {"question_type": question_type, "claims": claims or {}}
     category = CLASSES[int(image[1:]) % 3]
-    question = f'<image> {question_type}?'
-    return Instruction(name, (image,), question, answer, 'vqa', 'short', category, metadata)
+    question = f"<image> {question_type}?"
+    return Instruction(name, (image,), question, answer, "vqa", "short", category, metadata)
 
 
 def make_instructions(claims=True):
     items = []
     for i in range(IMAGES):
-        key, category = f'k{i}', CLASSES[i % 3]
-        class_claim = {'category': category} if claims else None
-        count_claim = {'count': [i - 2, i + 2]} if claims else None
-        items.append(ask(f'{i}c', key, 'class', category, class_claim))
-        items.append(ask(f'{i}n', key, 'size', f'{i // 8} of eight', count_claim))
-        items.append(ask(f'{i}w', key, 'texture', 'rough ' * (1 + 2 * (i % 3)), None))
-        items.append(ask(f'{i}d', key, 'direction', 'to the left', class_claim, directional=True))
+        key, category = f"k{i}", CLASSES[i % 3]
+        class_claim = {"category": category} if claims else None
+        count_claim = {"count": [i - 2, i + 2]} if claims else None
+        items.append(ask(f"{i}c", key, "class", category, class_claim))
+        items.append(ask(f"{i}n", key, "size", f"{i // 8} of eight", count_claim))
+        items.append(ask(f"{i}w", key, "texture", "rough " * (1 + 2 * (i % 3)), None))
+        items.append(ask(f"{i}d", key, "direction", "to the left", class_claim, directional=True))
     return items
 
 
@@ -62,8 +62,8 @@ def make_data(items=None, images=None, buckets=BUCKETS, cache_mb=1):
 
 
 def make_batches(data=None, **changes):
-    options = {'batch_size': 8, 'pair_block': 4, 'seed': 1, 'epochs': 3, 'per_image': 2}
-    options |= {'always': ('class',), 'augmentation': Augmentation(shift=2)}
+    options = {"batch_size": 8, "pair_block": 4, "seed": 1, "epochs": 3, "per_image": 2}
+    options |= {"always": ("class",), "augmentation": Augmentation(shift=2)}
     return AssistantBatches(data or make_data(), **(options | changes))
 
 
@@ -76,27 +76,27 @@ def equal(first, second):
 
 def test_shapes_and_types():
     batch = make_batches()[0]
-    length, answer = batch['tokens'].shape[1], batch['targets'].shape[1]
+    length, answer = batch["tokens"].shape[1], batch["targets"].shape[1]
     assert (length, answer) in BUCKETS
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
-        'images': ((8, 1, SIZE, SIZE, 1), 'uint8'),
-        'tokens': ((8, length), 'int32'),
-        'order': ((8, length), 'int32'),
-        'images_before': ((8, length), 'int32'),
-        'encode_at': ((8, 2), 'int32'),
-        'decoder_in': ((8, answer), 'int32'),
-        'targets': ((8, answer), 'int32'),
-        'target_weights': ((8, answer), 'float32'),
-        'wrong_with': ((8,), 'int32'),
-        'wrong_weight': ((8,), 'float32'),
-        'target_image': ((8,), 'int32'),
-        'example_id': ((8,), 'uint32'),
-        'index': ((8,), 'int32'),
-        'row_weight': ((8,), 'float32'),
+        "images": ((8, 1, SIZE, SIZE, 1), "uint8"),
+        "tokens": ((8, length), "int32"),
+        "order": ((8, length), "int32"),
+        "images_before": ((8, length), "int32"),
+        "encode_at": ((8, 2), "int32"),
+        "decoder_in": ((8, answer), "int32"),
+        "targets": ((8, answer), "int32"),
+        "target_weights": ((8, answer), "float32"),
+        "wrong_offset": ((8,), "int32"),
+        "wrong_weight": ((8,), "float32"),
+        "target_image": ((8,), "int32"),
+        "example_id": ((8,), "uint32"),
+        "index": ((8,), "int32"),
+        "row_weight": ((8,), "float32"),
     }
-    assert batch['example_id'].tolist() == list(range(8))
-    assert (batch['row_weight'] == 1).all()
+    assert batch["example_id"].tolist() == list(range(8))
+    assert (batch["row_weight"] == 1).all()
 
 
 def test_the_same_arguments_give_the_same_batches():
@@ -104,7 +104,7 @@ def test_the_same_arguments_give_the_same_batches():
     for i in reversed(range(len(first))):  # in any order, with or without the image cache
         equal(first[i], again[i])
     other = make_batches(seed=2)
-    assert any(not np.array_equal(first[i]['index'], other[i]['index']) for i in range(3))
+    assert any(not np.array_equal(first[i]["index"], other[i]["index"]) for i in range(3))
 
 
 def test_an_epoch_samples_every_image_and_differs_from_the_next():
@@ -113,16 +113,16 @@ def test_an_epoch_samples_every_image_and_differs_from_the_next():
     epochs = []
     for epoch in range(2):
         steps = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
-        index = np.concatenate([batches[i]['index'] for i in steps])
+        index = np.concatenate([batches[i]["index"] for i in steps])
         assert len(set(index.tolist())) == len(index) == IMAGES * 2
         assert (np.bincount(data.targets[index]) == 2).all()
         kinds = [data.instructions[i].question_type for i in index]
-        assert kinds.count('class') == IMAGES
+        assert kinds.count("class") == IMAGES
         epochs.append(set(index.tolist()))
     assert epochs[0] != epochs[1]
     # With all instructions, every one comes once, but for the rest that fills no batch.
     whole = make_batches(per_image=None, batch_size=20, pair_block=20)
-    index = np.concatenate([whole[i]['index'] for i in range(whole.batches_per_epoch)])
+    index = np.concatenate([whole[i]["index"] for i in range(whole.batches_per_epoch)])
     assert len(set(index.tolist())) == len(index) == 80
 
 
@@ -131,10 +131,10 @@ def test_batches_are_bucketed_by_length():
     shapes = set()
     for i in range(batches.batches_per_epoch):
         batch = batches[i]
-        shape = (batch['tokens'].shape[1], batch['targets'].shape[1])
+        shape = (batch["tokens"].shape[1], batch["targets"].shape[1])
         shapes.add(shape)
         # The smallest bucket that its longest row fits.
-        assert BUCKETS.index(shape) == data.bucket[batch['index']].max()
+        assert BUCKETS.index(shape) == data.bucket[batch["index"]].max()
     assert len(shapes) == 3
     for example, bucket in zip(data.examples, data.bucket, strict=True):
         needs = (example.length, example.answer_length)
@@ -142,7 +142,7 @@ def test_batches_are_bucketed_by_length():
         assert fits.index(True) == bucket
 
 
-@pytest.mark.parametrize('hosts', [2, 4])
+@pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_make_slices_of_the_global_batch(hosts):
     data = make_data()
     whole = make_batches(data, batch_size=16)
@@ -166,25 +166,26 @@ def test_an_epoch_goes_on_where_it_stopped():
             equal(expected, batch)
 
 
-@pytest.mark.parametrize('claims', [True, False])
+@pytest.mark.parametrize("claims", [True, False])
 def test_wrong_pairs_are_wrong(claims):
     data = make_data(make_instructions(claims))
     batches = make_batches(data, per_image=None)
     weights = []
     for i in range(len(batches)):
         batch = batches[i]
-        for row, (index, other) in enumerate(zip(batch['index'], batch['wrong_with'], strict=True)):
+        for row, index in enumerate(batch["index"]):
             block = row // 4 * 4
+            other = row - block + batch["wrong_offset"][row]
             item = data.instructions[index]
-            images = [data.targets[k] for k in batch['index'][block : block + 4]]
+            images = [data.targets[k] for k in batch["index"][block : block + 4]]
             if item.claims:
                 wrong = [not claims_hold(item.claims, data.images.facts[k]) for k in images]
             else:
                 wrong = [differs(data, item, k) for k in images]
             assert 0 <= other < 4
-            assert batch['wrong_weight'][row] == any(wrong)
+            assert batch["wrong_weight"][row] == any(wrong)
             assert wrong[other] or not any(wrong)
-            weights.append(batch['wrong_weight'][row])
+            weights.append(batch["wrong_weight"][row])
     assert 0 < np.mean(weights) < 1
 
 
@@ -204,8 +205,8 @@ def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
     shown = data.targets[rows]
     counts = np.zeros((6, 6), int)
     for seed in range(600):
-        wrong_with, weight = data.pairs.choose(rows, shown, np.random.default_rng(seed))
-        counts[range(6), wrong_with] += 1
+        offset, weight = data.pairs.choose(rows, shown, np.random.default_rng(seed))
+        counts[range(6), np.arange(6) + offset] += 1
         assert weight.tolist() == [1, 1, 1, 1, 1, 0]
     wrong = np.array([[a % 3 != b % 3 for b in (0, 1, 2, 3, 5)] for a in (0, 1, 2, 3, 5)])
     assert np.array_equal(counts[:5, :5] > 0, wrong) and not counts[:5, 5].any()
@@ -220,13 +221,13 @@ def test_directional_answers_keep_their_direction():
     for i in range(len(batches)):
         batch = batches[i]
         upright = set()
-        for row, index in enumerate(batch['index']):
-            if data.instructions[index].metadata['directional']:
+        for row, index in enumerate(batch["index"]):
+            if data.instructions[index].metadata["directional"]:
                 upright.add(row)
-                if batch['wrong_weight'][row]:  # its wrong image must not be turned right
-                    upright.add(row // 4 * 4 + int(batch['wrong_with'][row]))
-        for row, index in enumerate(batch['index']):
-            same = np.array_equal(batch['images'][row, 0], data.cache[data.targets[index]])
+                if batch["wrong_weight"][row]:  # its wrong image must not be turned right
+                    upright.add(row + int(batch["wrong_offset"][row]))
+        for row, index in enumerate(batch["index"]):
+            same = np.array_equal(batch["images"][row, 0], data.cache[data.targets[index]])
             assert same or row not in upright
             changed += not same
     assert changed > 20
@@ -234,34 +235,33 @@ def test_directional_answers_keep_their_direction():
 
 def test_several_images_end_with_the_target():
     items = make_instructions()
-    two = dataclasses.replace(items[4], images=('k5', 'k1'), question='Is <image> like <image>?')
+    two = dataclasses.replace(items[4], images=("k5", "k1"), question="Is <image> like <image>?")
     data = make_data([two, *items[5:]])
     assert data.image_rows[0].tolist() == [5, 1] and data.targets[0] == 1
     (batch,) = AssistantEvaluation(data, 96, 96, rows=[0, 1, 2])
-    row = batch['index'].tolist().index(0)
-    assert batch['target_image'].tolist()[:3] == [1 if r == row else 0 for r in range(3)]
-    assert np.array_equal(batch['images'][row], np.stack([data.cache[5], data.cache[1]]))
-    assert not batch['images'][(row + 1) % 3, 1].any()
+    row = batch["index"].tolist().index(0)
+    assert batch["target_image"].tolist()[:3] == [1 if r == row else 0 for r in range(3)]
+    assert np.array_equal(batch["images"][row], np.stack([data.cache[5], data.cache[1]]))
+    assert not batch["images"][(row + 1) % 3, 1].any()
 
 
 def test_evaluation_sees_every_instruction_once():
     data = make_data()
     batches = AssistantEvaluation(data, 20, 20)
-    index = np.concatenate([b['index'] for b in batches])
+    index = np.concatenate([b["index"] for b in batches])
     assert sorted(index.tolist()) == [-1] * 4 + list(range(96))
     for batch in batches:
-        filling = batch['index'] < 0
-        assert np.array_equal(batch['row_weight'], ~filling)
-        assert not batch['target_weights'][filling].any()
-        assert not batch['wrong_weight'][filling].any()
-        for row, i in enumerate(batch['index']):
+        filling = batch["index"] < 0
+        assert np.array_equal(batch["row_weight"], ~filling)
+        assert not batch["target_weights"][filling].any()
+        assert not batch["wrong_weight"][filling].any()
+        for row, i in enumerate(batch["index"]):
             if i >= 0:
-                assert np.array_equal(batch['images'][row, 0], data.cache[data.targets[i]])
-                assert (
-                    batch['wrong_weight'][row] == 0 or batch['index'][batch['wrong_with'][row]] >= 0
-                )
+                assert np.array_equal(batch["images"][row, 0], data.cache[data.targets[i]])
+                partner = row + batch["wrong_offset"][row]
+                assert batch["wrong_weight"][row] == 0 or batch["index"][partner] >= 0
     some = AssistantEvaluation(data, 4, 4, rows=[3, 50, 9])
-    assert sorted(np.concatenate([b['index'] for b in some]).tolist()) == [-1, 3, 9, 50]
+    assert sorted(np.concatenate([b["index"] for b in some]).tolist()) == [-1, 3, 9, 50]
 
 
 def test_exchanged_images_are_of_another_category():
@@ -271,47 +271,47 @@ def test_exchanged_images_are_of_another_category():
     assert np.array_equal(shown, data.exchanged(seed=3))
     batches = AssistantEvaluation(data, 16, 16, shown=shown)
     for batch in batches:
-        for row, i in enumerate(batch['index']):
-            assert np.array_equal(batch['images'][row, 0], data.cache[shown[i]])
+        for row, i in enumerate(batch["index"]):
+            assert np.array_equal(batch["images"][row, 0], data.cache[shown[i]])
 
 
 def test_bad_instructions_are_named():
     items = make_instructions()
     for item, message in (
-        (ask('x', 'k99', 'class', 'Tips'), "'x': image 'k99' is not in"),
-        (ask('x', 'k0', 'class', 'very long ' * 60), "'x': needs .* largest bucket"),
-        (ask('x', 'k0', 'class', 'Tips', {'category': 'Tips'}), "'x': its claims .*'k0'"),
+        (ask("x", "k99", "class", "Tips"), "'x': image 'k99' is not in"),
+        (ask("x", "k0", "class", "very long " * 60), "'x': needs .* largest bucket"),
+        (ask("x", "k0", "class", "Tips", {"category": "Tips"}), "'x': its claims .*'k0'"),
     ):
         with pytest.raises(PipelineError, match=message):
             make_data([*items, item])
-    with pytest.raises(PipelineError, match='no instructions'):
+    with pytest.raises(PipelineError, match="no instructions"):
         images = make_images()
         AssistantData([], images, ImageCache(images, SIZE, 1, 1), TOKENIZER, BUCKETS)
-    with pytest.raises(PipelineError, match='grow'):
+    with pytest.raises(PipelineError, match="grow"):
         make_data(buckets=[(64, 10), (32, 40)])
 
 
 def test_sizes_that_do_not_fit():
-    with pytest.raises(PipelineError, match='batch size 8 is not a multiple'):
+    with pytest.raises(PipelineError, match="batch size 8 is not a multiple"):
         make_batches(pair_block=3)
-    with pytest.raises(PipelineError, match=r'48 row.s. do not fill one batch of 64'):
+    with pytest.raises(PipelineError, match=r"48 row.s. do not fill one batch of 64"):
         make_batches(batch_size=64)
-    with pytest.raises(PipelineError, match='host 2 of 2'):
+    with pytest.raises(PipelineError, match="host 2 of 2"):
         make_batches(shard=Shard(2, 2))
-    with pytest.raises(PipelineError, match='no instruction'):
+    with pytest.raises(PipelineError, match="no instruction"):
         AssistantEvaluation(make_data(), 8, 8, rows=[])
     with pytest.raises(IndexError):
         make_batches()[18]
 
 
 def test_bad_image_sets():
-    with pytest.raises(DataError, match='empty'):
-        ImageSet([], [], ['a'], [])
+    with pytest.raises(DataError, match="empty"):
+        ImageSet([], [], ["a"], [])
     with pytest.raises(DataError, match="key 'k'"):
-        ImageSet(['k', 'k'], [0, 0], ['a'], [b'', b''])
-    with pytest.raises(DataError, match='labels must lie in'):
-        ImageSet(['k'], [1], ['a'], [b''])
-    cache = ImageCache(ImageSet(['k'], [0], ['a'], [b'junk'], name='mine'), 8, 1, 1)
+        ImageSet(["k", "k"], [0, 0], ["a"], [b"", b""])
+    with pytest.raises(DataError, match="labels must lie in"):
+        ImageSet(["k"], [1], ["a"], [b""])
+    cache = ImageCache(ImageSet(["k"], [0], ["a"], [b"junk"], name="mine"), 8, 1, 1)
     with pytest.raises(ImageError, match="mine: image 'k'"):
         cache[0]
 
@@ -321,20 +321,20 @@ def test_vision_batches():
     cache = ImageCache(images, SIZE, 3, 1)
     batches = VisionBatches(images, cache, 8, seed=0, epochs=2)
     assert (len(batches), batches.batches_per_epoch) == (6, 3)
-    index = np.concatenate([b['index'] for b in batches]).reshape(2, 24)
+    index = np.concatenate([b["index"] for b in batches]).reshape(2, 24)
     assert all(len(set(epoch)) == 24 for epoch in index.tolist())
     assert not np.array_equal(*index)
     for i in range(6):
         batch = batches[i]
-        assert np.array_equal(batch['labels'], images.labels[batch['index']])
-        assert np.array_equal(batch['images'], [cache[k] for k in batch['index']])
+        assert np.array_equal(batch["labels"], images.labels[batch["index"]])
+        assert np.array_equal(batch["images"], [cache[k] for k in batch["index"]])
         parts = [VisionBatches(images, cache, 8, 0, 2, shard=Shard(k, 2))[i] for k in range(2)]
         equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
     turned = VisionBatches(images, cache, 8, 0, 2, Augmentation())
     again = VisionBatches(images, cache, 8, 0, 2, Augmentation())
-    assert not np.array_equal(turned[0]['images'], batches[0]['images'])
+    assert not np.array_equal(turned[0]["images"], batches[0]["images"])
     equal(turned[4], again[4])
-    with pytest.raises(PipelineError, match='26 row'):
+    with pytest.raises(PipelineError, match="26 row"):
         VisionBatches(images, cache, 32, 0, 1)
 
 
@@ -342,13 +342,13 @@ def test_vision_evaluation():
     images = make_images(10)
     cache = ImageCache(images, SIZE, 1, 1)
     batches = list(VisionEvaluation(images, cache, 4))
-    index = np.concatenate([b['index'] for b in batches])
+    index = np.concatenate([b["index"] for b in batches])
     assert index.tolist() == [*range(10), -1, -1]
-    weight = np.concatenate([b['row_weight'] for b in batches])
+    weight = np.concatenate([b["row_weight"] for b in batches])
     assert np.array_equal(weight, index >= 0)
-    pixels = np.concatenate([b['images'] for b in batches])[:10]
+    pixels = np.concatenate([b["images"] for b in batches])[:10]
     assert np.array_equal(pixels, [cache[i] for i in range(10)])
-    assert {b['images'].shape for b in batches} == {(4, SIZE, SIZE, 1)}
+    assert {b["images"].shape for b in batches} == {(4, SIZE, SIZE, 1)}
 
 
 def test_language_batches():
@@ -357,17 +357,17 @@ def test_language_batches():
     texts = ['<s>' + item.question.replace('<image>', '') + item.answer + '</s>'
              for item in data.instructions]  # fmt: skip
     first = [batches[i] for i in range(batches.batches_per_epoch)]
-    stream = np.concatenate([b['tokens'].ravel() for b in first])
-    seen = TOKENIZER.decode(stream).split('</s>')[:-1]
-    assert set(t + '</s>' for t in seen) <= set(texts) and len(seen) > len(texts) - 10
+    stream = np.concatenate([b["tokens"].ravel() for b in first])
+    seen = TOKENIZER.decode(stream).split("</s>")[:-1]
+    assert set(t + "</s>" for t in seen) <= set(texts) and len(seen) > len(texts) - 10
     for i, batch in enumerate(first):
-        flat = np.append(batch['tokens'].ravel()[1:], batch['targets'][-1, -1])
-        assert np.array_equal(batch['targets'].ravel(), flat)
-        assert (batch['target_weights'] == 1).all()
-        assert (batch['order'] == np.arange(16)).all()
+        flat = np.append(batch["tokens"].ravel()[1:], batch["targets"][-1, -1])
+        assert np.array_equal(batch["targets"].ravel(), flat)
+        assert (batch["target_weights"] == 1).all()
+        assert (batch["order"] == np.arange(16)).all()
         parts = [LanguageBatches(data.examples, 3, 16, 4, 0, 2, Shard(k, 2))[i] for k in range(2)]
         equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
     second = batches[batches.batches_per_epoch]
-    assert not np.array_equal(second['tokens'], first[0]['tokens'])
-    with pytest.raises(PipelineError, match='text of'):
+    assert not np.array_equal(second["tokens"], first[0]["tokens"])
+    with pytest.raises(PipelineError, match="text of"):
         LanguageBatches(data.examples[:1], 3, 16, 4, 0, 2)

@@ -7,67 +7,67 @@ from slava_jax.data.records import GroundTruth, SizeDistribution
 from slava_jax.teacher.facts import about, direction, facts, length_text, supplement
 
 RECORD = GroundTruth(
-    category='Nanowires',
+    category="Nanowires",
     nm_per_pixel=2.0,
     magnification=50_123,
     kv=5.0,
     working_distance_mm=4.0,
-    detector='SE2',
-    feature='wire',
-    shape='cylindrical',
+    detector="SE2",
+    feature="wire",
+    shape="cylindrical",
     count=33,
-    size_nm=SizeDistribution('diameter', 42.0, 8.0, 20.0, 60.0),
+    size_nm=SizeDistribution("diameter", 42.0, 8.0, 20.0, 60.0),
     spacing_nm=90.0,
-    order='random',
+    order="random",
     orientation_deg=30.0,
-    alignment='partly aligned',
-    aggregation='touching',
-    texture='rough',
+    alignment="partly aligned",
+    aggregation="touching",
+    texture="rough",
     coverage=0.41,
-    composition='uniform',
-    defects={'crack': 2, 'debris': 3},
-    artefacts=('charging', 'noise'),
+    composition="uniform",
+    defects={"crack": 2, "debris": 3},
+    artefacts=("charging", "noise"),
 )
 
 
 def test_adjectives_follow_the_numbers():
     table = facts(RECORD)
-    assert table['coverage_level'] == 'moderate'
-    assert table['uniformity'] == 'varied'  # 8 / 42
-    assert table['packing'] == 'loose'  # 90 / 42
-    assert table['size_scale'] == 'nanoscale'
-    assert table['mean_size_px'] == 21.0
-    assert table['direction'] == 'rising'
-    assert table['main_defect'] == 'debris'
-    assert table['total_defects'] == 5
-    assert table['artefact_noise'] and not table['artefact_drift']
-    assert 'mean_size_nm' not in facts(dataclasses.replace(RECORD, size_nm=None))
+    assert table["coverage_level"] == "moderate"
+    assert table["uniformity"] == "varied"  # 8 / 42
+    assert table["packing"] == "loose"  # 90 / 42
+    assert table["size_scale"] == "nanoscale"
+    assert table["mean_size_px"] == 21.0
+    assert table["direction"] == "rising"
+    assert table["main_defect"] == "debris"
+    assert table["total_defects"] == 5
+    assert table["artefact_noise"] and not table["artefact_drift"]
+    assert "mean_size_nm" not in facts(dataclasses.replace(RECORD, size_nm=None))
 
 
 @pytest.mark.parametrize(
-    ('changes', 'fact', 'word'),
+    ("changes", "fact", "word"),
     [
-        ({'coverage': 0.0}, 'coverage_level', 'low'),
-        ({'coverage': 0.299}, 'coverage_level', 'low'),
-        ({'coverage': 0.3}, 'coverage_level', 'moderate'),
-        ({'coverage': 0.599}, 'coverage_level', 'moderate'),
-        ({'coverage': 0.6}, 'coverage_level', 'high'),
-        ({'coverage': 1.0}, 'coverage_level', 'high'),
-        ({'std': 14.9}, 'uniformity', 'uniform'),
-        ({'std': 15.0}, 'uniformity', 'varied'),
-        ({'std': 35.0}, 'uniformity', 'broad'),
-        ({'mean': 99.9}, 'size_scale', 'nanoscale'),
-        ({'mean': 100.0}, 'size_scale', 'submicron'),
-        ({'mean': 999.9}, 'size_scale', 'submicron'),
-        ({'mean': 1000.0}, 'size_scale', 'micron-scale'),
-        ({'spacing_nm': 149.9}, 'packing', 'dense'),
-        ({'spacing_nm': 150.0}, 'packing', 'loose'),
-        ({'spacing_nm': 300.0}, 'packing', 'sparse'),
+        ({"coverage": 0.0}, "coverage_level", "low"),
+        ({"coverage": 0.299}, "coverage_level", "low"),
+        ({"coverage": 0.3}, "coverage_level", "moderate"),
+        ({"coverage": 0.599}, "coverage_level", "moderate"),
+        ({"coverage": 0.6}, "coverage_level", "high"),
+        ({"coverage": 1.0}, "coverage_level", "high"),
+        ({"std": 14.9}, "uniformity", "uniform"),
+        ({"std": 15.0}, "uniformity", "varied"),
+        ({"std": 35.0}, "uniformity", "broad"),
+        ({"mean": 99.9}, "size_scale", "nanoscale"),
+        ({"mean": 100.0}, "size_scale", "submicron"),
+        ({"mean": 999.9}, "size_scale", "submicron"),
+        ({"mean": 1000.0}, "size_scale", "micron-scale"),
+        ({"spacing_nm": 149.9}, "packing", "dense"),
+        ({"spacing_nm": 150.0}, "packing", "loose"),
+        ({"spacing_nm": 300.0}, "packing", "sparse"),
     ],
 )
 def test_where_adjectives_change(changes, fact, word):
-    size = SizeDistribution('diameter', 100.0, 10.0, 50.0, 150.0)
-    of_size = {name: value for name, value in changes.items() if name in ('mean', 'std')}
+    size = SizeDistribution("diameter", 100.0, 10.0, 50.0, 150.0)
+    of_size = {name: value for name, value in changes.items() if name in ("mean", "std")}
     rest = {name: value for name, value in changes.items() if name not in of_size}
     truth = dataclasses.replace(RECORD, size_nm=dataclasses.replace(size, **of_size), **rest)
     assert facts(truth)[fact] == word
@@ -75,20 +75,20 @@ def test_where_adjectives_change(changes, fact, word):
 
 def test_the_supplement_gives_two_digits():
     coarse = dataclasses.replace(RECORD, nm_per_pixel=1234.0, magnification=87)
-    assert supplement(coarse) == 'Pixel size 1.2 µm, magnification 87x.'
+    assert supplement(coarse) == "Pixel size 1.2 µm, magnification 87x."
 
 
 def test_directions_are_halves_of_a_right_angle_wide():
     said = [direction(degrees) for degrees in (0, 22, 23, 67, 68, 112, 113, 157, 158, 179)]
     assert said == [
-        *('horizontal', 'horizontal', 'rising', 'rising', 'vertical', 'vertical'),
-        *('falling', 'falling', 'horizontal', 'horizontal'),
+        *("horizontal", "horizontal", "rising", "rising", "vertical", "vertical"),
+        *("falling", "falling", "horizontal", "horizontal"),
     ]
 
 
 @pytest.mark.parametrize(
-    ('nm', 'said'),
-    [(0.9, '1 nm'), (42, '40 nm'), (57, '60 nm'), (995, '1 µm'), (1260, '1.2 µm'), (3e4, '30 µm')],
+    ("nm", "said"),
+    [(0.9, "1 nm"), (42, "40 nm"), (57, "60 nm"), (995, "1 µm"), (1260, "1.2 µm"), (3e4, "30 µm")],
 )
 def test_lengths_are_said_in_round_numbers(nm, said):
     assert length_text(about(nm)) == said
@@ -96,15 +96,15 @@ def test_lengths_are_said_in_round_numbers(nm, said):
 
 
 @pytest.mark.parametrize(
-    ('field', 'value', 'named'),
+    ("field", "value", "named"),
     [
-        ('nm_per_pixel', 0.0, 'nm_per_pixel'),
-        ('magnification', -5, 'magnification'),
-        ('coverage', 1.2, 'coverage'),
-        ('coverage', float('nan'), 'coverage'),
-        ('spacing_nm', 0.0, 'spacing_nm'),
-        ('size_nm', SizeDistribution('width', 0.0, 0.0, 0.0, 0.0), 'size_nm.mean'),
-        ('size_nm', SizeDistribution('width', 1.0, -1.0, 0.0, 0.0), 'size_nm.std'),
+        ("nm_per_pixel", 0.0, "nm_per_pixel"),
+        ("magnification", -5, "magnification"),
+        ("coverage", 1.2, "coverage"),
+        ("coverage", float("nan"), "coverage"),
+        ("spacing_nm", 0.0, "spacing_nm"),
+        ("size_nm", SizeDistribution("width", 0.0, 0.0, 0.0, 0.0), "size_nm.mean"),
+        ("size_nm", SizeDistribution("width", 1.0, -1.0, 0.0, 0.0), "size_nm.std"),
     ],
 )
 def test_an_impossible_record_is_refused_by_field(field, value, named):

@@ -2,15 +2,15 @@ from slava_jax.teacher.procedural import is_true, label_instructions
 
 
 def test_label_instructions_say_the_label_and_the_values():
-    known = {'cell_type': 'monocrystalline', 'defect_probability': '0.33'}
-    asked = 'Is this solar cell defective?'
-    classed, caption = label_instructions('cell/7', 'possibly_defective', known, 1, asked)
-    assert classed.question == '<image> Is this solar cell defective?'
-    assert (classed.answer, classed.task) == ('possibly defective', 'classification')
-    assert classed.claims == {'category': 'possibly_defective'}
-    for said in ('possibly defective', 'cell type monocrystalline', 'defect probability 0.33'):
+    known = {"cell_type": "monocrystalline", "defect_probability": "0.33"}
+    asked = "Is this solar cell defective?"
+    classed, caption = label_instructions("cell/7", "possibly_defective", known, 1, asked)
+    assert classed.question == "<image> Is this solar cell defective?"
+    assert (classed.answer, classed.task) == ("possibly defective", "classification")
+    assert classed.claims == {"category": "possibly_defective"}
+    for said in ("possibly defective", "cell type monocrystalline", "defect probability 0.33"):
         assert said in caption.answer
-    assert is_true(caption, {'category': 'possibly_defective', **known})
-    assert not is_true(caption, {'category': 'possibly_defective', **known, 'cell_type': 'poly'})
-    bare = label_instructions('cell/7', 'functional', {}, 1)[1]
-    assert bare.answer.endswith('the class functional.')
+    assert is_true(caption, {"category": "possibly_defective", **known})
+    assert not is_true(caption, {"category": "possibly_defective", **known, "cell_type": "poly"})
+    bare = label_instructions("cell/7", "functional", {}, 1)[1]
+    assert bare.answer.endswith("the class functional.")

@@ -32,7 +32,7 @@ class ImageSet:
         images: Sequence[bytes] | Callable[[int], bytes],
         facts: Sequence[Mapping[str, Any]] | None = None,
         records: Sequence[dict | None] | None = None,
-        name: str = 'image set',
+        name: str = "image set",
     ):
         """Puts a set together.
 
@@ -51,16 +51,16 @@ class ImageSet:
         self.name = name
         self._images = images
         if not self.keys:
-            raise DataError(f'{name}: is empty; give it images, or more of them')
+            raise DataError(f"{name}: is empty; give it images, or more of them")
         self.index = {key: i for i, key in enumerate(self.keys)}
         if len(self.index) < len(self.keys):
             twice = next(key for i, key in enumerate(self.keys) if self.index[key] != i)
-            raise DataError(f'{name}: two images have the key {twice!r}; rename one')
+            raise DataError(f"{name}: two images have the key {twice!r}; rename one")
         for what in (self.labels, self.facts, self.records):
             if len(what) != len(self.keys):
-                raise DataError(f'{name}: {len(self.keys)} keys, but {len(what)} of another field')
+                raise DataError(f"{name}: {len(self.keys)} keys, but {len(what)} of another field")
         if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
-            raise DataError(f'{name}: labels must lie in 0..{len(self.class_names) - 1}')
+            raise DataError(f"{name}: labels must lie in 0..{len(self.class_names) - 1}")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,7 +73,7 @@ class ImageSet:
         """Class name of the i-th image."""
         return self.class_names[self.labels[i]]
 
-    def with_facts(self, facts_of: Callable[[GroundTruth], Mapping[str, Any]]) -> 'ImageSet':
+    def with_facts(self, facts_of: Callable[[GroundTruth], Mapping[str, Any]]) -> "ImageSet":
         """The same set, with the facts of every image that has a record computed from it."""
         facts = [
             known if record is None else facts_of(GroundTruth.from_json(json.dumps(record)))

@@ -22,7 +22,7 @@ def draw_all(jobs: Sequence[tuple[str, int, int]], workers: int) -> Iterator[tup
         yield from map(draw_png, jobs)
         return
     # Forking a process in which JAX has started its threads can deadlock; spawning cannot.
-    context = multiprocessing.get_context('spawn')
+    context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         yield from pool.map(draw_png, jobs, chunksize=8)
 

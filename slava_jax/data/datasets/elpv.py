@@ -12,8 +12,8 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.store import Entry, ImageBuilder
 from slava_jax.data.images import encode_png, read_image
 
-CLASS_NAMES = ('functional', 'defective')
-_CELL_TYPES = {'mono': 'monocrystalline', 'poly': 'polycrystalline'}
+CLASS_NAMES = ("functional", "defective")
+_CELL_TYPES = {"mono": "monocrystalline", "poly": "polycrystalline"}
 
 
 class Elpv(ImageBuilder):
@@ -25,19 +25,19 @@ class Elpv(ImageBuilder):
     def __init__(self, data_dir: Path | str, size: int = 256, seed: int = 0):
         """Sets the builder up; `size` is the side the 300-pixel images are stored at."""
         self._size = size
-        super().__init__(data_dir, f'size{size}-seed{seed}', CLASS_NAMES, 1, seed)
+        super().__init__(data_dir, f"size{size}-seed{seed}", CLASS_NAMES, 1, seed)
 
     def _entries(self) -> list[Entry]:
-        return read_labels(package_folder() / 'data')
+        return read_labels(package_folder() / "data")
 
     def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
         for entry in entries:
-            yield encode_png(read_image(entry.source, self._size, 1)), ''
+            yield encode_png(read_image(entry.source, self._size, 1)), ""
 
 
 def package_folder() -> Path:
     """Where pip put the images. Raises DataError where the package is missing."""
-    found = importlib.util.find_spec('elpv_dataset')
+    found = importlib.util.find_spec("elpv_dataset")
     if found is None or not found.submodule_search_locations:
         raise DataError(
             'the package elpv-dataset is not installed: run pip install "slava_jax[elpv]"'
@@ -51,9 +51,9 @@ def read_labels(folder: Path) -> list[Entry]:
     Raises:
       DataError: the file is missing or a line is not such a row.
     """
-    path = folder / 'labels.csv'
+    path = folder / "labels.csv"
     if not path.is_file():
-        raise DataError(f'{path}: is missing; reinstall the package elpv-dataset')
+        raise DataError(f"{path}: is missing; reinstall the package elpv-dataset")
     entries = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -62,13 +62,13 @@ def read_labels(folder: Path) -> list[Entry]:
         except (ValueError, KeyError) as error:
             raise DataError(
                 f'{path}:{number}: {line!r} is not "path probability mono|poly"; reinstall the '
-                'package elpv-dataset'
+                "package elpv-dataset"
             ) from error
         label = int(defect > 0.5)
         facts = {
-            'category': CLASS_NAMES[label],
-            'defect_probability': defect,
-            'cell_type': cell_type,
+            "category": CLASS_NAMES[label],
+            "defect_probability": defect,
+            "cell_type": cell_type,
         }
         entries.append(Entry(Path(file).stem, label, facts, folder / file))
     return entries

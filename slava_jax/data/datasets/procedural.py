@@ -38,13 +38,13 @@ class Procedural(ImageBuilder):
         """
         self._count, self._size = images_per_category, size
         self._workers = workers or len(os.sched_getaffinity(0))
-        variant = f'n{images_per_category}-size{size}-seed{seed}'
+        variant = f"n{images_per_category}-size{size}-seed{seed}"
         super().__init__(data_dir, variant, CATEGORIES, 1, seed)
 
     def _entries(self) -> list[Entry]:
         return [
             Entry(
-                f'{category}/{i:05d}', label, {}, (category, image_seed(self.seed, i), self._size)
+                f"{category}/{i:05d}", label, {}, (category, image_seed(self.seed, i), self._size)
             )
             for label, category in enumerate(CATEGORIES)
             for i in range(self._count)

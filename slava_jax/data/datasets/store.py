@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from slava_jax.data.datasets.base import DataError, ImageSet
 
-SPLITS = ('train', 'validation', 'test')
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
     Features: image (PNG), key, label, facts (JSON), record (JSON of a GroundTruth, '' without).
     """
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version("1.0.0")
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         """PNG and record of each entry, in order."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Image(shape=(None, None, self.channels), encoding_format='png')
+        image = tfds.features.Image(shape=(None, None, self.channels), encoding_format="png")
         features = {
-            'image': image,
-            'key': tfds.features.Text(),
-            'label': tfds.features.ClassLabel(names=self.class_names),
-            'facts': tfds.features.Text(),
-            'record': tfds.features.Text(),
+            "image": image,
+            "key": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=self.class_names),
+            "facts": tfds.features.Text(),
+            "record": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -86,7 +86,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
             self.seed,
             self.name,
         )
-        bar = tqdm(total=len(entries), desc=f'{self.name} images', unit='img', mininterval=1)
+        bar = tqdm(total=len(entries), desc=f"{self.name} images", unit="img", mininterval=1)
         return {
             split: self._generate_examples([entries[i] for i in rows], bar)
             for split, rows in parts.items()
@@ -98,11 +98,11 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
             yield (
                 entry.key,
                 {
-                    'image': io.BytesIO(png),
-                    'key': entry.key,
-                    'label': entry.label,
-                    'facts': json.dumps(entry.facts, sort_keys=True),
-                    'record': record,
+                    "image": io.BytesIO(png),
+                    "key": entry.key,
+                    "label": entry.label,
+                    "facts": json.dumps(entry.facts, sort_keys=True),
+                    "record": record,
                 },
             )
         if bar.n >= bar.total:
@@ -122,13 +122,13 @@ def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
       DataError, ImageError: the images cannot be used; names the file or class.
     """
     if not builder.data_path.exists():
-        for leftover in Path(builder.data_path).parent.glob('incomplete.*'):
+        for leftover in Path(builder.data_path).parent.glob("incomplete.*"):
             shutil.rmtree(leftover)
         tfds.disable_progress_bar()  # The builder shows its own, over all splits.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         # TFDS prints that it downloads the data, which is not so.
         with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(file_format='array_record', download_config=config)
+            builder.download_and_prepare(file_format="array_record", download_config=config)
     return {split: _open_split(builder, split) for split in SPLITS}
 
 
@@ -152,7 +152,7 @@ def split_stratified(
       DataError: no images, or a class with fewer than three.
     """
     if not keys:
-        raise DataError(f'{name}: holds no images; nothing to split')
+        raise DataError(f"{name}: holds no images; nothing to split")
     ranked: dict[int, list[int]] = {label: [] for label in range(len(class_names))}
     for i in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
         ranked[labels[i]].append(i)
@@ -160,18 +160,18 @@ def split_stratified(
     for label, rows in ranked.items():
         if len(rows) < 3:
             raise DataError(
-                f'{name}: class {class_names[label]!r} has {len(rows)} image(s), and needs 3, one '
-                'for each of training, validation and test; add images or remove the class'
+                f"{name}: class {class_names[label]!r} has {len(rows)} image(s), and needs 3, one "
+                "for each of training, validation and test; add images or remove the class"
             )
         test, validation = _share(len(rows), 0.2), _share(len(rows), 0.1)
-        parts['test'] += rows[:test]
-        parts['validation'] += rows[test : test + validation]
-        parts['train'] += rows[test + validation :]
+        parts["test"] += rows[:test]
+        parts["validation"] += rows[test : test + validation]
+        parts["train"] += rows[test + validation :]
     return {split: sorted(rows) for split, rows in parts.items()}
 
 
 def _rank(seed: int, key: str) -> bytes:
-    return hashlib.sha256(f'{seed}:{key}'.encode()).digest()
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
 
 
 def _share(count: int, fraction: float) -> int:
@@ -179,18 +179,18 @@ def _share(count: int, fraction: float) -> int:
 
 
 def _open_split(builder: ImageBuilder, split: str) -> ImageSet:
-    name = f'{builder.name} {split} split ({builder.data_path})'
-    skip = {'image': tfds.decode.SkipDecoding()}
+    name = f"{builder.name} {split} split ({builder.data_path})"
+    skip = {"image": tfds.decode.SkipDecoding()}
     if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-        raise DataError(f'{name}: is empty; delete that folder to build it anew')
+        raise DataError(f"{name}: is empty; delete that folder to build it anew")
     source = builder.as_data_source(split, decoders=skip)
     keys, labels, facts, records = [], [], [], []
     for i in range(len(source)):
         example = source[i]
-        keys.append(example['key'].decode())
-        labels.append(example['label'])
-        facts.append(json.loads(example['facts']))
-        record = example['record'].decode()
+        keys.append(example["key"].decode())
+        labels.append(example["label"])
+        facts.append(json.loads(example["facts"]))
+        record = example["record"].decode()
         records.append(json.loads(record) if record else None)
-    class_names = builder.info.features['label'].names
-    return ImageSet(keys, labels, class_names, lambda i: source[i]['image'], facts, records, name)
+    class_names = builder.info.features["label"].names
+    return ImageSet(keys, labels, class_names, lambda i: source[i]["image"], facts, records, name)

@@ -1,0 +1,152 @@
+"""A trained assistant: images and questions in, answers out."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from slava_jax.checkpoint import CheckpointError, load_tree, save_tree
+from slava_jax.data.collate import pad_prompts
+from slava_jax.data.images import read_image
+from slava_jax.data.prompts import encode_prompt
+from slava_jax.data.tokenizer import decode_text, encode_texts, load_tokenizer, special_tokens
+from slava_jax.inference import decode
+from slava_jax.models.presets import model_config
+from slava_jax.models.slava import Memory, Prompt, Slava
+
+MODEL, TOKENIZER = "assistant/model", "data/tokenizer"  # below a work directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant:
+    """A model, its weights and its tokenizer.
+
+    Attributes:
+      variables: the collections `params` and `frozen`.
+      class_names: what it was trained to tell apart.
+    """
+
+    model: Slava
+    variables: dict
+    tokenizer: PreTrainedTokenizerFast
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """The largest adapter rank, which inference uses unless asked otherwise."""
+        adapter = self.model.config.adapter
+        return adapter.r_max if adapter else 0
+
+    def remember(self, batch: dict, rank: int | None = None) -> Memory:
+        """Reads prompts: the decoder's memory of an assistant batch or one of `prompts`."""
+        return decode.encode(self.model, self.variables, as_prompt(batch), self._rank(rank))
+
+    def answers(
+        self,
+        memory: Memory,
+        max_tokens: int,
+        rank: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """One answer for each prompt remembered, at most `max_tokens` long; greedy by default."""
+        special = special_tokens(self.tokenizer)
+        tokens = decode.generate(
+            self.model, self.variables, memory, self._rank(rank), jax.random.key(seed),
+            start=special.decode, stop=special.eos, length=max_tokens,
+            temperature=temperature, top_p=top_p,
+        )  # fmt: skip
+        return [decode_text(self.tokenizer, row) for row in np.asarray(tokens)]
+
+    def candidate_scores(
+        self, memory: Memory, candidates: Sequence[str], rank: int | None = None
+    ) -> np.ndarray:
+        """float32[B, M]: sum of log p over each candidate answer and `<EOS>` (docs/paper.md)."""
+        arrays = self._candidates(tuple(candidates))
+        return np.asarray(
+            decode.answer_log_probs(self.model, self.variables, memory, self._rank(rank), *arrays)
+        )
+
+    def prompts(
+        self, images: Sequence[np.ndarray], questions: Sequence[str], supplement: str = ""
+    ) -> dict:
+        """A batch of one-image prompts.
+
+        Args:
+          images: uint8[S, S, channels] each (see `read`). questions: one for each image.
+          supplement: pixel size and magnification as text, where known.
+        """
+        rows = [encode_prompt(question, supplement, 1, self.tokenizer) for question in questions]
+        # A few lengths only, so that a few shapes are compiled.
+        length = -(-max(len(row) for row in rows) // 32) * 32
+        batch = pad_prompts(rows, special_tokens(self.tokenizer), length)
+        return {"images": np.stack(images)[:, None], **batch}
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """An image file as the vision encoder wants it. Raises ImageError, naming the file."""
+        vit = self.model.config.vit
+        return read_image(path, vit.image_size, vit.channels)
+
+    def ask(self, path: str | Path, question: str, supplement: str = "", **sampling) -> str:
+        """The answer to one question about one image file; `sampling` as in `answers`."""
+        memory = self.remember(self.prompts([self.read(path)], [question], supplement))
+        return self.answers(memory, **{"max_tokens": 96, **sampling})[0]
+
+    def _rank(self, rank: int | None):
+        return jnp.int32(self.rank if rank is None else rank)
+
+    def _candidates(self, texts: tuple[str, ...]):
+        special = special_tokens(self.tokenizer)
+        rows = encode_texts(self.tokenizer, texts)
+        width = max(len(row) for row in rows) + 1
+        shape = (len(rows), width)
+        decoder_in, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        weights = np.zeros(shape, np.float32)
+        for i, row in enumerate(rows):
+            decoder_in[i, : len(row) + 1] = [special.decode, *row]
+            targets[i, : len(row) + 1] = [*row, special.eos]
+            weights[i, : len(row) + 1] = 1
+        return decoder_in, targets, weights
+
+
+def as_prompt(batch: dict) -> Prompt:
+    """The prompts of a batch. Of a training batch the answer is behind `<Encode>`, unseen."""
+    return Prompt(
+        batch["images"],
+        batch["tokens"],
+        batch["order"],
+        batch["images_before"],
+        batch["encode_at"][:, 0],
+    )
+
+
+def load_assistant(workdir: str | Path) -> Assistant:
+    """The assistant that a run left in its work directory.
+
+    Raises:
+      CheckpointError: there is none, or it is not whole.
+    """
+    path = Path(workdir) / MODEL
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{workdir}: no trained assistant here (no {path}); train one with "
+            "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
+        )
+    variables, facts = load_tree(path)
+    config = ConfigDict(json.loads(facts["config"]))
+    tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
+    model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
+    return Assistant(model, variables, tokenizer, tuple(facts["class_names"]))
+
+
+def save_assistant(assistant: Assistant, config: ConfigDict, workdir: str | Path) -> None:
+    """Writes what `load_assistant` reads, atomically. Raises CheckpointError on a full disk."""
+    facts = {"config": config.to_json(), "class_names": list(assistant.class_names)}
+    save_tree(Path(workdir) / MODEL, assistant.variables, facts)

@@ -1,0 +1,256 @@
+"""Evaluates a trained assistant on the test split, with the controls that keep it honest.
+
+The same questions are put to the assistant with the right image, with an image of another category
+(`_shuffled`), before training (`_untrained`) and with every adapter's B at zero (`_zero_b`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from slava_jax.data.assistant_data import AssistantData, AssistantEvaluation
+from slava_jax.data.pipeline import VisionEvaluation
+from slava_jax.eval import tasks
+from slava_jax.eval.classification import confusion_matrix, predictions
+from slava_jax.eval.report import ReportExample
+from slava_jax.eval.yardstick import fit_predict
+from slava_jax.inference import decode
+from slava_jax.inference.assistant import Assistant, as_prompt
+from slava_jax.train.fit import device_fields
+from slava_jax.train.materials import Materials, Split
+from slava_jax.train.stages import assistant_data, evenly
+
+
+@dataclasses.dataclass
+class Findings:
+    """What the report shows.
+
+    Attributes:
+      metrics: flat, as in metrics.json.
+      confusion: int[classes, classes], of the assistant.
+      experts: {projection: float[layers, K]}. rank_scores: {metric: {rank: score}}.
+      examples: unseen images with question, truth and answers.
+    """
+
+    metrics: dict[str, float]
+    confusion: np.ndarray | None = None
+    experts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    rank_scores: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
+    examples: list[ReportExample] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """The test split as every control sees it: which instructions, and the wrong images."""
+
+    config: ConfigDict
+    data: AssistantData
+    answers: list[str]  # of the classes
+    class_rows: np.ndarray
+    caption_rows: np.ndarray
+    vqa_rows: np.ndarray
+    exchanged: np.ndarray
+
+    def batches(self, rows, shown=None) -> Iterator[dict]:
+        c = self.config.evaluation
+        source = AssistantEvaluation(
+            self.data, c.batch_size, c.pair_block, self.config.seed, rows, shown
+        )
+        return (source[i] for i in range(len(source)))
+
+    def labels(self, rows):
+        return self.data.images.labels[self.data.targets[rows]]
+
+
+def evaluate(
+    config: ConfigDict,
+    materials: Materials,
+    trained: Assistant,
+    untrained: Assistant,
+    progress: Callable[[str], None],
+) -> Findings:
+    """Everything that is measured of an assistant, on the test split.
+
+    Args:
+      trained, untrained: the assistant after and before its stage.
+      progress: told what is being measured.
+    """
+    test = _test(config, materials)
+    zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
+    controls = (
+        ("", trained, None),
+        ("_shuffled", trained, test.exchanged),
+        ("_zero_b", zero_b, None),
+        ("_untrained", untrained, None),
+    )
+    found = Findings({})
+    for control, assistant, shown in controls:
+        progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
+        scores = class_scores(assistant, test, shown)
+        labels = test.labels(test.class_rows)
+        names = materials.class_names
+        found.metrics.update(tasks.classification(labels, scores, names, control))
+        if not control:
+            found.confusion = confusion_matrix(labels, predictions(scores), len(names))
+        rows = np.concatenate([test.class_rows, test.caption_rows, test.vqa_rows])
+        losses = _losses(assistant, test, rows, shown)
+        found.metrics.update(tasks.language_modelling(losses, control))
+        found.metrics.update(tasks.matching(losses, control))
+        for task, chosen in (("caption", test.caption_rows), ("vqa", test.vqa_rows)):
+            if len(chosen):
+                answers = _answers(assistant, test, chosen, shown)
+                truths = [test.data.instructions[i].answer for i in chosen]
+                found.metrics.update(tasks.texts(task, truths, answers, control))
+    progress("ranks, experts and examples")
+    found.metrics.update(_generated_class(trained, test))
+    found.rank_scores = _ranks(trained, test)
+    found.experts = _experts(trained, test)
+    found.examples = _examples(trained, test)
+    return found
+
+
+def _test(config, materials) -> _Test:
+    c, data = config.evaluation, assistant_data(config, materials, materials.test)
+    tasks_of = np.asarray([item.task for item in data.instructions])
+
+    def some(task, most):
+        rows = np.flatnonzero(tasks_of == task)
+        chosen = np.random.default_rng(config.seed).permutation(rows)[:most]
+        return np.sort(chosen)
+
+    return _Test(
+        config, data, materials.class_answers, some("classification", c.classification),
+        some("caption", c.captions), some("vqa", c.answers), data.exchanged(config.seed),
+    )  # fmt: skip
+
+
+def with_zero_b(variables: dict) -> dict:
+    """The variables with the B of every adapter at zero: the frozen model as it was."""
+
+    def zero(path, leaf):
+        return jnp.zeros_like(leaf) if path[-1].key == "lora_b" else leaf
+
+    return jax.tree_util.tree_map_with_path(zero, variables)
+
+
+def class_scores(assistant: Assistant, test: _Test, shown=None, rank=None) -> np.ndarray:
+    """float32[n, classes], log p of each class name, in the order of `test.class_rows`."""
+    scores = np.zeros((len(test.data), len(test.answers)), np.float32)
+    for batch in test.batches(test.class_rows, shown):
+        got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
+        real = batch["index"] >= 0
+        scores[batch["index"][real]] = got[real]
+    return scores[test.class_rows]
+
+
+def _losses(assistant, test, rows, shown, rank=None) -> tasks.Losses:
+    parts: dict[str, list] = {}
+    index = []
+    rank = jnp.int32(assistant.rank if rank is None else rank)
+    for batch in test.batches(rows, shown):
+        got = decode.score_batch(assistant.model, assistant.variables, device_fields(batch), rank)
+        real = batch["index"] >= 0
+        got = {**got, "paired": batch["wrong_weight"] > 0}
+        for name, values in got.items():
+            parts.setdefault(name, []).append(np.asarray(values)[real])
+        index.append(batch["index"][real])
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    types = [test.data.instructions[i].question_type for i in np.concatenate(index)]
+    return tasks.Losses(types, **columns)
+
+
+def _answers(assistant, test, rows, shown=None) -> list[str]:
+    """Generated answers in the order of `rows`."""
+    answers = {}
+    for batch in test.batches(rows, shown):
+        length = batch["targets"].shape[1]
+        got = assistant.answers(assistant.remember(batch), length)
+        answers.update(zip(batch["index"].tolist(), got, strict=True))
+    return [answers[row] for row in rows.tolist()]
+
+
+def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
+    """Accuracy of the freely generated class name, beside the scored one."""
+    answers = _answers(assistant, test, test.class_rows)
+    truths = [test.data.instructions[i].answer for i in test.class_rows]
+    right = [truth == answer for truth, answer in zip(truths, answers, strict=True)]
+    yield "classification_generated.top1", float(np.mean(right))
+
+
+def _ranks(assistant, test) -> dict[str, dict[int, float]]:
+    adapter = assistant.model.config.adapter
+    ranks = sorted({adapter.r_min, *range(8, adapter.r_max, 4), adapter.r_max})
+    labels = test.labels(test.class_rows)
+    top1, nats = {}, {}
+    for rank in ranks:
+        scores = class_scores(assistant, test, rank=rank)
+        top1[rank] = float(np.mean(predictions(scores) == labels))
+        losses = _losses(assistant, test, test.vqa_rows, None, rank)
+        nats[rank] = dict(tasks.language_modelling(losses))["lm.nats_per_token"]
+    return {"Top-1 accuracy": top1, "VQA answer loss (nats/token)": nats}
+
+
+def _experts(assistant, test) -> dict[str, np.ndarray]:
+    if assistant.model.config.adapter.experts == 1:
+        return {}
+    use = [
+        decode.gate_use(
+            assistant.model, assistant.variables, as_prompt(batch), jnp.int32(assistant.rank)
+        )
+        for batch in test.batches(test.vqa_rows)
+    ]
+    mean = np.mean(use, axis=0)
+    return {f"{name} projection": mean[:, i] for i, name in enumerate("qkvo")}
+
+
+def _examples(assistant, test) -> list[ReportExample]:
+    data, count = test.data, test.config.evaluation.examples
+    pools = (test.vqa_rows, test.caption_rows, test.class_rows)
+    chosen = [pool[i] for pool in pools for i in evenly(len(pool), count // len(pools))]
+    rows = np.asarray(sorted(chosen))
+    answers = _answers(assistant, test, rows)
+    wrong = _answers(assistant, test, rows, test.exchanged)
+    out = []
+    for row, answer, other in zip(rows.tolist(), answers, wrong, strict=True):
+        item, shown = data.instructions[row], int(data.targets[row])
+        out.append(
+            ReportExample(
+                item.target, item.question.replace("<image>", "").strip(), item.answer, answer,
+                data.images.encoded(shown), item.category, other,
+                data.images.category(int(test.exchanged[row])),
+            )
+        )  # fmt: skip
+    return out
+
+
+def vision_metrics(stage, params: dict, materials: Materials) -> dict[str, float]:
+    """`classification_vit.*`: the ViT classifier alone, on the test split."""
+    split, model = materials.test, stage.objective.model
+    apply = jax.jit(lambda images: model.apply({"params": params}, images))
+    source = VisionEvaluation(split.images, split.cache, stage.config.batch_size)
+    batches = [source[i] for i in range(len(source))]
+    scores = np.concatenate([np.asarray(apply(batch["images"])) for batch in batches])
+    labels = split.images.labels
+    names = materials.class_names
+    return dict(tasks.classification(labels, scores[: len(labels)], names, "_vit"))
+
+
+def yardstick_metrics(materials: Materials) -> dict[str, float]:
+    """`classification_classical.*` and `classification_majority.*`, on the test split."""
+    train, test = materials.train, materials.test
+    labels, names = test.images.labels, materials.class_names
+    _, scores = fit_predict(_grey(train), train.images.labels, _grey(test))
+    metrics = dict(tasks.classification(labels, scores, names, "_classical"))
+    counts = np.bincount(train.images.labels, minlength=len(names)).astype(float)
+    majority = np.tile(counts, (len(labels), 1))
+    return {**metrics, **dict(tasks.classification(labels, majority, names, "_majority"))}
+
+
+def _grey(split: Split) -> np.ndarray:
+    """uint8[n, S, S], as the model sees them."""
+    pixels = (split.cache[i] for i in range(len(split.images)))
+    return np.stack([image.mean(axis=-1).astype(np.uint8) for image in pixels])

@@ -1,0 +1,105 @@
+"""What a run trains on: image sets, instructions on disk, the tokenizer."""
+
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.elpv import Elpv
+from slava_jax.data.datasets.folder import Folder
+from slava_jax.data.datasets.procedural import Procedural
+from slava_jax.data.datasets.store import image_sets
+from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
+from slava_jax.data.pipeline import ImageCache
+from slava_jax.data.records import GroundTruth
+from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from slava_jax.teacher import procedural as teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split: its images, decoded on request, and the instructions about them."""
+
+    images: ImageSet
+    cache: ImageCache
+    instructions: list[Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Materials:
+    """Everything a run reads. `class_answers` are the class names as answers say them."""
+
+    train: Split
+    validation: Split
+    test: Split
+    tokenizer: PreTrainedTokenizerFast
+    class_names: list[str]
+    class_answers: list[str]
+
+
+def prepare(config: ConfigDict, workdir: Path) -> Materials:
+    """Builds what is not there yet under `workdir/data`, and reads it.
+
+    Raises:
+      DataError, ImageError, InstructionError: images or instructions that cannot be used.
+    """
+    splits = {
+        name: _split(config, workdir, name, images)
+        for name, images in _image_sets(config, workdir / "data").items()
+    }
+    names = splits["train"].images.class_names
+    answers = [teacher.class_answer(name) for name in names]
+    tokenizer = _tokenizer(config, workdir / "data" / "tokenizer", splits["train"], answers)
+    return Materials(**splits, tokenizer=tokenizer, class_names=names, class_answers=answers)
+
+
+def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
+    data = config.data
+    if data.name == "procedural":
+        builder = Procedural(
+            directory / "procedural", data.images_per_category, data.size, data.seed
+        )
+    elif data.name == "elpv":
+        builder = Elpv(directory / "elpv", data.size, data.seed)
+    elif data.name == "folder":
+        builder = Folder(
+            data.folder, directory / "folder", data.size, config.vit.channels, data.seed
+        )
+    else:
+        raise ValueError(f"data.name must be procedural, elpv or folder, got {data.name!r}")
+    return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
+
+
+def _split(config, workdir: Path, name: str, images: ImageSet) -> Split:
+    path = workdir / "data" / "instructions" / f"{name}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, _teach(config, images))
+    size, channels = config.vit.image_size, config.vit.channels
+    cache = ImageCache(images, size, channels, config.image.cache_mb)
+    return Split(images, cache, read_jsonl(path))
+
+
+def _teach(config, images: ImageSet) -> list[Instruction]:
+    seed, items = config.data.seed, []
+    for i, (key, record) in enumerate(zip(images.keys, images.records, strict=True)):
+        if record is not None:
+            items += teacher.instructions(key, GroundTruth.from_dict(record), seed)
+        else:
+            facts = {k: v for k, v in images.facts[i].items() if isinstance(v, str)}
+            facts.pop("category")
+            question = config.data.question or None
+            items += teacher.label_instructions(key, images.category(i), facts, seed, question)
+    return items
+
+
+def _tokenizer(config, folder: Path, train: Split, answers: list[str]):
+    if not (folder / "tokenizer.json").exists():
+        texts = [text for item in train.instructions for text in (item.question, item.answer)]
+        texts += [item.metadata.get("supplement", "") for item in train.instructions]
+        texts = [text.replace("<image> ", "") for text in texts + answers]
+        tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
+        save_tokenizer(tokenizer, folder)
+    return load_tokenizer(folder)

@@ -1,0 +1,181 @@
+"""The three stages of a run: vision encoder, language model, assistant."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
+from slava_jax.data.pipeline import (
+    Augmentation,
+    LanguageBatches,
+    Shard,
+    VisionBatches,
+    VisionEvaluation,
+)
+from slava_jax.data.prompts import encode_examples
+from slava_jax.models.llama import LanguageModel, LlamaConfig
+from slava_jax.models.presets import model_config
+from slava_jax.models.slava import Slava
+from slava_jax.models.vit import VitClassifier, VitConfig
+from slava_jax.nn.adapters import AdapterCall
+from slava_jax.nn.quantized import quantize_linear_layers
+from slava_jax.train.fit import Stage, device_fields
+from slava_jax.train.materials import Materials, Split
+from slava_jax.train.objectives import Assistant, Language, Vision
+
+
+def _dtype(config):
+    return jnp.dtype(config.dtype)
+
+
+def _here() -> Shard:
+    return Shard(jax.process_index(), jax.process_count())
+
+
+def _epochs(steps: int, per_epoch: int) -> int:
+    return -(-steps // per_epoch)
+
+
+class _Steps(Sequence):
+    """As many batches of a source as the stage has steps."""
+
+    def __init__(self, make, steps: int):
+        per_epoch = make(1).batches_per_epoch
+        self._source, self._steps = make(_epochs(steps, per_epoch)), steps
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, i):
+        return self._source[i]
+
+
+def vision_stage(config: ConfigDict, materials: Materials) -> Stage:
+    """The ViT as a classifier (section 4.4)."""
+    c = config.vision
+    model = VitClassifier(VitConfig(**config.vit), len(materials.class_names), _dtype(config))
+    augmentation = Augmentation(**config.image.augmentation)
+
+    def batches(epochs):
+        split = materials.train
+        return VisionBatches(
+            split.images, split.cache, c.batch_size, config.seed, epochs, augmentation, _here()
+        )
+
+    source = _Steps(batches, c.steps)
+    validation = list(
+        VisionEvaluation(materials.validation.images, materials.validation.cache, c.batch_size)
+    )
+    init = jax.jit(model.init)
+    params = init(jax.random.key(config.seed), source[0]["images"][:1])["params"]
+    return Stage("vision", c, Vision(model, c.smoothing), params, {}, source, validation)
+
+
+def language_stage(config: ConfigDict, materials: Materials) -> Stage:
+    """A Llama from scratch on the training instructions: the default ships no weights."""
+    c, tokenizer = config.language, materials.tokenizer
+    llama = LlamaConfig(vocab_size=len(tokenizer), **config.llama)
+    model = LanguageModel(llama)
+
+    def batches(split: Split, epochs, seed):
+        examples = encode_examples(split.instructions, tokenizer)
+        return LanguageBatches(
+            examples, tokenizer.eos_token_id, c.length, c.batch_size, seed, epochs, _here()
+        )
+
+    source = _Steps(lambda epochs: batches(materials.train, epochs, config.seed), c.steps)
+    held_out = batches(materials.validation, 1, config.seed)
+    validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
+    first = source[0]
+    params = jax.jit(model.init)(
+        jax.random.key(config.seed), first["tokens"][:1], first["order"][:1]
+    )["params"]
+    return Stage("language", c, Language(model), params, {}, source, validation)
+
+
+@dataclasses.dataclass(frozen=True)
+class AssistantStart:
+    """An assistant before its stage: the model and where its weights start."""
+
+    model: Slava
+    params: dict
+    frozen: dict
+
+
+def assistant_start(config, materials, vision: dict | None, language: dict) -> AssistantStart:
+    """Puts the trained ViT and the frozen, int8 Llama into a fresh assistant.
+
+    Args:
+      vision: parameters of the vision stage; `None` starts the encoder at random.
+      language: parameters of the language stage.
+    """
+    model = Slava(model_config(config, len(materials.tokenizer)), _dtype(config))
+    data = assistant_data(config, materials, materials.validation)
+    batch = device_fields(AssistantEvaluation(data, 2, 2, rows=range(2))[0])
+    keys = dict(
+        zip(("params", "dropout"), jax.random.split(jax.random.key(config.seed)), strict=True)
+    )
+    call = AdapterCall(jnp.int32(1))
+    variables = jax.jit(model.init)(keys, batch, call)
+    params, frozen = variables["params"], variables["frozen"]
+    if vision is not None:
+        params = {**params, "vit": vision["vit"]}
+    base = language["llama"]
+    if config.quantized:
+        base = quantize_linear_layers(base)
+    return AssistantStart(model, params, {**frozen, "llama": _fill(frozen["llama"], base)})
+
+
+def _fill(template: dict, weights: dict) -> dict:
+    """`template` with every leaf that `weights` has; the A of the adapters stay as drawn."""
+    filled = {}
+    for name, value in template.items():
+        if isinstance(value, dict):
+            filled[name] = _fill(value, weights[name])
+        else:
+            filled[name] = value if name == "lora_a" else weights[name]
+    return filled
+
+
+def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:
+    """The instructions of a split, tokenised and checked."""
+    buckets = [tuple(pair) for pair in config.assistant.buckets]
+    return AssistantData(
+        split.instructions, split.images, split.cache, materials.tokenizer, buckets
+    )
+
+
+def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantStart) -> Stage:
+    """ITM + LM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5)."""
+    c = config.assistant
+    train = assistant_data(config, materials, materials.train)
+    augmentation = Augmentation(**config.image.augmentation)
+
+    def batches(epochs):
+        return AssistantBatches(
+            train, c.batch_size, c.pair_block, config.seed, epochs, c.per_image, tuple(c.always),
+            augmentation, _here(),
+        )  # fmt: skip
+
+    held_out = assistant_data(config, materials, materials.validation)
+    evaluation = AssistantEvaluation(held_out, c.batch_size, c.pair_block, config.seed)
+    chosen = evenly(len(evaluation), c.validation_batches)
+    objective = Assistant(start.model, start.model.config.adapter)
+
+    def describe(batch):
+        ids = [train.instructions[i].id for i in batch["index"].tolist()]
+        return "instructions " + ", ".join(ids)
+
+    return Stage(
+        "assistant", c, objective, start.params, start.frozen, _Steps(batches, c.steps),
+        [evaluation[i] for i in chosen], describe,
+    )  # fmt: skip
+
+
+def evenly(length: int, most: int) -> list[int]:
+    """At most `most` positions spread evenly over `length`."""
+    count = min(length, most)
+    return [i * length // count for i in range(count)]

@@ -1,0 +1,133 @@
+"""The work directory of a run: whose it is, how long it took, on what machine."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class WorkdirError(RuntimeError):
+    """The work directory cannot be used for this run; the message says why."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a whole file or leaves the old one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the directory this config's, or checks that it already is.
+
+    Raises:
+      WorkdirError: it belongs to another config (the keys that differ are listed), or cannot be
+        written to.
+    """
+    path = workdir / "config.json"
+    wanted = json.loads(config.to_json())
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WorkdirError(f"{path}: not JSON ({error}); delete {workdir} or it") from error
+        differences = _differences(held, wanted)
+        if differences:
+            raise WorkdirError(
+                f"{workdir} holds the run of another config; give another --workdir, or delete "
+                "that one. Different:\n  " + "\n  ".join(differences)
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
+    except OSError as error:
+        raise WorkdirError(f"{workdir}: cannot be written to: {error}") from error
+
+
+def _differences(held, wanted, name="") -> list[str]:
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted({*held, *wanted}):
+            here, there = held.get(key, "(not set)"), wanted.get(key, "(not set)")
+            lines += _differences(here, there, f"{name}.{key}" if name else key)
+        return lines
+    return [] if held == wanted else [f"{name}: {held} there, {wanted} now"]
+
+
+class Clock:
+    """Wall-clock seconds of each part of a run, summed over the sessions that a killed run takes.
+
+    The time of a part cut off by a kill is lost up to the kill.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times the body as part `name`."""
+        start = time.monotonic()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
+        write_atomically(self._path, json.dumps(self._seconds))
+
+    def metrics(self) -> dict[str, float]:
+        """`run.wall_seconds` and `run.seconds.<part>`."""
+        parts = {f"run.seconds.{name}": value for name, value in self._seconds.items()}
+        return {"run.wall_seconds": sum(self._seconds.values()), **parts}
+
+
+def machine_metrics(size: int = 1024, repeats: int = 10) -> dict[str, float]:
+    """Peak memory of this process, and the rate of a reference product, because machines differ.
+
+    Returns:
+      `run.peak_memory_gib`; `run.matmul_gflops`, of float32 `size x size` matrices, the fastest of
+      `repeats`.
+    """
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.dot)
+    product(matrix, matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"run.peak_memory_gib": peak, "run.matmul_gflops": 2 * size**3 / best / 1e9}
+
+
+def environment() -> dict[str, object]:
+    """Hardware and versions, without anything that identifies the machine."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
