@@ -137,8 +137,8 @@ class AssistantBatches:
     order, images_before int32[B, T]; encode_at int32[B, 2]; decoder_in, targets int32[B, U],
     target_weights float32[B, U] (collate.assistant_fields); wrong_offset int32[B], how many
     rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
-    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id uint32[B], row of
-    the global batch; index int32[B], the instruction; row_weight float32[B], 1.
+    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id
+    uint32[B], row of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
     """
 
     def __init__(
