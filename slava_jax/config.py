@@ -1,0 +1,217 @@
+"""Every setting of a run and what it means. The files in configs/ change values, never keys."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+
+from ml_collections import ConfigDict
+
+from slava_jax.models.presets import PAPER, model_config
+
+STAGES = ("vision", "language", "assistant")
+DATA_SETS = ("procedural", "elpv", "folder")
+_SMALLEST_VOCABULARY = 260  # 256 bytes and 4 special tokens
+
+
+class ConfigError(ValueError):
+    """The config cannot be used; the message names every key that is wrong, and how."""
+
+
+def default_config() -> ConfigDict:
+    """All settings. It is locked: values can be changed, no key can be misspelt.
+
+    Sizes of the model are the paper's (models/presets.py); configs/quickstart.py has small ones.
+    """
+    settings = {
+        "seed": 0,
+        "stages": STAGES,  # any of them; an earlier one left out is read from start_from
+        # Work directories whose best weights stand for the stages that are left out; the
+        # tokenizer comes with the language stage's.
+        "start_from": {"vision": "", "language": ""},
+        "dtype": "float32",  # 'bfloat16' on accelerators that have it
+        "data": {
+            "name": "procedural",  # or 'elpv', or 'folder' for images of one's own
+            "folder": "",  # a folder a class, or images and a labels.csv; for 'folder'
+            "images_per_category": 400,  # for 'procedural'
+            "size": 256,  # side the images are stored at, pixels
+            "seed": 0,  # of the drawings, the split and the wording
+            "question": "",  # the classification question; '' for the teacher's wordings
+        },
+        "image": {
+            "cache_mb": 1024,  # splits that need more are decoded again for every batch
+            "augmentation": {"flips": True, "turns": True, "shift": 16},  # shift: pixels
+        },
+        "tokenizer": {"vocab_size": 1024},
+        # What the fields mean stands at the classes: models/vit.py, llama.py, grounded.py and
+        # nn/adapters.py.
+        "vit": dataclasses.asdict(PAPER.vit),
+        "llama": _without(dataclasses.asdict(PAPER.llama), "vocab_size"),
+        "grounded": dataclasses.asdict(PAPER.grounded),
+        "adapter": dataclasses.asdict(PAPER.adapter),
+        "decoder": PAPER.decoder,  # 'transformer' or 'llama'
+        "quantized": PAPER.quantized,  # int8 kernels in the frozen Llama
+        "image_memory": PAPER.image_memory,  # the decoder looks at the image tokens too
+        "vision": _stage(weight_decay=0.05, smoothing=0.1),  # smoothing of the labels
+        "language": _stage(
+            length=96,  # tokens of a training sequence
+            validation_batches=8,
+        ),
+        "assistant": _stage(
+            pair_block=8,  # rows among which the wrong image of a pair is looked for
+            per_image=4,  # instructions drawn of each image and epoch,
+            always=("class",),  # the question types here among them every time
+            # (prompt and answer, answer) lengths in tokens; a batch has the lengths of one pair.
+            buckets=((48, 16), (64, 32), (96, 48), (128, 80)),
+            validation_batches=12,
+        ),
+        "evaluation": {
+            "batch_size": 32,
+            "pair_block": 8,
+            "classification": 800,  # test questions of each task, at most
+            "captions": 160,
+            "answers": 320,
+            "examples": 12,  # of the report
+        },
+    }
+    config = ConfigDict(settings)
+    config.lock()
+    return config
+
+
+def _without(settings: dict, name: str) -> dict:
+    return {key: value for key, value in settings.items() if key != name}
+
+
+def _stage(**own) -> dict:
+    """What every stage has, and its own settings."""
+    common = {
+        "steps": 1000,
+        "batch_size": 32,  # over all devices and microbatches
+        "microbatches": 1,  # gradient accumulation inside the step
+        "learning_rate": 1e-3,
+        "warmup": 50,  # steps
+        "schedule": "cosine",  # or 'constant', which leaves it to the plateau rule
+        "weight_decay": 0.0,
+        "grad_clip": 1.0,  # global norm
+        "eval_every": 250,  # steps between two validations, which stand for epochs
+        "patience": 5,  # flat validations until the rate is halved
+        "stop_patience": 10,  # flat validations until training stops early
+        "strategy": "pmap",  # or 'mesh'
+        "mesh_model": 1,  # devices along the model axis of the mesh
+    }
+    return {**common, **own}
+
+
+def check(config: Mapping) -> None:
+    """Checks names, types and values before anything is built.
+
+    Raises:
+      ConfigError: lists every key that is unknown, missing, or has a value that cannot be used.
+    """
+    problems = list(_key_problems(config, default_config(), ""))
+    if not problems:  # Values can be looked at once all of them are there.
+        problems = list(_value_problems(config))
+    if problems:
+        raise ConfigError("the config cannot be used:\n  " + "\n  ".join(problems))
+
+
+def _key_problems(held: Mapping, known: Mapping, path: str) -> Iterator[str]:
+    for key in held:
+        if key not in known:
+            similar = difflib.get_close_matches(key, list(known), 1)
+            hint = f"did you mean {path}{similar[0]}?" if similar else f"known: {', '.join(known)}"
+            yield f"{path}{key}: unknown ({hint})"
+    for key, example in known.items():
+        if key not in held:
+            yield f"{path}{key}: missing (derive from configs/quickstart.py, which has every key)"
+        elif isinstance(example, Mapping) and isinstance(held[key], Mapping):
+            yield from _key_problems(held[key], example, f"{path}{key}.")
+        elif not _of_type(held[key], example):
+            yield f"{path}{key}: must be {_type_name(example)}, is {held[key]!r}"
+
+
+def _of_type(value, example) -> bool:
+    if isinstance(value, Mapping) or isinstance(example, Mapping):
+        return False
+    if isinstance(example, bool) or isinstance(value, bool):
+        return isinstance(example, bool) and isinstance(value, bool)
+    if isinstance(example, float):
+        return isinstance(value, int | float)
+    if isinstance(example, tuple):
+        return isinstance(value, tuple | list)
+    return isinstance(value, type(example))
+
+
+def _type_name(example) -> str:
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+    if isinstance(example, Mapping):
+        return "a group of settings"
+    return names.get(type(example), "a tuple")
+
+
+def _value_problems(config) -> Iterator[str]:
+    stages, start = config["stages"], config["start_from"]
+    if not stages or not set(stages) <= set(STAGES):
+        yield f"stages: must be some of {', '.join(STAGES)}, is {tuple(stages)}"
+    for name in ("vision", "language"):
+        if "assistant" in stages and name not in stages and not start[name]:
+            yield (
+                f"start_from.{name}: must name a work directory with a finished {name} stage, "
+                f"because stages leaves {name!r} out"
+            )
+    if config["dtype"] not in ("float32", "bfloat16"):
+        yield f"dtype: must be float32 or bfloat16, is {config['dtype']!r}"
+    if config["seed"] < 0 or config["data"]["seed"] < 0:
+        yield "seed, data.seed: must be 0 or more"
+    yield from _data_problems(config)
+    for name in STAGES:
+        if name in stages:
+            yield from (f"{name}.{problem}" for problem in _stage_problems(config[name]))
+    for name in ("assistant", "evaluation"):
+        group = config[name]
+        if group["pair_block"] < 2 or group["batch_size"] % group["pair_block"]:
+            yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
+    if not all(_is_bucket(pair) for pair in config["assistant"]["buckets"]):
+        yield "assistant.buckets: must be pairs of whole numbers, ((48, 16), ...)"
+    try:
+        model_config(config, config["tokenizer"]["vocab_size"])
+    except (ValueError, TypeError) as error:
+        yield str(error)
+
+
+def _data_problems(config) -> Iterator[str]:
+    data, vocabulary = config["data"], config["tokenizer"]["vocab_size"]
+    if data["name"] not in DATA_SETS:
+        yield f"data.name: must be one of {', '.join(DATA_SETS)}, is {data['name']!r}"
+    if data["name"] == "folder" and not data["folder"]:
+        yield "data.folder: must name the folder of your images (--config.data.folder=DIR)"
+    if data["name"] == "procedural" and data["images_per_category"] < 3:
+        yield "data.images_per_category: must be 3 or more, one for each split"
+    if data["size"] < 1:
+        yield f"data.size: must be 1 or more, is {data['size']}"
+    if vocabulary < _SMALLEST_VOCABULARY:
+        yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
+    if config["image"]["augmentation"]["shift"] < 0:
+        yield "image.augmentation.shift: must be 0 or more"
+
+
+def _stage_problems(stage) -> Iterator[str]:
+    counts = ("steps", "batch_size", "microbatches", "eval_every", "patience", "stop_patience")
+    for name in (*counts, "mesh_model", "per_image", "length", "validation_batches"):
+        if stage.get(name, 1) < 1:
+            yield f"{name}: must be 1 or more, is {stage[name]}"
+    for name in ("learning_rate", "grad_clip"):
+        if not stage[name] > 0:
+            yield f"{name}: must be above 0, is {stage[name]}"
+    if stage["batch_size"] % max(stage["microbatches"], 1):
+        yield f"microbatches: must divide batch_size, {stage['batch_size']}"
+    if stage["schedule"] not in ("constant", "cosine"):
+        yield f"schedule: must be constant or cosine, is {stage['schedule']!r}"
+    if stage["schedule"] == "cosine" and not 0 <= stage["warmup"] < stage["steps"]:
+        yield f"warmup: must be below steps ({stage['steps']}), is {stage['warmup']}"
+    if stage["strategy"] not in ("pmap", "mesh"):
+        yield f"strategy: must be pmap or mesh, is {stage['strategy']!r}"
+
+
+def _is_bucket(pair) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2 and all(type(n) is int for n in pair)
