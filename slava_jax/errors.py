@@ -1,6 +1,7 @@
 """Errors whose message is all the user needs: command lines print it without a traceback."""
 
 from slava_jax.checkpoint import CheckpointError
+from slava_jax.config import ConfigError
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import ImageError
 from slava_jax.data.instructions import InstructionError
@@ -13,6 +14,7 @@ from slava_jax.train.workdir import WorkdirError
 
 USER_ERRORS = (
     CheckpointError,
+    ConfigError,
     DataError,
     HistoryError,
     ImageError,

@@ -1,6 +1,9 @@
 """Trains, evaluates and reports: python -m slava_jax.main --config configs/X.py --workdir DIR."""
 
+import errno
+import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -10,6 +13,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One process of several hosts: initialise jax.distributed."
 )
+# Of the disk and not of this program; what was written before stays.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 def main(_) -> None:
@@ -27,8 +32,44 @@ def main(_) -> None:
         run(_CONFIG.value, _WORKDIR.value)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        sys.exit(
+            f"error: {error}\nThe same command goes on once {_WORKDIR.value} can be written to"
+        )
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """absl's parser, with one line instead of a traceback where a key or file does not exist."""
+    try:
+        rest = app.parse_flags_with_usage(arguments)
+        _ = _CONFIG.value.is_locked  # a config file that is missing says so only here
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        sys.exit(f"error: {_where(error)}: {_text(error)}")
+    return rest
+
+
+def _text(error: Exception) -> str:
+    """What ml_collections wraps into other errors, quotes and a list of all keys."""
+    if isinstance(error, OSError):
+        return " ".join(str(error).split())
+    while isinstance(error.args[0], Exception):
+        error = error.args[0]
+    first, *rest = str(error.args[0]).splitlines()
+    text = re.sub(r'^Key "(\w+)" does not exist and cannot be added.*', r"'\1'", first)
+    hint = "".join(f" ({line})" for line in rest)
+    return f"no setting {text}{hint}" if isinstance(error, KeyError) else text + hint
+
+
+def _where(error: Exception) -> str:
+    """The line of the config file that raised, or the flags where none did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
+    own = [f for f in own if not f.filename.startswith("<frozen")]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else "--config"
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

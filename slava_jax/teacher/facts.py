@@ -91,10 +91,18 @@ def _flaw_facts(truth: GroundTruth) -> dict[str, str | int | bool]:
 
 def supplement(truth: GroundTruth) -> str:
     """Pixel size and magnification as text: the prompt's supplementary image information."""
-    return (
-        f"Pixel size {length_text(round_digits(truth.nm_per_pixel))}, "
-        f"magnification {magnification_text(truth.magnification)}x."
-    )
+    return supplement_text(truth.nm_per_pixel, truth.magnification)
+
+
+def supplement_text(nm_per_pixel: float | None, magnification: float | None) -> str:
+    """The supplement of an image of which these are known; '' where neither is."""
+    parts = []
+    if nm_per_pixel is not None:
+        parts.append(f"pixel size {length_text(round_digits(nm_per_pixel))}")
+    if magnification is not None:
+        parts.append(f"magnification {magnification_text(magnification)}x")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def level(value: float, levels: tuple[tuple[float, str], ...]) -> str:

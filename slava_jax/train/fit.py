@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from slava_jax.checkpoint import Checkpoints
+from slava_jax.checkpoint import CheckpointError, Checkpoints, load_tree
 from slava_jax.data.pipeline import iterate
 from slava_jax.train.logging import MetricLogger, Progress
 from slava_jax.train.optim import make_optimizer
@@ -34,7 +34,7 @@ class Stage:
     """What `fit` needs to train one stage.
 
     Attributes:
-      name: also its directory. config: see configs/quickstart.py.
+      name: also its directory. config: see slava_jax/config.py.
       objective: see objectives.py. params, frozen: where training starts.
       batches: training batches in order, at least config.steps of them.
       validation: batches whose mean loss decides the rate, stopping, and which state is best.
@@ -111,50 +111,93 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
       seed: of ranks and dropout; the batches have their own.
 
     Raises:
-      TrainingError: the loss is not finite. CheckpointError: see checkpoint.py.
+      TrainingError: a loss is not finite. CheckpointError: see checkpoint.py.
     """
-    config, objective = stage.config, stage.objective
-    optimizer = make_optimizer(config)
-    runner = make_runner(config, objective, optimizer)
     last, best = Checkpoints(directory / "last"), Checkpoints(directory / "best")
+    optimizer = make_optimizer(stage.config)
     state = TrainState.create(stage.params, optimizer)
-    plateau = Plateau(config.patience, config.stop_patience)
-    position, done, facts = 0, False, None
+    begin = _Begin(state, Plateau(stage.config.patience, stage.config.stop_patience))
     if last.latest() is not None:
         position, state, facts = last.restore(state)
-        plateau, done = Plateau(**facts["plateau"]), facts["done"]
-    if not done:
-        validate = Validator(objective, stage.validation)
-        batches = iterate(stage.batches)
-        if facts is not None:
-            batches.set_state(facts["batches"])
-        placed, frozen = runner.place(state, stage.frozen)
-        key = jax.random.key(seed)
-        logger = MetricLogger(directory, position)
-        watch = _Watch(stage, directory)
-        with logger, Progress(config.steps, stage.name, done=position) as progress:
-            while not done:
+        plateau = Plateau(**facts["plateau"])
+        begin = _Begin(state, plateau, position, facts["batches"], facts["done"])
+    if not begin.done:
+        _train(stage, directory, seed, optimizer, begin, last, best)
+    return best.restore(stage.params)[1]
+
+
+def best_params(stage: Stage, directory: Path) -> dict:
+    """The best parameters that another run left of this stage in its directory.
+
+    Raises:
+      CheckpointError: there are none, the stage was not finished, or its shapes are others.
+    """
+    steps = {name: _newest(directory / name) for name in ("last", "best")}
+    if None in steps.values() or not load_tree(steps["last"])[1]["done"]:
+        raise CheckpointError(
+            f"{directory}: no finished {stage.name} stage; run it first (python -m slava_jax.main "
+            f"--config configs/{stage.name}.py --workdir {directory.parent}), or let "
+            f"start_from.{stage.name} name the work directory of a run that has one"
+        )
+    try:
+        return load_tree(steps["best"], stage.params)[0]
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\nThe run in start_from.{stage.name} is of another model or other data: train "
+            f"its {stage.name} stage with the settings of this config"
+        ) from error
+
+
+def _newest(folder: Path) -> Path | None:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return max((p for p in found if p.name.isdecimal()), key=lambda p: int(p.name), default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Begin:
+    """Where training starts or goes on. `batches`: state of the iterator, `None` at the start."""
+
+    state: TrainState
+    plateau: Plateau
+    position: int = 0
+    batches: dict | None = None
+    done: bool = False
+
+
+def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, last, best) -> None:
+    config, plateau, position = stage.config, begin.plateau, begin.position
+    runner = make_runner(config, stage.objective, optimizer)
+    validate = Validator(stage.objective, stage.validation)
+    batches = iterate(stage.batches)
+    if begin.batches is not None:
+        batches.set_state(begin.batches)
+    placed, frozen = runner.place(begin.state, stage.frozen)
+    key = jax.random.key(seed)
+    logger, watch = MetricLogger(directory, position), _Watch(stage, directory)
+    with logger, Progress(config.steps, stage.name, done=position) as progress:
+        while not (position == config.steps or plateau.exhausted):
+            upto = min((position // config.eval_every + 1) * config.eval_every, config.steps)
+            while position < upto:
                 batch = next(batches)
                 placed, metrics = runner.step(placed, frozen, device_fields(batch), key)
                 position += 1
                 watch.add(position, batch, metrics)
                 progress.update(1, **watch.shown)
-                if position % config.eval_every and position < config.steps:
-                    continue
-                means = watch.means()
-                state = runner.fetch(placed)
-                values = validate(state.params, _local(runner, frozen))
-                better = plateau.update(values["loss"])
-                done = position == config.steps or plateau.exhausted
-                if better and best.latest() != position:
-                    best.save(position, state.params, {"validation": values})
-                state = state.replace(lr_scale=jnp.float32(plateau.scale))
-                if plateau.flat and plateau.flat % plateau.patience == 0:
-                    placed, _ = runner.place(state, {})
-                logger.write(position, {**means, **{f"val_{k}": v for k, v in values.items()}})
-                facts = {"plateau": dataclasses.asdict(plateau), "done": done}
-                last.save(position, state, {**facts, "batches": batches.get_state()})
-    return best.restore(stage.params)[1]
+            means, state = watch.means(), runner.fetch(placed)
+            values = validate(state.params, _local(runner, frozen))
+            watch.check_validation(position, values)
+            if plateau.update(values["loss"]) and best.latest() != position:
+                best.save(position, state.params, {"validation": values})
+            state = state.replace(lr_scale=jnp.float32(plateau.scale))
+            if plateau.flat and plateau.flat % plateau.patience == 0:
+                placed, _ = runner.place(state, {})
+            logger.write(position, {**means, **{f"val_{k}": v for k, v in values.items()}})
+            facts = {
+                "plateau": dataclasses.asdict(plateau),
+                "done": position == config.steps or plateau.exhausted,
+                "batches": batches.get_state(),
+            }
+            last.save(position, state, facts)
 
 
 def _local(runner, frozen):
@@ -187,12 +230,19 @@ class _Watch:
         position, batch, metrics = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in metrics.items()}
+        self._stop_if_bad(position, values, f", in the batch of {self._stage.describe(batch)}")
+        self._seen.append(values)
+        self.shown = {"loss": values["loss"]}
+
+    def check_validation(self, position: int, values: dict[str, float]) -> None:
+        """Stops for validation losses that are not finite: the last update was one too far."""
+        self._stop_if_bad(position, values, ", in validation")
+
+    def _stop_if_bad(self, position: int, values: dict[str, float], where: str) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
-                f"{self._stage.name}: {', '.join(bad)} not finite at step {position}, in the batch "
-                f"of {self._stage.describe(batch)}. The last good checkpoints are kept in "
-                f"{self._directory}; look at that data, or lower {self._stage.name}.learning_rate"
+                f"{self._stage.name}: {', '.join(bad)} not finite at step {position}{where}. The "
+                f"last good checkpoints are kept in {self._directory}; look at that data, or lower "
+                f"{self._stage.name}.learning_rate"
             )
-        self._seen.append(values)
-        self.shown = {"loss": values["loss"]}

@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from slava_jax.config import check
 from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
+from slava_jax.eval.text_metrics import caption_scores
 from slava_jax.inference.assistant import MODEL, Assistant, save_assistant
 from slava_jax.train import stages
 from slava_jax.train.evaluation import Findings, evaluate, vision_metrics, yardstick_metrics
-from slava_jax.train.fit import fit
+from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
 from slava_jax.train.materials import Materials, prepare
 from slava_jax.train.workdir import Clock, claim, environment, machine_metrics, write_atomically
@@ -25,23 +27,25 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     `workdir` gets config.json, data/, one directory a stage, metrics.json and report.html.
 
     Raises:
-      WorkdirError: the directory belongs to another config. And what data, checkpoints and
-        training raise, each saying what to do.
+      ConfigError, WordNetError: before anything is written. WorkdirError: the directory belongs
+        to another config. And what data, checkpoints and training raise, each saying what to do.
     """
+    check(config)
+    if "assistant" in config.stages:
+        caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
     claim(workdir, config)
     clock = Clock(workdir / "clock.json")
     with clock.part("data"):
         materials = prepare(config, workdir)
-    vision = language = None
-    if "vision" in config.stages:
+    vision_stage = vision = language = None
+    if {"vision", "assistant"} & set(config.stages):
         with clock.part("vision"):
             vision_stage = stages.vision_stage(config, materials)
-            vision = fit(vision_stage, workdir / "vision", config.seed)
-    if "language" in config.stages:
+            vision = _trained(config, vision_stage, workdir)
+    if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
-            stage = stages.language_stage(config, materials)
-            language = fit(stage, workdir / "language", config.seed)
+            language = _trained(config, stages.language_stage(config, materials), workdir)
     if "assistant" not in config.stages:
         metrics = vision_metrics(vision_stage, vision, materials) if vision is not None else {}
         return _finish(config, workdir, clock, materials, Findings(metrics))
@@ -55,10 +59,16 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         save_assistant(trained, config, workdir)
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
-        if vision is not None:
-            found.metrics.update(vision_metrics(vision_stage, vision, materials))
+        found.metrics.update(vision_metrics(vision_stage, vision, materials))
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
+
+
+def _trained(config, stage: Stage, workdir: Path) -> dict:
+    """The best parameters of a stage: trained here, or where `start_from` says."""
+    if stage.name in config.stages:
+        return fit(stage, workdir / stage.name, config.seed)
+    return best_params(stage, Path(config.start_from[stage.name]) / stage.name)
 
 
 def _assistant(start: stages.AssistantStart, params: dict, materials: Materials) -> Assistant:

@@ -1,12 +1,14 @@
 """What a run trains on: image sets, instructions on disk, the tokenizer."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.datasets.elpv import Elpv
 from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
@@ -96,10 +98,29 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
 
 
 def _tokenizer(config, folder: Path, train: Split, answers: list[str]):
-    if not (folder / "tokenizer.json").exists():
-        texts = [text for item in train.instructions for text in (item.question, item.answer)]
-        texts += [item.metadata.get("supplement", "") for item in train.instructions]
-        texts = [text.replace("<image> ", "") for text in texts + answers]
-        tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
-        save_tokenizer(tokenizer, folder)
+    """Trained once a run; the Llama of another run comes with the tokenizer it was trained on."""
+    if not folder.exists():
+        start = config.start_from.language if "language" not in config.stages else ""
+        if start:
+            tokenizer = _tokenizer_of(Path(start))
+        else:
+            texts = [text for item in train.instructions for text in (item.question, item.answer)]
+            texts += [item.metadata.get("supplement", "") for item in train.instructions]
+            texts = [text.replace("<image> ", "") for text in texts + answers]
+            tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
+        # One rename, so that a kill leaves no folder with half of the files.
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_tokenizer(tokenizer, unfinished)
+        os.rename(unfinished, folder)
     return load_tokenizer(folder)
+
+
+def _tokenizer_of(workdir: Path):
+    try:
+        return load_tokenizer(workdir / "data" / "tokenizer")
+    except OSError as error:
+        raise DataError(
+            f"{error}: start_from.language must name a work directory with a finished language "
+            f"stage; run python -m slava_jax.main --config configs/language.py --workdir {workdir}"
+        ) from error

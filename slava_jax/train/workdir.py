@@ -22,11 +22,13 @@ class WorkdirError(RuntimeError):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or leaves the old one."""
+    """Writes a whole file or leaves the old one. Raises WorkdirError where it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,9 +56,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
     except OSError as error:
-        raise WorkdirError(f"{workdir}: cannot be written to: {error}") from error
+        raise WorkdirError(f"{workdir}: cannot be made: {error}") from error
+    write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
 
 
 def _differences(held, wanted, name="") -> list[str]:

@@ -1,0 +1,91 @@
+"""Asks an assistant: python -m slava_jax.ask --checkpoint runs/quickstart IMAGE "question"."""
+
+import argparse
+import sys
+
+from slava_jax.teacher.facts import supplement_text
+from slava_jax.teacher.procedural import DETAIL_REQUEST
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: the answer on stdout, and nothing else."""
+    asked = _parser().parse_args(arguments)
+    # Only now, so that --help and wrong options answer at once.
+    from absl import logging
+
+    from slava_jax.errors import USER_ERRORS
+    from slava_jax.inference.assistant import load_assistant
+
+    logging.set_verbosity(logging.ERROR)
+    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
+    supplement = supplement_text(asked.pixel_size, asked.magnification)
+    try:
+        assistant = load_assistant(asked.checkpoint)
+        rank = _rank(asked.rank, assistant.model.config.adapter)
+        answer = assistant.ask(
+            asked.image, question, supplement, max_tokens=asked.max_tokens, rank=rank,
+            temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
+        )  # fmt: skip
+    except (*USER_ERRORS, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(answer)
+
+
+def _rank(rank: int | None, adapter) -> int | None:
+    if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
+        sys.exit(f"error: --rank: was trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
+    return rank
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m slava_jax.ask", description=__doc__.split(":")[0])
+    parser.add_argument("image", help="an image file, of any size and depth")
+    parser.add_argument("question", type=_text, help="e.g. 'What does this image show?'")
+    parser.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
+    parser.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
+    parser.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
+    parser.add_argument("--detailed", action="store_true", help="asks for a longer answer")
+    parser.add_argument(
+        "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
+    )
+    parser.add_argument("--top_p", type=_share, default=1.0, help="of the probability to draw from")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    parser.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
+    return parser
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text.strip()
+
+
+def _number(text: str, holds, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"must be {what}, is {text!r}")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, lambda x: 0 < x < float("inf"), "a number above 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda x: 0 <= x < float("inf"), "0 or more")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda x: 0 < x <= 1, "above 0 and at most 1")
+
+
+def _count(text: str) -> int:
+    return int(_number(text, lambda x: x >= 1 and x == int(x), "a whole number above 0"))
+
+
+if __name__ == "__main__":
+    main()
