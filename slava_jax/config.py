@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from slava_jax.data.micrographs import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
 
 STAGES = ("vision", "language", "assistant")
@@ -187,8 +188,9 @@ def _data_problems(config) -> Iterator[str]:
         yield "data.folder: must name the folder of your images (--config.data.folder=DIR)"
     if data["name"] == "procedural" and data["images_per_category"] < 3:
         yield "data.images_per_category: must be 3 or more, one for each split"
-    if data["size"] < 1:
-        yield f"data.size: must be 1 or more, is {data['size']}"
+    smallest = SMALLEST if data["name"] == "procedural" else 1
+    if data["size"] < smallest:
+        yield f"data.size: must be {smallest} or more, is {data['size']}"
     if vocabulary < _SMALLEST_VOCABULARY:
         yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
     if config["image"]["augmentation"]["shift"] < 0:
