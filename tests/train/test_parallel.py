@@ -5,16 +5,11 @@ import functools
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_model import random_batch, tiny, tiny_model
 
-from slava_jax.models.grounded import GroundedConfig
-from slava_jax.models.llama import LlamaConfig
-from slava_jax.models.slava import Slava, SlavaConfig
-from slava_jax.models.vit import VitConfig
-from slava_jax.nn.adapters import AdapterCall, AdapterConfig
-from slava_jax.nn.attention import HIDDEN
+from slava_jax.models.slava import Slava
 from slava_jax.train import objectives
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh, Pmap
@@ -23,61 +18,13 @@ from slava_jax.train.step import TrainState, train_step
 OPTIMIZER = SimpleNamespace(
     learning_rate=1e-3, warmup=2, schedule="constant", steps=10, weight_decay=0.01, grad_clip=1.0
 )
-MICROBATCHES, ROWS, VOCABULARY = 2, 16, 60
-
-
-def random_batch(seed, rows=ROWS):
-    """A batch with everything in it: lengths that differ, pairs of weight 0, unequal halves."""
-    rng = np.random.default_rng(seed)
-    T, U = 14, 8
-    lengths = rng.integers(9, T + 1, rows)
-    position = np.arange(T)
-    first = rng.integers(3, 6, rows)
-    answer = rng.integers(2, U + 1, rows)
-    offset = np.where(np.arange(rows) % 2 == 0, 1, -1)
-    return {
-        "images": rng.integers(0, 256, (rows, 1, 32, 32, 1), dtype=np.uint8),
-        "tokens": rng.integers(0, VOCABULARY + 4, (rows, T), dtype=np.int32),
-        "order": np.where(position < lengths[:, None], position, HIDDEN).astype(np.int32),
-        "images_before": np.ones((rows, T), np.int32),
-        "encode_at": np.stack([first, lengths - 1], axis=1).astype(np.int32),
-        "decoder_in": rng.integers(0, VOCABULARY + 4, (rows, U), dtype=np.int32),
-        "targets": rng.integers(0, VOCABULARY + 4, (rows, U), dtype=np.int32),
-        "target_weights": (np.arange(U) < answer[:, None]).astype(np.float32),
-        "wrong_offset": offset.astype(np.int32),
-        "wrong_weight": (rng.random(rows) < 0.7).astype(np.float32),
-        "target_image": np.zeros(rows, np.int32),
-        "example_id": np.arange(rows, dtype=np.uint32),
-    }
-
-
-def tiny(decoder="transformer", **adapter):
-    """The smallest assistant that has every part."""
-    return SlavaConfig(
-        VitConfig(32, 1, 16, 16, 1, 2, 8, 32),
-        LlamaConfig(VOCABULARY, 32, 2, 4, 2, 8, 48),
-        GroundedConfig(32, 1, 1, 2, 16, 64),
-        AdapterConfig(r_min=2, r_max=6, dropout=0.2, **adapter),
-        decoder,
-    )
+MICROBATCHES = 2
 
 
 @functools.cache
 def setup(decoder="transformer"):
     """(objective, optimizer, state, frozen) with random weights, Bs away from zero."""
-    model = Slava(tiny(decoder))
-    batch = jax.tree.map(lambda a: a[:2], random_batch(0))
-    call = AdapterCall(jnp.int32(4), jnp.arange(2, dtype=jnp.uint32))
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.jit(model.init)(keys, batch, call)
-    keys = iter(jax.random.split(jax.random.key(2), 200))
-
-    def fill(a):
-        if a.dtype == jnp.int8:
-            return jax.random.randint(next(keys), a.shape, -127, 128, jnp.int8)
-        return a + 0.02 * jax.random.normal(next(keys), a.shape)
-
-    variables = jax.tree.map(fill, variables)
+    model, variables = tiny_model(decoder)
     objective = objectives.Assistant(model, model.config.adapter)
     optimizer = make_optimizer(OPTIMIZER)
     return (
@@ -88,10 +35,17 @@ def setup(decoder="transformer"):
     )
 
 
+@functools.cache
+def one_device_step(decoder):
+    """Compiled once for all tests."""
+    objective, optimizer, *_ = setup(decoder)
+    return jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
+
+
 def one_device(batches, key, decoder="transformer"):
     """Parameters and last metrics after plain jit steps on one device."""
-    objective, optimizer, state, frozen = setup(decoder)
-    step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
+    _, _, state, frozen = setup(decoder)
+    step = one_device_step(decoder)
     for batch in batches:
         split = {k: a.reshape(MICROBATCHES, -1, *a.shape[1:]) for k, a in batch.items()}
         state, metrics = step(state, frozen, split, key)
@@ -128,7 +82,7 @@ def test_four_devices_equal_one(strategy):
 
 def test_dropout_and_rank_depend_on_the_key():
     """The equality above would also hold if neither were in use."""
-    batches = [random_batch(0)]
+    batches = [random_batch(0), random_batch(1)]  # the warmup's first step moves nothing
     a, _ = one_device(batches, jax.random.key(7))
     b, _ = one_device(batches, jax.random.key(8))
     assert largest_difference(a.params, b.params) > 1e-5
