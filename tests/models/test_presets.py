@@ -1,0 +1,96 @@
+"""The paper's model by shape alone: what it holds, what of it is trained. Nothing is allocated."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from slava_jax.models.presets import PAPER, model_config
+from slava_jax.models.slava import Slava
+from slava_jax.nn.adapters import AdapterCall
+
+LLAMA_2_7B = 6_738_415_616  # parameters, with embedding and head (the model card of Llama-2-7b)
+
+
+@functools.cache
+def shapes(decoder="llama"):
+    """Variables of the preset for one example; `llama` has the head that the other never calls."""
+    tokens = jax.ShapeDtypeStruct((1, 32), jnp.int32)
+    answer, one = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    batch = {
+        "images": jax.ShapeDtypeStruct((1, 1, 224, 224, 3), jnp.uint8),
+        **{name: tokens for name in ("tokens", "order", "images_before")},
+        "encode_at": jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        "decoder_in": answer,
+        "wrong_offset": one,
+        "target_image": one,
+    }
+    model = Slava(dataclasses.replace(PAPER, decoder=decoder), jnp.bfloat16)
+    call = AdapterCall(jax.ShapeDtypeStruct((), jnp.int32))
+    out, variables = jax.eval_shape(
+        lambda *args: model.init_with_output(jax.random.key(0), *args), batch, call
+    )
+    assert out["logits"].shape == (1, 8, 32_004) and out["match"].shape == (1,)
+    return variables
+
+
+def base_sizes(tree):
+    """(parameters, bytes of int8) of a frozen Llama, without scales of int8 kernels and A."""
+    count = stored = 0
+    for name, leaf in tree.items():
+        if isinstance(leaf, dict):
+            inner = base_sizes(leaf)
+            count, stored = count + inner[0], stored + inner[1]
+        elif name != "lora_a" and not (name == "scale" and "kernel" in tree):
+            count += leaf.size
+            stored += leaf.size if leaf.dtype == jnp.int8 else 0
+    return count, stored
+
+
+def size(tree, name=None):
+    """Entries of all leaves, or of those of a name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return sum(leaf.size for path, leaf in leaves if name in (None, path[-1].key))
+
+
+def test_the_text_encoder_is_llama_2_7b():
+    """To the parameter; all of it but embedding and norms is int8."""
+    count, stored = base_sizes(shapes()["frozen"]["llama"])
+    assert count == LLAMA_2_7B
+    assert stored == LLAMA_2_7B - 32_000 * 4096 - 65 * 4096
+    leaves = jax.tree.leaves(shapes()["frozen"]["llama"])
+    gib = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**30
+    assert 6.0 < gib < 7.0  # beside 25 in float32
+
+
+def test_the_adapters_share_is_half_a_percent():
+    """4 experts of 16 rows for q, k, v, o of 32 blocks, and a 16 x 4 router each."""
+    params = shapes()["params"]["llama"]
+    assert size(params, "lora_b") == 32 * 4 * 4 * 16 * 4096
+    assert size(params, "router") == 32 * 4 * 16 * 4
+    share = (size(params, "lora_b") + size(params, "router")) / LLAMA_2_7B
+    assert 0.0049 < share < 0.0051
+
+
+def test_the_vision_encoder_is_the_papers():
+    """224 / 32, width 64, 4 heads of 32, `<cls>`."""
+    vit = shapes()["params"]["vit"]
+    assert vit["positions"].shape == (49 + 1, 64)
+    assert vit["patch_embedding"]["kernel"].shape == (32 * 32 * 3, 64)
+    assert vit["blocks"]["attention"]["q"]["kernel"].shape == (6, 64, 4 * 32)
+
+
+def test_the_transformer_decoder_leaves_llamas_head_out():
+    """It never predicts with it: 131 million parameters less to hold."""
+    count, _ = base_sizes(shapes("transformer")["frozen"]["llama"])
+    assert count == LLAMA_2_7B - 32_000 * 4096
+    assert size(shapes("transformer")["params"]["decoder"]) > 0
+
+
+def test_a_runs_config_gives_the_model_it_describes():
+    """The preset, written as a config, comes back; the vocabulary is the tokenizer's."""
+    config = dataclasses.asdict(PAPER)
+    del config["llama"]["vocab_size"]
+    assert model_config(config, 32_000) == PAPER
+    assert model_config(config, 1000).vocab_size == 1004
