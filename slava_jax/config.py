@@ -103,13 +103,15 @@ def _stage(**own) -> dict:
     return {**common, **own}
 
 
-def check(config: Mapping) -> None:
+def check(config: ConfigDict | Mapping) -> None:
     """Checks names, types and values before anything is built.
 
     Raises:
       ConfigError: lists every key that is unknown, missing, or has a value that cannot be used.
     """
-    problems = list(_key_problems(config, default_config(), ""))
+    # A ConfigDict is not a Mapping.
+    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    problems = list(_key_problems(config, default_config().to_dict(), ""))
     if not problems:  # Values can be looked at once all of them are there.
         problems = list(_value_problems(config))
     if problems:

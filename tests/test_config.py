@@ -1,0 +1,168 @@
+"""A config that cannot be used is refused before anything is built, and the message says why."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from slava_jax.config import ConfigError, check, default_config
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+
+
+def quickstart() -> ConfigDict:
+    return get("quickstart")
+
+
+def get(name: str) -> ConfigDict:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    if name == "folder":
+        config.data.folder = "somewhere"  # the user says where
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_can_be_used(name):
+    config = get(name)
+    check(config)
+    check(ConfigDict(config.to_dict()))  # a user's own, written from scratch
+    check(json.loads(config.to_json()))  # as a work directory keeps it
+    assert config.is_locked
+
+
+def test_every_key_has_a_value_in_the_default():
+    check(default_config())
+
+
+def refusal(config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    return str(caught.value)
+
+
+def test_unknown_and_missing_keys_are_all_listed():
+    config = ConfigDict(quickstart().to_dict())
+    config.visoin = 1
+    config.assistant.stpes = 3
+    config.assistant.foo_bar_baz = 3
+    del config.language.warmup
+    del config.llama
+    text = refusal(config)
+    assert "visoin: unknown (did you mean vision?)" in text
+    assert "assistant.stpes: unknown (did you mean assistant.steps?)" in text
+    assert "assistant.foo_bar_baz: unknown (known: always, batch_size" in text
+    assert "language.warmup: missing" in text
+    assert "llama: missing" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vision.steps", 2.5, "vision.steps: must be a whole number, is 2.5"),
+        ("vision.steps", True, "vision.steps: must be a whole number, is True"),
+        ("vision.learning_rate", "1e-3", "vision.learning_rate: must be a number, is '1e-3'"),
+        ("image.augmentation.flips", 1, "image.augmentation.flips: must be True or False, is 1"),
+        ("assistant.always", "class", "assistant.always: must be a tuple, is 'class'"),
+        ("data", 3, "data: must be a group of settings, is 3"),
+        ("seed", {"a": 1}, "seed: must be a whole number"),
+        ("stages", ("vision", "langauge"), "stages: must be some of vision, language, assistant"),
+        ("stages", (), "stages: must be some of"),
+        ("dtype", "float8", "dtype: must be float32 or bfloat16, is 'float8'"),
+        ("seed", -1, "seed, data.seed: must be 0 or more"),
+        ("data.name", "sem", "data.name: must be one of procedural, elpv, folder, is 'sem'"),
+        ("data.name", "folder", "data.folder: must name the folder of your images"),
+        ("data.images_per_category", 2, "data.images_per_category: must be 3 or more"),
+        ("data.size", 48, "data.size: must be 64 or more, is 48"),
+        ("tokenizer.vocab_size", 100, "tokenizer.vocab_size: must be 260 or more, is 100"),
+        ("image.augmentation.shift", -1, "image.augmentation.shift: must be 0 or more"),
+        ("assistant.microbatches", 3, "assistant.microbatches: must divide batch_size, 32"),
+        ("assistant.microbatches", 0, "assistant.microbatches: must be 1 or more, is 0"),
+        ("assistant.pair_block", 5, "assistant.pair_block: must be 2 or more and divide"),
+        ("evaluation.pair_block", 1, "evaluation.pair_block: must be 2 or more and divide"),
+        ("assistant.buckets", (48, 16), "assistant.buckets: must be pairs of whole numbers"),
+        ("vision.schedule", "linear", "vision.schedule: must be constant or cosine, is 'linear'"),
+        ("vision.warmup", 1500, "vision.warmup: must be below steps"),
+        ("language.strategy", "jit", "language.strategy: must be pmap or mesh, is 'jit'"),
+        ("language.eval_every", 0, "language.eval_every: must be 1 or more, is 0"),
+        ("language.learning_rate", 0.0, "language.learning_rate: must be above 0, is 0.0"),
+        ("decoder", "foo", "decoder must be 'transformer' or 'llama', got 'foo'"),
+        ("vit.patch", 100, "vit.image_size must be a multiple of vit.patch"),
+        ("llama.kv_heads", 3, "llama.kv_heads must divide llama.heads"),
+        ("adapter.r_min", 17, "adapter ranks need 1 <= r_min <= r_max"),
+        ("adapter.router", "none", "adapter.router must be 'projected' or 'hidden'"),
+    ],
+)
+def test_each_wrong_value_is_named(key, value, message):
+    settings = quickstart().to_dict()
+    group = settings
+    *path, last = key.split(".")
+    for name in path:
+        group = group[name]
+    if key == "vision.warmup":
+        value = settings["vision"]["steps"]
+    group[last] = value
+    assert message in refusal(settings)
+
+
+def test_an_assistant_alone_needs_the_stages_before_it():
+    config = quickstart()
+    config.stages = ("assistant",)
+    text = refusal(config)
+    assert "start_from.vision: must name a work directory with a finished vision stage" in text
+    assert "start_from.language: must name" in text
+    config.start_from.update(vision="a", language="b")
+    check(config)
+
+
+def test_a_stage_that_does_not_run_is_not_checked():
+    config = quickstart()
+    config.stages = ("vision",)
+    config.assistant.warmup = 10**6
+    check(config)
+
+
+def test_a_misspelt_key_in_a_config_file_is_an_error_where_it_stands():
+    config = quickstart()
+    with pytest.raises(AttributeError, match="visoin"):
+        config.visoin.steps = 3
+    with pytest.raises(KeyError, match="stpes"):
+        config.vision.update(stpes=3)
+
+
+CONFIG_FILE = """
+from configs.quickstart import get_config as quickstart
+
+def get_config():
+    config = quickstart()
+    config.vision.stpes = 3
+    return config
+"""
+
+
+@pytest.mark.parametrize("case", ["flag", "file", "no file", "value"])
+def test_the_command_line_says_it_in_one_line(tmp_path, case):
+    (tmp_path / "mine.py").write_text(CONFIG_FILE)
+    arguments, message = {
+        "flag": (
+            ["--config=configs/quickstart.py", "--config.visoin.steps=3"],
+            'error: --config: no setting \'visoin\' (Did you mean "vision" instead of "visoin"?)',
+        ),
+        "file": (
+            [f"--config={tmp_path / 'mine.py'}"],
+            f"error: {tmp_path / 'mine.py'}:6: no setting 'stpes' (Did you mean \"steps\"",
+        ),
+        "no file": (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing"),
+        "value": (["--config=configs/quickstart.py", "--config.decoder=foo"], "got 'foo'"),
+    }[case]
+    command = [sys.executable, "-m", "slava_jax.main", *arguments, f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
