@@ -19,7 +19,8 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
       vocab_size: of its tokenizer, without the special tokens of the assistant.
     """
     return SlavaConfig(
-        VitConfig(**config["vit"]),
+        # JSON, in which a checkpoint keeps its config, has lists only; a model must be hashable.
+        VitConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["vit"].items()}),
         LlamaConfig(vocab_size=vocab_size, **config["llama"]),
         GroundedConfig(**config["grounded"]),
         AdapterConfig(**config["adapter"]),
