@@ -150,6 +150,11 @@ def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[
     return jax.tree.unflatten(jax.tree.structure(template), leaves.values()), metadata["facts"]
 
 
+def load_facts(path: str | os.PathLike) -> dict[str, Any]:
+    """The facts of a folder alone, without its arrays. Raises CheckpointError as `load_tree`."""
+    return _read_metadata(Path(path).absolute())["facts"]
+
+
 def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
     leaves = _flatten(tree, path)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, load_tree, save_tree
+from slava_jax.checkpoint import CheckpointError, load_facts, load_tree, save_tree
 from slava_jax.data.collate import pad_prompts
 from slava_jax.data.images import read_image
 from slava_jax.data.prompts import encode_prompt
@@ -19,6 +19,7 @@ from slava_jax.data.tokenizer import decode_text, encode_texts, load_tokenizer, 
 from slava_jax.inference import decode
 from slava_jax.models.presets import model_config
 from slava_jax.models.slava import Memory, Prompt, Slava
+from slava_jax.nn.adapters import AdapterCall
 
 MODEL, TOKENIZER = "assistant/model", "data/tokenizer"  # below a work directory
 
@@ -131,7 +132,8 @@ def load_assistant(workdir: str | Path) -> Assistant:
     """The assistant that a run left in its work directory.
 
     Raises:
-      CheckpointError: there is none, or it is not whole.
+      CheckpointError: there is none, it is not whole, or its arrays are not of its config.
+      FileNotFoundError: its tokenizer is gone.
     """
     path = Path(workdir) / MODEL
     if not path.is_dir():
@@ -139,11 +141,24 @@ def load_assistant(workdir: str | Path) -> Assistant:
             f"{workdir}: no trained assistant here (no {path}); train one with "
             "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
         )
-    variables, facts = load_tree(path)
+    facts = load_facts(path)
     config = ConfigDict(json.loads(facts["config"]))
     tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
     model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
+    variables, _ = load_tree(path, _variable_shapes(model))
     return Assistant(model, variables, tokenizer, tuple(facts["class_names"]))
+
+
+def _variable_shapes(model: Slava) -> dict:
+    """The collections of a model as `jax.ShapeDtypeStruct`s."""
+    vit = model.config.vit
+    side, numbers = vit.image_size, jnp.zeros((1, 2), jnp.int32)
+    batch = {
+        "images": jnp.zeros((1, 1, side, side, vit.channels), jnp.uint8),
+        **dict.fromkeys(("tokens", "order", "images_before", "encode_at", "decoder_in"), numbers),
+        **dict.fromkeys(("target_image", "wrong_offset"), jnp.zeros(1, jnp.int32)),
+    }
+    return jax.eval_shape(model.init, jax.random.key(0), batch, AdapterCall(jnp.int32(1)))
 
 
 def save_assistant(assistant: Assistant, config: ConfigDict, workdir: str | Path) -> None:

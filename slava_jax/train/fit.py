@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from slava_jax.checkpoint import CheckpointError, Checkpoints, load_tree
+from slava_jax.checkpoint import CheckpointError, Checkpoints, load_facts, load_tree
 from slava_jax.data.pipeline import iterate
 from slava_jax.train.logging import MetricLogger, Progress
 from slava_jax.train.optim import make_optimizer
@@ -133,7 +133,7 @@ def best_params(stage: Stage, directory: Path) -> dict:
       CheckpointError: there are none, the stage was not finished, or its shapes are others.
     """
     steps = {name: _newest(directory / name) for name in ("last", "best")}
-    if None in steps.values() or not load_tree(steps["last"])[1]["done"]:
+    if None in steps.values() or not load_facts(steps["last"])["done"]:
         raise CheckpointError(
             f"{directory}: no finished {stage.name} stage; run it first (python -m slava_jax.main "
             f"--config configs/{stage.name}.py --workdir {directory.parent}), or let "

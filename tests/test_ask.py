@@ -1,0 +1,175 @@
+"""`ask` on the terminal, and what an unusable checkpoint or image makes it say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import get_config
+
+from slava_jax import ask
+from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
+from slava_jax.teacher.facts import supplement_text
+from slava_jax.train import stages
+from slava_jax.train.materials import prepare
+
+ROOT = Path(__file__).parents[1]
+QUESTION = "What is shown?"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """What a run leaves, with weights nobody trained."""
+    directory = tmp_path_factory.mktemp("run")
+    config = get_config()
+    materials = prepare(config, directory)
+    language = stages.language_stage(config, materials).params
+    start = stages.assistant_start(config, materials, None, language)
+    variables = {"params": start.params, "frozen": start.frozen}
+    names = tuple(materials.class_names)
+    save_assistant(Assistant(start.model, variables, materials.tokenizer, names), config, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("image"), (40, 60), np.uint8)
+
+
+def save(folder: Path, shape, dtype) -> Path:
+    limit = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, limit, shape).astype(dtype)
+    path = folder / f"{len(shape)}-{shape[0]}-{np.dtype(dtype).name}.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def answer(capsys, workdir, *arguments) -> str:
+    ask.main(["--checkpoint", str(workdir), "--max_tokens", "5", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert not err
+    assert out.endswith("\n")
+    return out[:-1]
+
+
+def refusal(workdir, *arguments) -> str:
+    with pytest.raises(SystemExit) as caught:
+        ask.main(["--checkpoint", str(workdir), *map(str, arguments)])
+    assert str(caught.value.code).startswith("error: ")
+    return str(caught.value.code)
+
+
+def test_it_prints_the_answer_of_the_assistant(capsys, workdir, image):
+    assistant = load_assistant(workdir)
+    got = answer(capsys, workdir, image, QUESTION)
+    assert got == assistant.ask(image, QUESTION, max_tokens=5)
+    drawn = {"temperature": 2.0, "top_p": 0.9, "seed": 3}
+    options = [text for name, value in drawn.items() for text in (f"--{name}", value)]
+    got = answer(capsys, workdir, image, QUESTION, *options, "--rank", 2)
+    assert got == assistant.ask(image, QUESTION, max_tokens=5, rank=2, **drawn)
+    assert got != assistant.ask(image, QUESTION, max_tokens=5, rank=2, **{**drawn, "seed": 4})
+
+
+def test_supplement_and_detail_are_worded_as_in_training(capsys, workdir, image):
+    item = json.loads((workdir / "data/instructions/train.jsonl").read_text().splitlines()[1])
+    assert item["metadata"]["supplement"].startswith("Pixel size ")
+    assert supplement_text(2.0, 50_000) == "Pixel size 2 nm, magnification 50,000x."
+    assert supplement_text(None, 50_000) == "Magnification 50,000x."
+    assert supplement_text(1200.0, None) == "Pixel size 1.2 µm."
+    assert supplement_text(None, None) == ""
+    drawn = ("--temperature", 3, "--seed", 1)
+    options = ("--pixel_size", 2, "--magnification", 50_000, "--detailed")
+    got = answer(capsys, workdir, image, QUESTION, *drawn, *options)
+    text = "Pixel size 2 nm, magnification 50,000x."
+    wanted = load_assistant(workdir).ask(
+        image, f"{QUESTION} Answer in detail.", text, max_tokens=5, temperature=3.0, seed=1
+    )
+    assert got == wanted
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((30, 20, 4), np.uint8), ((30, 20), np.uint16), ((1, 1), np.uint8)]
+)
+def test_images_with_alpha_of_16_bits_and_of_one_pixel_are_read(
+    capsys, workdir, tmp_path, shape, dtype
+):
+    answer(capsys, workdir, save(tmp_path, shape, dtype), QUESTION)
+
+
+def test_a_text_file_and_a_missing_one_are_no_images(workdir, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image")
+    assert str(text) in refusal(workdir, text, QUESTION)
+    assert "there is no such file" in refusal(workdir, tmp_path / "missing.png", QUESTION)
+
+
+def test_a_question_that_asks_for_more_images_is_refused(workdir, image):
+    assert "2 <image> in the question for 1 image" in refusal(workdir, image, "<image><image> ?")
+
+
+def test_ranks_it_was_not_trained_for_are_refused(workdir, image):
+    assert "trained from 2 to 4, not 9" in refusal(workdir, image, QUESTION, "--rank", 9)
+
+
+def test_a_directory_without_an_assistant(tmp_path, image):
+    assert "no trained assistant here" in refusal(tmp_path, image, QUESTION)
+
+
+@pytest.fixture
+def copy(workdir, tmp_path) -> Path:
+    return Path(shutil.copytree(workdir, tmp_path / "copy"))
+
+
+def edit_metadata(directory: Path, change) -> None:
+    path = directory / "assistant/model/_CHECKPOINT_METADATA"
+    content = json.loads(path.read_text())
+    change(content["custom_metadata"])
+    path.write_text(json.dumps(content))
+
+
+def test_a_checkpoint_of_a_newer_format(copy, image):
+    edit_metadata(copy, lambda held: held.update(slava_jax_format=99))
+    assert "written by a newer slava_jax (format 99" in refusal(copy, image, QUESTION)
+
+
+def test_a_checkpoint_whose_arrays_are_not_those_of_its_config(copy, image):
+    def widen(held):
+        facts = json.loads(held["facts"])
+        config = json.loads(facts["config"])
+        config["grounded"]["width"] *= 2
+        held["facts"] = json.dumps({**facts, "config": json.dumps(config)})
+
+    edit_metadata(copy, widen)
+    text = refusal(copy, image, QUESTION)
+    assert "made for another model or config" in text
+    assert "text_projection/kernel: stored float32[16, 16], wanted float32[16, 32]" in text
+
+
+def test_a_checkpoint_without_its_tokenizer(copy, image):
+    shutil.rmtree(copy / "data")
+    assert "holds no tokenizer.json" in refusal(copy, image, QUESTION)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--temperature", "-1"), ("--top_p", "0"), ("--pixel_size", "x"), ("--max_tokens", "1.5")],
+)
+def test_options_out_of_range_are_named(capsys, workdir, image, wrong):
+    with pytest.raises(SystemExit):
+        ask.main(["--checkpoint", str(workdir), str(image), QUESTION, *wrong])
+    assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
+
+
+def test_on_the_command_line_there_is_nothing_but_the_answer(workdir, image):
+    command = [sys.executable, "-m", "slava_jax.ask", "--checkpoint", str(workdir), str(image)]
+    done = subprocess.run(
+        [*command, QUESTION, "--max_tokens", "4"], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, env={name: v for name, v in os.environ.items() if name != "XLA_FLAGS"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

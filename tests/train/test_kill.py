@@ -1,0 +1,125 @@
+"""A whole run, killed with SIGKILL again and again, ends with the numbers of one nobody killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from slava_jax.checkpoint import load_tree
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("vision", "language", "assistant")
+SAVING = "*.orbax-checkpoint-tmp*"
+
+
+def command(workdir: Path) -> list[str]:
+    config = ROOT / "tests/tiny_run.py"
+    return [sys.executable, "-m", "slava_jax.main", "--config", str(config), "--workdir", workdir]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and what one process has compiled spares the next one compiling it."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    every = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+    return {**kept, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, every: "0"}
+
+
+def run(workdir: Path, environment: dict) -> None:
+    done = subprocess.run(
+        command(workdir), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, environment):
+    """The outcome of a run nobody killed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    run(workdir, environment)
+    return outcome(workdir)
+
+
+def kill_when(workdir: Path, environment: dict, happens, delay: float = 0.0) -> None:
+    """Starts the run, and kills it `delay` seconds after `happens()` is true."""
+    process = subprocess.Popen(
+        command(workdir), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        end = time.monotonic() + 300
+        while not happens():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end, "never happened"
+            time.sleep(0.001)
+        time.sleep(delay)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+
+
+def outcome(workdir: Path) -> dict:
+    """All numbers of a run but times, memory and speed."""
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    out = {name: value for name, value in metrics.items() if not name.startswith("run.")}
+    for stage in STAGES:
+        out[f"{stage} history"] = (workdir / stage / "history.jsonl").read_text()
+        for kind in ("best", "last"):
+            (path,) = (p for p in (workdir / stage / kind).iterdir() if p.name.isdecimal())
+            out[f"{stage} {kind}"] = (path.name, *contents(path))
+    out["model"] = contents(workdir / "assistant/model")
+    out["tokenizer"] = (workdir / "data/tokenizer/tokenizer.json").read_text()
+    return out
+
+
+def contents(path: Path) -> tuple[dict, dict]:
+    arrays, facts = load_tree(path)
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {jax.tree_util.keystr(name): leaf.tobytes() for name, leaf in leaves}, facts
+
+
+def assert_same(whole: dict, killed: dict) -> None:
+    assert [name for name in whole if whole[name] != killed.get(name)] == []
+    assert whole.keys() == killed.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path, environment, whole):
+    killed = tmp_path / "killed"
+    rng = random.Random(0)
+    kill_when(killed, environment, (killed / "data").exists, rng.uniform(0, 0.5))
+    caught = 0
+    for stage in STAGES:
+        for folder in ("best", "last"):
+
+            def saving(path=killed / stage / folder):
+                return any(path.glob(SAVING))
+
+            kill_when(killed, environment, saving)
+            caught += saving()  # still half written when the kill came
+    assert caught >= 3
+    kill_when(killed, environment, (killed / "assistant/model").exists, rng.uniform(0, 2))
+    run(killed, environment)
+
+    assert_same(whole, outcome(killed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_at_random_moments(tmp_path, environment, whole):
+    """Seeded moments after a stage was entered or had made its first checkpoint."""
+    killed = tmp_path / "killed"
+    rng = random.Random(1)
+    for stage in STAGES:
+        kill_when(killed, environment, (killed / stage).exists, rng.uniform(0, 1.5))
+    run(killed, environment)
+    assert_same(whole, outcome(killed))
