@@ -1,0 +1,188 @@
+"""What a run does with input it cannot use: one clear error, nothing lost, as early as can be."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nltk
+import numpy as np
+import pytest
+from nltk.corpus import wordnet
+from PIL import Image
+from tiny_run import get_config
+
+from slava_jax.checkpoint import CheckpointError
+from slava_jax.data.datasets.base import DataError
+from slava_jax.data.images import ImageError
+from slava_jax.data.instructions import InstructionError
+from slava_jax.errors import USER_ERRORS
+from slava_jax.eval import text_metrics
+from slava_jax.eval.wordnet import WordNetError
+from slava_jax.train.loop import run
+from slava_jax.train.materials import prepare
+from slava_jax.train.workdir import WorkdirError
+
+HERE = Path(__file__).parent
+
+
+def refusal(config, workdir, kind) -> str:
+    with pytest.raises(kind) as caught:
+        run(config, workdir)
+    assert isinstance(caught.value, USER_ERRORS)  # main prints these without a traceback
+    return str(caught.value)
+
+
+def one_stage(name="vision"):
+    config = get_config()
+    config.stages = (name,)
+    return config
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A work directory with its data, and nothing trained."""
+    workdir = tmp_path_factory.mktemp("prepared")
+    prepare(get_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(prepared, tmp_path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "run"))
+
+
+def images(folder: Path, each: int = 4) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("round", "square"):
+        (folder / label).mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 255, (20, 20), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+def on_folder(folder: Path):
+    config = one_stage()
+    config.data.update(name="folder", folder=str(folder), size=32)
+    return config
+
+
+def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):
+    folder = images(tmp_path / "images", each=1)
+    workdir = tmp_path / "run"
+    refusal(on_folder(folder), workdir, DataError)
+    before = (workdir / "config.json").read_bytes()
+    other = on_folder(folder)
+    other.vision.steps = 77
+    other.stages = ("language",)
+    text = refusal(other, workdir, WorkdirError)
+    assert "vision.steps: 8 there, 77 now" in text
+    assert "stages: ['vision'] there, ['language'] now" in text
+    assert text.count("\n") == 2
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_work_directory_that_is_a_file(tmp_path):
+    (tmp_path / "run").write_text("")
+    assert "cannot be made" in refusal(one_stage(), tmp_path / "run", WorkdirError)
+
+
+@pytest.mark.parametrize("content", [b"not an image", None])
+def test_a_file_that_is_no_image_or_truncated_is_named(tmp_path, content):
+    folder = images(tmp_path / "images")
+    bad = folder / "square" / "2.png"
+    bad.write_bytes(content or bad.read_bytes()[:200])
+    assert str(bad) in refusal(on_folder(folder), tmp_path / "run", ImageError)
+    bad.unlink()  # and the same command goes on
+    bad.write_bytes((folder / "square" / "1.png").read_bytes())
+    prepare(on_folder(folder), tmp_path / "run")
+
+
+def test_an_empty_folder_and_a_class_too_small_for_three_splits(tmp_path):
+    (tmp_path / "empty").mkdir()
+    text = refusal(on_folder(tmp_path / "empty"), tmp_path / "a", DataError)
+    assert f"{tmp_path / 'empty'}: has neither a folder for each class nor" in text
+    text = refusal(on_folder(images(tmp_path / "few", each=2)), tmp_path / "b", DataError)
+    assert "class 'round' has 2 image(s), and needs 3" in text
+    assert "is not a folder" in refusal(on_folder(tmp_path / "none"), tmp_path / "c", DataError)
+
+
+def test_a_line_that_breaks_the_schema_is_named_by_file_and_line(workdir):
+    path = workdir / "data/instructions/train.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[4] = lines[4].replace('"answer"', '"anwser"')
+    path.write_text("".join(lines))
+    text = refusal(one_stage("language"), workdir, InstructionError)
+    assert f"{path}:5" in text
+    assert "answer" in text
+
+
+@pytest.mark.parametrize("missing", ["vision", "language"])
+def test_a_stage_to_start_from_that_was_not_run(workdir, tmp_path, missing):
+    config = one_stage("assistant")
+    config.start_from.update(vision=str(tmp_path / "v"), language=str(tmp_path / "l"))
+    if missing == "vision":  # the tokenizer is there already, of an earlier try
+        text = refusal(config, workdir, CheckpointError)
+        assert "no finished vision stage; run it first" in text
+        assert f"--config configs/vision.py --workdir {tmp_path / 'v'}" in text
+    else:
+        shutil.rmtree(workdir / "data/tokenizer")
+        text = refusal(config, workdir, DataError)
+        assert f"--config configs/language.py --workdir {tmp_path / 'l'}" in text
+
+
+def test_no_wordnet_is_noticed_before_anything_is_made(tmp_path, monkeypatch):
+    """NLTK looks into an empty folder, as on a machine where nobody installed it."""
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    fresh = nltk.corpus.util.LazyCorpusLoader(
+        "wordnet", nltk.corpus.reader.wordnet.WordNetCorpusReader, None
+    )
+    monkeypatch.setattr(text_metrics, "wordnet", fresh)
+    text_metrics._wordnet.cache_clear()
+    try:
+        text = refusal(get_config(), tmp_path / "run", WordNetError)
+    finally:
+        text_metrics._wordnet.cache_clear()
+    assert "python -m slava_jax.eval.wordnet" in text
+    assert not (tmp_path / "run").exists()
+    assert wordnet is not fresh
+
+
+LITTLE_ROOM = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import test_fit
+from slava_jax.checkpoint import CheckpointError
+from slava_jax.train.fit import fit
+
+test_fit.MODEL = test_fit.Linear(1024)
+directory, stage = Path(sys.argv[2]), test_fit.make_stage()
+try:
+    fit(test_fit.make_stage(bad={7: KeyboardInterrupt()}), directory, 0)
+except KeyboardInterrupt:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+try:
+    fit(stage, directory, 0)
+except CheckpointError as error:
+    print(error)
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+fit(stage, directory, 0)
+print([entry["step"] for entry in test_fit.read_history(directory)])
+"""
+
+
+def test_a_full_disk_keeps_the_checkpoint_and_the_run_goes_on_with_room(tmp_path):
+    """A limit on the size of files stands in for the full disk: it needs no privilege."""
+    arguments = [str(HERE), str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_ROOM, *arguments],
+        capture_output=True, text=True, timeout=200, cwd=HERE.parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    message, steps = done.stdout.strip().rsplit("\n", 1)
+    assert message.startswith("checkpoint of step 9 (step 6 is kept): could not be written to")
+    assert steps == "[3, 6, 9, 12]"
