@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.data.name = "folder"
     config.data.question = ""  # ask what tells your classes apart; '' asks for the category
     config.vision.update(steps=1000, eval_every=100)
-    config.language.update(steps=100, warmup=20, eval_every=50)
+    # Small batches, which the little text of a few hundred images fills.
+    config.language.update(steps=100, warmup=20, eval_every=50, batch_size=8, length=32)
     config.assistant.update(steps=500, eval_every=100)
     return config

@@ -62,6 +62,11 @@ class _Test:
         )
         return (source[i] for i in range(len(source)))
 
+    @property
+    def told_rows(self) -> np.ndarray:
+        """Questions with answers of several words: VQA, or captions where only labels are known."""
+        return self.vqa_rows if len(self.vqa_rows) else self.caption_rows
+
     def labels(self, rows):
         return self.data.images.labels[self.data.targets[rows]]
 
@@ -189,9 +194,9 @@ def _ranks(assistant, test) -> dict[str, dict[int, float]]:
     for rank in ranks:
         scores = class_scores(assistant, test, rank=rank)
         top1[rank] = float(np.mean(predictions(scores) == labels))
-        losses = _losses(assistant, test, test.vqa_rows, None, rank)
+        losses = _losses(assistant, test, test.told_rows, None, rank)
         nats[rank] = dict(tasks.language_modelling(losses))["lm.nats_per_token"]
-    return {"Top-1 accuracy": top1, "VQA answer loss (nats/token)": nats}
+    return {"Top-1 accuracy": top1, "Answer loss (nats/token)": nats}
 
 
 def _experts(assistant, test) -> dict[str, np.ndarray]:
@@ -201,7 +206,7 @@ def _experts(assistant, test) -> dict[str, np.ndarray]:
         decode.gate_use(
             assistant.model, assistant.variables, as_prompt(batch), jnp.int32(assistant.rank)
         )
-        for batch in test.batches(test.vqa_rows)
+        for batch in test.batches(test.told_rows)
     ]
     mean = np.mean(use, axis=0)
     return {f"{name} projection": mean[:, i] for i, name in enumerate("qkvo")}
