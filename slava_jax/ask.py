@@ -9,7 +9,7 @@ from slava_jax.teacher.procedural import DETAIL_REQUEST
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: the answer on stdout, and nothing else."""
-    asked = _parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     # Only now, so that --help and wrong options answer at once.
     from absl import logging
 
@@ -17,8 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     from slava_jax.inference.assistant import load_assistant
 
     logging.set_verbosity(logging.ERROR)
-    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
-    supplement = supplement_text(asked.pixel_size, asked.magnification)
+    question, supplement = prompt(asked)
     try:
         assistant = load_assistant(asked.checkpoint)
         rank = _rank(asked.rank, assistant.model.config.adapter)
@@ -31,28 +30,37 @@ def main(arguments: list[str] | None = None) -> None:
     print(answer)
 
 
+def prompt(asked: argparse.Namespace) -> tuple[str, str]:
+    """Question and supplement, worded as in training."""
+    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
+    return question, supplement_text(asked.pixel_size, asked.magnification)
+
+
 def _rank(rank: int | None, adapter) -> int | None:
     if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
         sys.exit(f"error: --rank: was trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
     return rank
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m slava_jax.ask", description=__doc__.split(":")[0])
-    parser.add_argument("image", help="an image file, of any size and depth")
-    parser.add_argument("question", type=_text, help="e.g. 'What does this image show?'")
-    parser.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
-    parser.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
-    parser.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
-    parser.add_argument("--detailed", action="store_true", help="asks for a longer answer")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    options = argparse.ArgumentParser("python -m slava_jax.ask", description=__doc__.split(":")[0])
+    options.add_argument("image", help="an image file, of any size and depth")
+    options.add_argument("question", type=_text, help="e.g. 'What does this image show?'")
+    options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
+    options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
+    options.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
+    options.add_argument("--detailed", action="store_true", help="asks for a longer answer")
+    options.add_argument(
         "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
     )
-    parser.add_argument("--top_p", type=_share, default=1.0, help="of the probability to draw from")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--rank", type=int, help="of the adapters; the largest by default")
-    parser.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
-    return parser
+    options.add_argument(
+        "--top_p", type=_share, default=1.0, help="of the probability to draw from"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    options.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
+    return options
 
 
 def _text(text: str) -> str:

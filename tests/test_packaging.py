@@ -14,7 +14,18 @@ PACKAGE = ROOT / "slava_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
 
-LAYERS = ("data", "nn", "models", "convert", "teacher", "eval", "inference", "train", "top")
+LAYERS = (
+    "data",
+    "nn",
+    "models",
+    "convert",
+    "teacher",
+    "eval",
+    "inference",
+    "config",
+    "train",
+    "top",
+)
 FORBIDDEN = {"eval": {"nn", "models", "convert"}}
 USES_CHECKPOINT = {"inference", "train", "top"}
 
