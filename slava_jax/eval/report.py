@@ -42,7 +42,7 @@ _CONTROLS = (
     ("data_bar", "Data bar alone", "whether the burnt-in text gives the category away"),
     ("majority", "Always the commonest class", "what needs no image at all"),
 )
-_CONTROL_COLUMNS = (
+CONTROL_COLUMNS = (
     ("classification", "top1", "Top-1"),
     ("classification", "macro_f1", "Macro F1"),
     ("caption", "rougeL", "Caption ROUGE-L"),
@@ -113,43 +113,60 @@ def write_report(
     Raises ValueError for a confusion matrix that does not fit the classes, expert shares of a wrong
     shape, or an image that is no PNG, JPEG or GIF (naming its key).
     """
-    path = Path(path)
-    sections = {
-        "targets": _target_rows(targets, metrics),
-        "key_numbers": _key_numbers(metrics),
-        "loss_curves": [
-            _inline(plots.loss_curve(stage, entries))
-            for stage, entries in (history or {}).items()
-            if any(key.endswith("loss") for entry in entries for key in entry)
-        ],
-        "captions": _score_table("caption", metrics, paper_tables.CAPTION_TABLE_1),
-        "answers": _score_table("vqa", metrics, paper_tables.VQA_TABLE_3),
-        "classification": _classification_table(metrics),
-        "per_class": _per_class_table(metrics, class_names),
-        "confusion": _confusion(confusion, class_names),
-        "controls": _controls_table(metrics),
-        "auc": _auc_rows(metrics),
-        "experts": [_inline(_experts(name, use)) for name, use in (experts or {}).items()],
-        "ranks": [
-            _inline(plots.rank_plot(name, scores, lower_is_better="nats" in name))
-            for name, scores in (rank_scores or {}).items()
-            if scores
-        ],
-        "examples": [_example(example, redistribute_images) for example in examples],
-    }
     text = _template().render(
+        **_score_sections(metrics, targets, confusion, class_names),
+        **_plot_sections(history or {}, experts or {}, rank_scores or {}),
+        examples=[_example(example, redistribute_images) for example in examples],
         title=title,
         description=description,
         score_titles=list(_SCORE_TITLES.values()),
-        control_columns=[column for *_, column in _CONTROL_COLUMNS],
+        control_columns=[column for *_, column in CONTROL_COLUMNS],
         redistribute_images=redistribute_images,
         image_licence=image_licence,
         auc_left_out=list(auc_left_out),
         config_text=config_text,
         environment=dict(environment or {}),
-        **sections,
     )
-    _write_atomically(path, text)
+    _write_atomically(Path(path), text)
+
+
+def _score_sections(
+    metrics: Mapping[str, float],
+    targets: Sequence[Target],
+    confusion: np.ndarray | None,
+    class_names: Sequence[str],
+) -> dict[str, object]:
+    return {
+        "targets": target_rows(targets, metrics),
+        "key_numbers": _key_numbers(metrics),
+        "captions": _score_table("caption", metrics, paper_tables.CAPTION_TABLE_1),
+        "answers": _score_table("vqa", metrics, paper_tables.VQA_TABLE_3),
+        "classification": _classification_table(metrics),
+        "per_class": _per_class_table(metrics, class_names),
+        "confusion": _confusion(confusion, class_names),
+        "controls": controls_table(metrics),
+        "auc": _auc_rows(metrics),
+    }
+
+
+def _plot_sections(
+    history: Mapping[str, Sequence[Mapping[str, float]]],
+    experts: Mapping[str, np.ndarray],
+    rank_scores: Mapping[str, Mapping[int, float]],
+) -> dict[str, list[Markup]]:
+    return {
+        "loss_curves": [
+            _inline(plots.loss_curve(stage, entries))
+            for stage, entries in history.items()
+            if any(key.endswith("loss") for entry in entries for key in entry)
+        ],
+        "experts": [_inline(_experts(name, use)) for name, use in experts.items()],
+        "ranks": [
+            _inline(plots.rank_plot(name, scores, lower_is_better="nats" in name))
+            for name, scores in rank_scores.items()
+            if scores
+        ],
+    }
 
 
 def _template() -> jinja2.Template:
@@ -182,7 +199,11 @@ def _inline(svg: str) -> Markup:
     return Markup(svg)  # written by our own plots, which escape every name in it
 
 
-def _target_rows(targets: Sequence[Target], metrics: Mapping[str, float]) -> list[dict]:
+def target_rows(targets: Sequence[Target], metrics: Mapping[str, float]) -> list[dict]:
+    """One row a target, as text: label, value, unit, bound, metric.
+
+    'state' is 'reached', 'missed' or 'no value'.
+    """
     rows = []
     for target in targets:
         value = target.value(metrics)
@@ -281,10 +302,14 @@ def _experts(name: str, use: np.ndarray) -> str:
     return plots.expert_plot(name, use)
 
 
-def _controls_table(metrics: Mapping[str, float]) -> list[dict]:
+def controls_table(metrics: Mapping[str, float]) -> list[dict]:
+    """One row a control that was measured: label, meaning, and a cell for each CONTROL_COLUMNS.
+
+    [] where there is nothing to compare.
+    """
     rows = []
     for suffix, label, meaning in _CONTROLS:
-        values = [_control(metrics, group, suffix, name) for group, name, _ in _CONTROL_COLUMNS]
+        values = [_control(metrics, group, suffix, name) for group, name, _ in CONTROL_COLUMNS]
         if any(value is not None for value in values):
             cells = [_number(value) for value in values]
             rows.append({"label": label, "meaning": meaning, "cells": cells, "ours": not suffix})
