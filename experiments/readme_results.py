@@ -1,0 +1,150 @@
+"""What did the runs named reach? Rewrites the results in README.md, so that nobody types numbers.
+
+    python -m experiments.readme_results runs/quickstart/metrics.json
+
+Give several files for several runs; each gets its tables. Beside every metrics.json it reads the
+run's config.json (data set, seeds) and report.html (on what machine the run was).
+"""
+
+import argparse
+import dataclasses
+import html
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from slava_jax.eval.report import CONTROL_COLUMNS, controls_table, target_rows
+from slava_jax.eval.targets import QUICKSTART
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+# Beside the targets: what the paper's tables have.
+_FURTHER = (
+    ("Top-5 accuracy", "classification.top5"),
+    ("Top-1, class in the generated answer", "classification_generated.top1"),
+    ("Caption ROUGE-L", "caption.rougeL"),
+    ("VQA ROUGE-L", "vqa.rougeL"),
+    ("Answer loss (nats/token)", "lm.nats_per_token"),
+)
+_WITHOUT_TARGETS = (
+    ("Top-1 accuracy", "classification.top1"),
+    ("Macro F1", "classification.macro_f1"),
+    ("Match AUC, class question", "itm.auc_class_question"),
+)
+
+
+class ResultsError(ValueError):
+    """A run's files or the README cannot be used; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run; `environment` is the report's table of hardware and versions."""
+
+    name: str
+    metrics: Mapping[str, float]
+    config: Mapping
+    environment: Mapping[str, str]
+
+
+def read_run(path: Path) -> Run:
+    """The run whose metrics.json is `path`. Raises ResultsError where a file of it is missing."""
+    workdir = path.resolve().parent
+    try:
+        metrics, config = json.loads(path.read_text()), json.loads(_beside(workdir, "config.json"))
+        page = _beside(workdir, "report.html")
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: not the metrics.json of a finished run ({error})") from error
+    cells = re.findall(r'<th scope="row">([^<]+)</th><td>([^<]*)</td>', page)
+    environment = {name: html.unescape(value) for name, value in cells}
+    lacking = {"device", "processor", "cores", "jax"} - set(environment)
+    if lacking:
+        raise ResultsError(f"{workdir / 'report.html'}: does not say {', '.join(sorted(lacking))}")
+    return Run(workdir.name, metrics, config, environment)
+
+
+def _beside(workdir: Path, name: str) -> str:
+    return (workdir / name).read_text(encoding="utf-8")
+
+
+def block(runs: list[Run]) -> str:
+    """Markdown of all runs: their setting, metrics beside targets, controls."""
+    return "\n\n".join(
+        part for run in runs for part in (_setting(run), _metrics(run), _controls(run))
+    )
+
+
+def _setting(run: Run) -> str:
+    m, e = run.metrics, run.environment
+    scored = [f"{m[f'{task}.n']:.0f} {task}" for task in ("caption", "vqa") if f"{task}.n" in m]
+    texts = f" Texts scored: {', '.join(scored)}." if scored else ""
+    return "\n".join(
+        (
+            f"`{run.name}` ({run.config['data']['name']} images): "
+            f"{m['data.test_images']:.0f} test images, {m['data.train_images']:.0f} to train on, "
+            f"{m['data.validation_images']:.0f} to validate; "
+            f"seed {run.config['seed']} (data: {run.config['data']['seed']}).{texts}",
+            f"Took {m['run.wall_seconds']:.0f} s without the installation, and "
+            f"{m['run.peak_memory_gib']:.2f} GiB at most. Reference product on that machine "
+            f"(float32, 1024x1024): {m['run.matmul_gflops']:.0f} GFLOP/s.",
+            f"Hardware: {e['processor']}, {e['cores']} cores; {e['device']}; jax {e['jax']}.",
+        )
+    )
+
+
+def _metrics(run: Run) -> str:
+    targets = QUICKSTART if run.config["data"]["name"] == "procedural" else ()
+    rows = [
+        (
+            row["label"],
+            f"{row['value']} {row['unit']}".strip(),
+            f"{row['bound']} {row['unit']}".strip() + f": {row['state']}",
+        )
+        for row in target_rows(targets, run.metrics)
+    ]
+    further = _FURTHER if targets else (*_WITHOUT_TARGETS, *_FURTHER)
+    rows += [(label, f"{run.metrics[key]:.3f}", "") for label, key in further if key in run.metrics]
+    return _table(("metric", run.name, "target"), rows)
+
+
+def _controls(run: Run) -> str:
+    rows = [(row["label"], *row["cells"]) for row in controls_table(run.metrics)]
+    return _table(("control", *(title for *_, title in CONTROL_COLUMNS)), rows)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def replaced(text: str, results: str) -> str:
+    """`text` with `results` between the markers. Raises ResultsError unless each is there once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ResultsError(f"the README must hold {BEGIN} and, behind it, {END}, once each")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{results}\n{END}{rest.split(END)[1]}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    options = argparse.ArgumentParser("python -m experiments.readme_results")
+    options.add_argument("metrics", nargs="+", type=Path, help="metrics.json of finished runs")
+    options.add_argument("--readme", type=Path, default=README, help="the file to rewrite")
+    asked = options.parse_args(arguments)
+    try:
+        results = block([read_run(path) for path in asked.metrics])
+        text = replaced(asked.readme.read_text(encoding="utf-8"), results)
+    except ResultsError as error:
+        sys.exit(f"error: {error}")
+    temporary = asked.readme.with_name(f".{asked.readme.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, asked.readme)
+    print(results)
+    print(json.dumps({"runs": [str(path) for path in asked.metrics], "readme": str(asked.readme)}))
+
+
+if __name__ == "__main__":
+    main()
