@@ -13,7 +13,7 @@ from slava_jax.config import default_config
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = default_config()
-    config.data.update(images_per_category=400, size=256)
+    config.data.update(images_per_category=650, size=224)
     config.image.augmentation.shift = 16
     config.tokenizer.vocab_size = 1024
 
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
         heads=4,
         head_width=32,
         mlp_width=256,
+        frontend="gradients",
     )
     config.llama.update(
         width=128,
@@ -47,12 +48,14 @@ def get_config() -> ConfigDict:
     config.adapter.update(experts=4, top_k=2, r_min=4, r_max=16, dropout=0.05)
 
     config.vision.update(
-        steps=1500,
+        steps=2400,
         batch_size=32,
-        learning_rate=1e-3,
+        optimizer="muon",
+        learning_rate=2e-3,
+        warmup=100,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=150,
+        eval_every=400,
     )
     config.language.update(
         steps=300,
@@ -63,23 +66,25 @@ def get_config() -> ConfigDict:
         eval_every=100,
     )
     config.assistant.update(
-        steps=1000,
+        steps=700,
         batch_size=32,
         microbatches=2,
-        learning_rate=1e-3,
+        optimizer="muon",
+        learning_rate=2e-3,
+        vision_rate=0.1,
         pair_block=8,
-        per_image=4,
+        per_image=3,
         always=("class",),
-        buckets=((48, 16), (64, 32), (96, 48), (128, 80)),
+        buckets=((64, 32), (112, 72)),
         validation_batches=12,
-        eval_every=250,
+        eval_every=175,
     )
     config.evaluation.update(
         batch_size=32,
         pair_block=8,
         classification=800,
-        captions=160,
-        answers=320,
+        captions=96,
+        answers=256,
         examples=12,
     )
     return config

@@ -89,7 +89,9 @@ def _stage(**own) -> dict:
         "steps": 1000,
         "batch_size": 32,  # over all devices and microbatches
         "microbatches": 1,  # gradient accumulation inside the step
+        "optimizer": "adam",  # or 'muon', which trains a small encoder in half the steps
         "learning_rate": 1e-3,
+        "vision_rate": 1.0,  # factor on it for the vision encoder, which comes trained
         "warmup": 50,  # steps
         "schedule": "cosine",  # or 'constant', which leaves it to the plateau rule
         "weight_decay": 0.0,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
 
@@ -69,12 +70,25 @@ def row_adam() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _matrices(params):
+    """For Muon: the two matrix axes of every kernel (stacked ones are a matrix a layer)."""
+
+    def axes(path, leaf):
+        if _name(path) != "kernel":
+            return None
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     """The optimiser of a stage.
 
     Args:
-      config: has learning_rate, warmup (steps), schedule ('constant' or 'cosine'), steps,
-        weight_decay (on kernels that are not adapters) and grad_clip (global norm).
+      config: has optimizer ('adam' as in the paper, or 'muon': orthogonalised momentum for
+        kernels, Adam for the rest), learning_rate, warmup (steps), schedule ('constant' or
+        'cosine'), steps, weight_decay (on kernels that are not adapters), grad_clip, and
+        vision_rate (factor on the rate of the vision encoder).
     """
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(
@@ -93,12 +107,30 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) == "kernel", params)
 
-    plain = optax.chain(
-        optax.scale_by_adam(_B1, _B2, _EPS),
-        optax.add_decayed_weights(config.weight_decay, kernels),
-    )
+    def vision(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "vit", params)
+
+    if config.optimizer == "muon":
+        # Its steps are brought to the size of Adam's, and turned back to ascent for the sake of
+        # the rate below, which descends.
+        muon = optax.contrib.muon(
+            1.0,
+            weight_decay=config.weight_decay,
+            adam_b2=0.99,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_matrices,
+        )
+        plain = optax.chain(muon, optax.scale(-1.0))
+    elif config.optimizer == "adam":
+        plain = optax.chain(
+            optax.scale_by_adam(_B1, _B2, _EPS),
+            optax.add_decayed_weights(config.weight_decay, kernels),
+        )
+    else:
+        raise ValueError(f"optimizer must be 'adam' or 'muon', got {config.optimizer!r}")
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip),
         optax.partition({"rows": row_adam(), "plain": plain}, labels),
+        optax.masked(optax.scale(config.vision_rate), vision),
         optax.scale_by_learning_rate(schedule),
     )

@@ -71,7 +71,8 @@ def test_rank_normalisation_scales_every_b_and_nothing_else():
 
 def settings(**changes):
     given = {
-        "learning_rate": 0.1, "warmup": 4, "schedule": "constant", "steps": 40,
+        "optimizer": "adam", "vision_rate": 1.0, "learning_rate": 0.1, "warmup": 4,
+        "schedule": "constant", "steps": 40,
         "weight_decay": 0.0, "grad_clip": 1e6,
     }  # fmt: skip
     return SimpleNamespace(**{**given, **changes})
@@ -112,6 +113,19 @@ def test_only_kernels_decay():
     assert pull["a"]["bias"] == 0 and pull["b"]["lora_b"] == 0
 
 
+def test_the_vision_encoder_can_learn_more_slowly():
+    """It comes trained, the rest does not."""
+    params = {name: {"kernel": jnp.ones((2, 2))} for name in ("vit", "encoder")}
+    optimizer = make_optimizer(settings(vision_rate=0.1))
+    state = optimizer.init(params)
+    for _ in range(2):
+        updates, state = jax.jit(optimizer.update)(params, state, params, touched=0)
+    np.testing.assert_allclose(
+        updates["vit"]["kernel"], 0.1 * updates["encoder"]["kernel"], rtol=1e-5
+    )
+    assert np.abs(updates["encoder"]["kernel"]).min() > 0
+
+
 def test_gradients_are_clipped_by_their_global_norm():
     """Before Adam: its second moment holds squares of what was clipped."""
     optimizer = make_optimizer(settings(grad_clip=1.0))
@@ -120,6 +134,29 @@ def test_gradients_are_clipped_by_their_global_norm():
     rows = state[1].inner_states["rows"].inner_state
     (nu,) = jax.tree.leaves(rows.nu)
     np.testing.assert_allclose(nu, 0.001 / 12, rtol=1e-4)  # 12 entries, norm 1
+
+
+def test_muon_steps_kernels_alike_in_all_directions():
+    """A gradient of very unequal singular values becomes a step of nearly equal ones, downhill."""
+    rng = np.random.default_rng(0)
+    u, _, v = np.linalg.svd(rng.normal(size=(8, 8)))
+    gradient = u @ np.diag([100, 30, 10, 5, 3, 2, 1.5, 1]) @ v
+    params = {"m": {"kernel": jnp.zeros((2, 8, 8)), "bias": jnp.zeros(8)}}
+    optimizer = make_optimizer(settings(optimizer="muon", warmup=0))
+    state, grads = (
+        optimizer.init(params),
+        {"m": {"kernel": jnp.stack([gradient] * 2), "bias": u[0]}},
+    )
+    for _ in range(2):
+        step, state = jax.jit(optimizer.update)(grads, state, params, touched=0)
+    for layer in np.asarray(step["m"]["kernel"]):
+        values = np.linalg.svd(layer, compute_uv=False)
+        assert values[-1] > 0.5 * values[0]
+        assert np.sum(layer * gradient) < 0
+    # Everything else takes Adam's step.
+    np.testing.assert_allclose(np.abs(step["m"]["bias"]), 0.1, rtol=1e-2)
+    with pytest.raises(ValueError, match="'adam' or 'muon'"):
+        make_optimizer(settings(optimizer="sgd"))
 
 
 def test_a_schedule_nobody_knows_is_refused():

@@ -16,7 +16,14 @@ from slava_jax.train.parallel import Mesh, Pmap
 from slava_jax.train.step import TrainState, train_step
 
 OPTIMIZER = SimpleNamespace(
-    learning_rate=1e-3, warmup=2, schedule="constant", steps=10, weight_decay=0.01, grad_clip=1.0
+    optimizer="adam",
+    vision_rate=1.0,
+    learning_rate=1e-3,
+    warmup=2,
+    schedule="constant",
+    steps=10,
+    weight_decay=0.01,
+    grad_clip=1.0,
 )
 MICROBATCHES = 2
 

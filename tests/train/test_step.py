@@ -19,7 +19,14 @@ from slava_jax.train.optim import make_optimizer
 from slava_jax.train.step import TrainState, train_step
 
 OPTIMIZER = SimpleNamespace(
-    learning_rate=1e-2, warmup=0, schedule="constant", steps=10, weight_decay=0.0, grad_clip=1.0
+    optimizer="adam",
+    vision_rate=1.0,
+    learning_rate=1e-2,
+    warmup=0,
+    schedule="constant",
+    steps=10,
+    weight_decay=0.0,
+    grad_clip=1.0,
 )
 
 
