@@ -19,7 +19,9 @@ def test_brightness_and_contrast_do_not_count():
     """They are drawn at random for every micrograph, and say nothing about the specimen."""
     image = picture()
     changed = 0.3 * image + 0.4
-    np.testing.assert_allclose(gradient_cells(changed), gradient_cells(image), atol=0.02)
+    # To 2 %: the guard against a deviation of zero weighs more at low contrast.
+    cells = gradient_cells(image)
+    np.testing.assert_allclose(gradient_cells(changed), cells, rtol=0.02, atol=0.02)
 
 
 def test_polarity_changes_only_the_signed_statistics():
