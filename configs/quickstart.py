@@ -17,7 +17,12 @@ def get_config() -> ConfigDict:
     config.data.update(images_per_category=650, size=224)
     config.image.augmentation.shift = 16
     config.tokenizer.vocab_size = 1024
+    _size_model(config)
+    _plan_stages(config)
+    return config
 
+
+def _size_model(config: ConfigDict) -> None:
     config.vit.update(
         image_size=224,
         channels=1,
@@ -48,6 +53,8 @@ def get_config() -> ConfigDict:
     )
     config.adapter.update(experts=4, top_k=2, r_min=4, r_max=16, dropout=0.05)
 
+
+def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
         steps=2400,
         batch_size=32,
@@ -88,4 +95,3 @@ def get_config() -> ConfigDict:
         answers=256,
         examples=12,
     )
-    return config

@@ -89,7 +89,7 @@ def _stage(**own) -> dict:
         "steps": 1000,
         "batch_size": 32,  # over all devices and microbatches
         "microbatches": 1,  # gradient accumulation inside the step
-        "optimizer": "adam",  # or 'muon', which trains a small encoder in half the steps
+        "optimizer": "adam",  # or 'muon', for kernels; see train/optim.py
         "learning_rate": 1e-3,
         "vision_rate": 1.0,  # factor on it for the vision encoder, which comes trained
         "warmup": 50,  # steps

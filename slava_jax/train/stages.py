@@ -80,14 +80,14 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
     llama = LlamaConfig(vocab_size=len(tokenizer), **config.llama)
     model = LanguageModel(llama)
 
-    def batches(split: Split, epochs, seed):
-        examples = encode_examples(split.instructions, tokenizer)
+    def batches(examples, epochs):
         return LanguageBatches(
-            examples, tokenizer.eos_token_id, c.length, c.batch_size, seed, epochs, _here()
+            examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, _here()
         )
 
-    source = _Steps(lambda epochs: batches(materials.train, epochs, config.seed), c.steps)
-    held_out = batches(materials.validation, 1, config.seed)
+    train = encode_examples(materials.train.instructions, tokenizer)
+    source = _Steps(lambda epochs: batches(train, epochs), c.steps)
+    held_out = batches(encode_examples(materials.validation.instructions, tokenizer), 1)
     validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
     first = source[0]
     params = jax.jit(model.init)(
