@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from slava_jax.models.gradients import gradient_cells
 from slava_jax.nn.attention import MLP, Attention
+from slava_jax.nn.stack import stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,7 @@ class Vit(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)
         positions = self.param("positions", nn.initializers.normal(0.02), (c.tokens, c.width))
         x = x + positions.astype(x.dtype)
-        blocks = nn.scan(
-            VitBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.layers
-        )
-        x, _ = blocks(c, self.dtype, name="blocks")(x, None)
+        x, _ = stack(VitBlock, c.layers)(c, self.dtype, name="blocks")(x, None)
         return nn.LayerNorm(dtype=self.dtype, name="norm")(x)
 
 
