@@ -15,13 +15,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as orbax
 
 FORMAT_VERSION = 1  # of what `_write` lays down; `_read_metadata` refuses every other one
@@ -114,11 +115,86 @@ def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> N
     Raises:
       CheckpointError: the path exists (it is whole then: delete it to replace it), or as in `save`.
     """
+    _write(_new(path), tree, facts)
+
+
+def save_slices(
+    path: str | os.PathLike,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    slices: Iterable[tuple[str, int | None, np.ndarray]],
+    facts: dict[str, Any],
+) -> None:
+    """`save_tree` for arrays that are never in memory whole.
+
+    Args:
+      shapes: every array there will be, by name ("llama/norm/scale").
+      slices: (name, i, array): `array` is entry i of its leading axis, or the whole where i is
+        None. Each entry once, in any order.
+
+    Raises:
+      CheckpointError: the disk has no room (asked before anything is written), or as `save_tree`.
+        What `slices` raises goes through; nothing is left behind.
+    """
+    path = _new(path)
+    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
+    free = shutil.disk_usage(path.parent).free
+    if need > free:
+        room = f"{need / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free"
+        raise CheckpointError(f"{path.parent}: no room: {room}")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        # Orbax lays out the tree with one element an array; then the arrays take their places.
+        tree = _nest({name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()})
+        _write(unfinished, tree, facts, shapes)
+        _write_slices(unfinished, shapes, slices)
+        os.rename(unfinished, path)
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+        raise CheckpointError(f"{path}: could not be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_slices(path: Path, shapes, slices) -> None:
+    """Writes each slice into the array of its name; the ones Orbax made are replaced."""
+    stores: dict[str, tensorstore.TensorStore] = {}
+    missing = {name: set(range(leaf.shape[0])) for name, leaf in shapes.items()}
+    for name, i, array in slices:
+        leaf, entries = shapes[name], missing[name] if i is None else {i}
+        wanted = leaf.shape if i is None else leaf.shape[1:]
+        if array.shape != wanted or array.dtype != leaf.dtype or not entries <= missing[name]:
+            raise CheckpointError(f"{path}: {name}[{i}] does not fit {leaf}, or came twice")
+        if name not in stores:
+            stores[name] = _array_store(path, name, leaf)
+        stores[name][... if i is None else i].write(array).result()
+        missing[name] = missing[name] - entries
+    if unwritten := [name for name, entries in missing.items() if entries]:
+        raise CheckpointError(f"{path}: not all of these came: {', '.join(unwritten)}")
+
+
+def _array_store(path: Path, name: str, leaf) -> tensorstore.TensorStore:
+    """An empty array where Orbax looks for it, in chunks of about a MiB or one entry."""
+    rows = max(1, 2**20 * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
+    chunk = [min(rows, leaf.shape[0]), *leaf.shape[1:]]
+    base = {"driver": "file", "path": f"{path}/state/"}
+    store = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".")}
+    metadata = {
+        "shape": list(leaf.shape),
+        "data_type": leaf.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1}}],
+    }
+    spec = {"driver": "zarr3", "kvstore": store, "metadata": metadata}
+    return tensorstore.open(spec, create=True, delete_existing=True).result()
+
+
+def _new(path: str | os.PathLike) -> Path:
+    """The absolute path of a folder that is not there yet, in one that is."""
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already: delete it to write it anew")
     _make_directory(path.parent)
-    _write(path, tree, facts)
+    return path
 
 
 def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[PyTree, dict]:
@@ -155,7 +231,8 @@ def load_facts(path: str | os.PathLike) -> dict[str, Any]:
     return _read_metadata(Path(path).absolute())["facts"]
 
 
-def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
+def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> None:
+    """Saves `tree`. `described` says what its arrays are if it holds only stand-ins for them."""
     leaves = _flatten(tree, path)
     try:
         facts_json = json.dumps(facts)
@@ -163,7 +240,7 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: the facts must be what JSON can say: {error}") from error
     metadata = {
         "slava_jax_format": FORMAT_VERSION,
-        "arrays": {name: _describe(leaf) for name, leaf in leaves.items()},
+        "arrays": {name: _describe(leaf) for name, leaf in (described or leaves).items()},
         "facts": facts_json,
     }
     # Orbax refuses arrays without elements, and a tree without arrays; the description above is
