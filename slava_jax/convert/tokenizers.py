@@ -2,7 +2,7 @@
 
 The pipeline puts the assistant's own tokens (`<image>`, `<Encode>`, `<Decode>`, `<EOS>`) behind
 the `len(tokenizer)` of the base (data/tokenizer.py), so that length must be the number of rows of
-the frozen embedding table.
+the frozen embedding table. Special tokens are split: text that happens to hold '</s>' is text.
 """
 
 from pathlib import Path
@@ -20,11 +20,12 @@ def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
     Raises:
       ConvertError: there is none, it has no end token, or more tokens than rows.
     """
+    options = {"local_files_only": True, "split_special_tokens": True}
     try:
         if (folder / "tokenizer.json").is_file():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **options)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # of many kinds, from three libraries
         raise ConvertError(
             f"{folder}: its tokenizer cannot be read ({error}); tokenizer.json and "
@@ -50,8 +51,6 @@ def fitted(tokenizer, rows: int, place: str) -> PreTrainedTokenizerFast:
             "remove the tokens that were added without one (added_tokens in tokenizer.json)"
         )
     tokenizer.add_tokens([f"<unused_{i}>" for i in range(len(tokenizer), rows)], True)
-    # Text that happens to hold '</s>' is text.
-    tokenizer.split_special_tokens = True
     return tokenizer
 
 
@@ -77,6 +76,7 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
         **parts["tokenizer_config"],
         **special,
     )

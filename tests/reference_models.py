@@ -1,0 +1,94 @@
+"""Tiny random models of transformers as folders, and a converted Llama run plainly and cached."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slava_jax.convert.pretrained import Pretrained
+from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
+from slava_jax.models.llama import BlockCache, LanguageModel, Llama, LlamaMode, TextInputs
+from slava_jax.nn.attention import KeysValues
+
+VOCABULARY = 270  # of the tiny language models: 256 bytes, 4 special tokens, 10 merges
+
+
+def randomise(model, deviation=0.1):
+    """Every weight of a torch model away from its initial zero or one, from one seed."""
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(deviation * torch.randn_like(weight))
+    return model.eval()
+
+
+def save_folder(model, folder: Path, **options) -> Path:
+    """A folder as `save_pretrained` makes it, with a tokenizer beside a language model."""
+    model.save_pretrained(folder, **options)
+    if getattr(model.config, "vocab_size", None):
+        save_tiny_tokenizer(folder)
+    return folder
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    """A byte-level one, smaller than the vocabulary of the tiny models."""
+    save_tokenizer(train_tokenizer(["the film is thin"] * 3, VOCABULARY - 6), folder)
+
+
+def variables(loaded: Pretrained) -> tuple[LlamaMode, dict]:
+    """How the weights are held, and the collection they lie in."""
+    if loaded.quantized:
+        return LlamaMode(frozen=True, quantized=True), {"frozen": loaded.tree}
+    return LlamaMode(), {"params": loaded.tree}
+
+
+def plain_logits(loaded: Pretrained, tokens) -> np.ndarray:
+    """float32[B, T, V] of int32[B, T] in one pass."""
+    mode, collections = variables(loaded)
+    order = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    model = LanguageModel(loaded.config, mode)
+    return np.asarray(jax.jit(model.apply)(collections, tokens, order))
+
+
+class Cached:
+    """A converted Llama with a cache of `length` tokens, one example."""
+
+    def __init__(self, loaded: Pretrained, length: int):
+        c = loaded.config
+        mode, collections = variables(loaded)
+        self._model = Llama(c, mode)
+        self._variables = {name: tree["llama"] for name, tree in collections.items()}
+        one = KeysValues.empty(1, length, c.kv_heads, c.head_width, jnp.float32)
+        stack = lambda a: jnp.broadcast_to(a, (c.layers, *a.shape))  # noqa: E731
+        self._cache, self._slot = BlockCache(jax.tree.map(stack, one)), 0
+
+    def feed(self, tokens) -> np.ndarray:
+        """Logits float32[T, V] of the next int32[T] tokens."""
+        tokens = np.asarray(tokens, np.int32)[None]
+        logits, self._cache = _step(self._model, self._variables, tokens, self._cache, self._slot)
+        self._slot += tokens.shape[1]
+        return np.asarray(logits[0])
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _step(model, variables, tokens, cache, slot):
+    def run(model):
+        order = jnp.broadcast_to(slot + jnp.arange(tokens.shape[1]), tokens.shape)
+        states, new = model(model.embed(tokens), TextInputs(order, slot=slot), cache)
+        return model.logits(states), new
+
+    return model.apply(variables, method=run)
+
+
+def greedy(loaded: Pretrained, prompt, count: int) -> list[int]:
+    """The `count` tokens that follow a prompt, each the likeliest, with a cache."""
+    model = Cached(loaded, len(prompt) + count)
+    logits, out = model.feed(prompt), []
+    for _ in range(count):
+        out.append(int(logits[-1].argmax()))
+        logits = model.feed(out[-1:])
+    return out
