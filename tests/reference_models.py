@@ -1,15 +1,26 @@
 """Tiny random models of transformers as folders, and a converted Llama run plainly and cached."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import save_file
 
+from slava_jax.convert.llama import huggingface_table
 from slava_jax.convert.pretrained import Pretrained
+from slava_jax.convert.rules import Row
 from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
-from slava_jax.models.llama import BlockCache, LanguageModel, Llama, LlamaMode, TextInputs
+from slava_jax.models.llama import (
+    BlockCache,
+    LanguageModel,
+    Llama,
+    LlamaConfig,
+    LlamaMode,
+    TextInputs,
+)
 from slava_jax.nn.attention import KeysValues
 
 VOCABULARY = 270  # of the tiny language models: 256 bytes, 4 special tokens, 10 merges
@@ -86,9 +97,52 @@ def _step(model, variables, tokens, cache, slot):
 
 def greedy(loaded: Pretrained, prompt, count: int) -> list[int]:
     """The `count` tokens that follow a prompt, each the likeliest, with a cache."""
-    model = Cached(loaded, len(prompt) + count)
-    logits, out = model.feed(prompt), []
-    for _ in range(count):
-        out.append(int(logits[-1].argmax()))
-        logits = model.feed(out[-1:])
-    return out
+    model = Cached(loaded, 128)
+    tokens = list(prompt)
+    for i in range(len(prompt) + count - 1):  # one by one, so that one shape is compiled
+        logits = model.feed(tokens[i : i + 1])
+        if i + 1 == len(tokens):
+            tokens.append(int(logits[-1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def plain_states(loaded: Pretrained, tokens) -> np.ndarray:
+    """Normalised states float32[B, T, D] of int32[B, T] in one pass."""
+    mode, collections = variables(loaded)
+    model = Llama(loaded.config, mode)
+
+    def run(model):
+        order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return model(model.embed(tokens), TextInputs(order))[0]
+
+    held = {name: tree["llama"] for name, tree in collections.items()}
+    return np.asarray(jax.jit(lambda v: model.apply(v, method=run))(held))
+
+
+def random_tensors(table, layers: int, seed=0) -> dict[str, np.ndarray]:
+    """A tensor for every row of a table, by its name in the file."""
+    rng = np.random.default_rng(seed)
+    names = {}
+    for row in table:
+        if isinstance(row, Row):
+            for layer in range(layers if "{}" in row.source else 1):
+                array = row.shape[-1] ** -0.5 * rng.normal(size=row.shape) + (len(row.shape) == 1)
+                names[row.source.format(layer)] = array.astype(np.float32)
+    return names
+
+
+TINY = LlamaConfig(VOCABULARY, 32, 3, 4, 2, 8, 48)
+TINY_JSON = {
+    "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def tiny_folder(folder: Path, **settings) -> Path:
+    """A Llama folder of random float32 weights, made without torch; `settings` of config.json."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**TINY_JSON, **settings}))
+    save_file(random_tensors(huggingface_table(TINY), TINY.layers), folder / "model.safetensors")
+    save_tiny_tokenizer(folder)
+    return folder

@@ -5,9 +5,11 @@ the `len(tokenizer)` of the base (data/tokenizer.py), so that length must be the
 the frozen embedding table. Special tokens are split: text that happens to hold '</s>' is text.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
@@ -68,6 +70,7 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
     if "tokens" not in vocabulary or "tokenizer_type" not in vocabulary:
         raise ConvertError(f"{place}: holds no tokenizer; take a file that has one")
     backend, _ = convert_gguf_tokenizer("llama", vocabulary)
+    backend = _without_added(backend, len(vocabulary["tokens"]))
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
         for name in ("bos", "eos", "unk", "pad")
@@ -81,3 +84,14 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
         **special,
     )
     return fitted(tokenizer, rows, place)
+
+
+def _without_added(backend: Tokenizer, count: int) -> Tokenizer:
+    """`backend` without the tokens behind the first `count`.
+
+    transformers builds every byte-level vocabulary as GPT-2's, and adds that one's end token to
+    those that lack it.
+    """
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < count]
+    return Tokenizer.from_str(json.dumps(state))
