@@ -132,15 +132,14 @@ def save_slices(
         None. Each entry once, in any order.
 
     Raises:
-      CheckpointError: the disk has no room (asked before anything is written), or as `save_tree`.
-        What `slices` raises goes through; nothing is left behind.
+      CheckpointError: the disk has no room (asked before anything is written), the slices are
+        not those of `shapes`, or as in `save_tree`. Nothing is left behind.
     """
     path = _new(path)
-    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
-    free = shutil.disk_usage(path.parent).free
+    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values()) / 2**30
+    free = shutil.disk_usage(path.parent).free / 2**30
     if need > free:
-        room = f"{need / 2**30:.2f} GiB needed, {free / 2**30:.2f} GiB free"
-        raise CheckpointError(f"{path.parent}: no room: {room}")
+        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
     unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -156,18 +155,20 @@ def save_slices(
 
 
 def _write_slices(path: Path, shapes, slices) -> None:
-    """Writes each slice into the array of its name; the ones Orbax made are replaced."""
     stores: dict[str, tensorstore.TensorStore] = {}
     missing = {name: set(range(leaf.shape[0])) for name, leaf in shapes.items()}
     for name, i, array in slices:
-        leaf, entries = shapes[name], missing[name] if i is None else {i}
+        leaf = shapes[name]
+        entries = set(range(leaf.shape[0])) if i is None else {i}
         wanted = leaf.shape if i is None else leaf.shape[1:]
         if array.shape != wanted or array.dtype != leaf.dtype or not entries <= missing[name]:
             raise CheckpointError(f"{path}: {name}[{i}] does not fit {leaf}, or came twice")
         if name not in stores:
             stores[name] = _array_store(path, name, leaf)
-        stores[name][... if i is None else i].write(array).result()
+        where = stores[name][... if i is None else i]
+        where.write(array, can_reference_source_data_indefinitely=True).result()
         missing[name] = missing[name] - entries
+        del array  # before the next one is read
     if unwritten := [name for name, entries in missing.items() if entries]:
         raise CheckpointError(f"{path}: not all of these came: {', '.join(unwritten)}")
 
@@ -178,12 +179,10 @@ def _array_store(path: Path, name: str, leaf) -> tensorstore.TensorStore:
     chunk = [min(rows, leaf.shape[0]), *leaf.shape[1:]]
     base = {"driver": "file", "path": f"{path}/state/"}
     store = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".")}
-    metadata = {
-        "shape": list(leaf.shape),
-        "data_type": leaf.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1}}],
-    }
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
+    codecs = [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1}}]
+    metadata = {"shape": list(leaf.shape), "data_type": leaf.dtype.name}
+    metadata |= {"chunk_grid": grid, "codecs": codecs}
     spec = {"driver": "zarr3", "kvstore": store, "metadata": metadata}
     return tensorstore.open(spec, create=True, delete_existing=True).result()
 

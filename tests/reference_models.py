@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from slava_jax.convert.huggingface import llama_config
 from slava_jax.convert.llama import huggingface_table
 from slava_jax.convert.pretrained import Pretrained
 from slava_jax.convert.rules import Row
@@ -142,7 +143,10 @@ TINY_JSON = {
 def tiny_folder(folder: Path, **settings) -> Path:
     """A Llama folder of random float32 weights, made without torch; `settings` of config.json."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**TINY_JSON, **settings}))
-    save_file(random_tensors(huggingface_table(TINY), TINY.layers), folder / "model.safetensors")
+    settings = {**TINY_JSON, **settings}
+    (folder / "config.json").write_text(json.dumps(settings))
+    config = llama_config(settings, folder)
+    tensors = random_tensors(huggingface_table(config), config.layers)
+    save_file(tensors, folder / "model.safetensors")
     save_tiny_tokenizer(folder)
     return folder

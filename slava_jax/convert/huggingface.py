@@ -58,7 +58,7 @@ class Safetensors:
     def read(self, name: str) -> np.ndarray:
         """See `rules.Tensors`."""
         with safe_open(self._shards[name], "np") as file:
-            return file.get_tensor(name).astype(np.float32)
+            return file.get_tensor(name)
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:

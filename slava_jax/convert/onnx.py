@@ -34,7 +34,7 @@ class OnnxTensors:
 
     def read(self, name: str) -> np.ndarray:
         """See `rules.Tensors`."""
-        return self._arrays[name].astype(np.float32)
+        return self._arrays[name]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.quantized import quantize, quantize_linear_layers
 
 WEIGHTS, TOKENIZER = "weights", "tokenizer"  # below a folder of converted weights
+_COLUMNS = 4096  # of a kernel that are quantised together, which bounds the memory it takes
 _CONFIGS = {"llama": LlamaConfig, "vit": VitConfig}
 
 
@@ -60,7 +61,8 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
       quantized: kernels of a Llama as int8 (nn/quantized.py); everything else stays float32.
 
     Raises:
-      ConvertError: the tensors do not fit. CheckpointError: the directory exists or has no room.
+      ConvertError: the tensors do not fit. CheckpointError: the directory exists, has no room, or
+        cannot be written to; nothing is left behind.
       ValueError: a vision encoder, which is not held in int8, shall be quantised.
     """
     if quantized and source.family != "llama":
@@ -92,6 +94,8 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         if source.tokenizer is not None:
             save_tokenizer(source.tokenizer, unfinished / TOKENIZER)
         os.rename(unfinished, directory)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: could not be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -130,7 +134,16 @@ def _quantized(pieces) -> Iterator[tuple[str, int | None, np.ndarray]]:
     for path, layer, array in pieces:
         if not path.endswith("/kernel"):
             yield path, layer, array
-            continue
-        kernel, scale = to_int8(array)
-        yield path, layer, np.asarray(kernel)
-        yield f"{path.removesuffix('kernel')}scale", layer, np.asarray(scale)
+        else:
+            kernel, scale = _by_columns(to_int8, array)
+            yield path, layer, kernel
+            yield f"{path.removesuffix('kernel')}scale", layer, scale
+        del array  # before the next one is read
+
+
+def _by_columns(to_int8, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8[in, out] and scales float32[out] of a kernel; each column has its own scale."""
+    columns = range(0, kernel.shape[1], _COLUMNS)
+    parts = [to_int8(kernel[:, start : start + _COLUMNS]) for start in columns]
+    kernels, scales = zip(*parts, strict=True)
+    return np.concatenate(kernels, axis=1), np.concatenate(scales)

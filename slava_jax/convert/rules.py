@@ -32,7 +32,7 @@ class Tensors(Protocol):
     shapes: dict[str, tuple[int, ...]]
 
     def read(self, name: str) -> np.ndarray:
-        """That tensor as float32."""
+        """That tensor as float32, float16 or bfloat16."""
 
 
 def same(array: np.ndarray) -> np.ndarray:
@@ -149,8 +149,12 @@ def slices(steps: list[Step], tensors: Tensors) -> Iterator[tuple[str, int | Non
     Raises:
       ConvertError: a tensor holds NaN or infinity.
     """
-    for step in steps:
-        array = tensors.read(step.name)
-        if not np.isfinite(array).all():
-            raise ConvertError(f"{tensors.place}: {step.name} holds NaN or infinity: get it anew")
-        yield step.row.path, step.layer, np.ascontiguousarray(step.row.change(array), np.float32)
+    for step in steps:  # no name holds an array here: it would live until the next one is read
+        yield step.row.path, step.layer, _slice(step, tensors)
+
+
+def _slice(step: Step, tensors: Tensors) -> np.ndarray:
+    array = tensors.read(step.name)
+    if not np.isfinite(array).all():
+        raise ConvertError(f"{tensors.place}: {step.name} holds NaN or infinity: get it anew")
+    return np.ascontiguousarray(step.row.change(array), np.float32)

@@ -208,9 +208,10 @@ def resize_positions(positions: np.ndarray, side: int) -> np.ndarray:
       positions: float[(1,) n * n + 1, D], `<cls>` first, which stays as it is.
 
     Returns:
-      float[side * side + 1, D].
+      float32[side * side + 1, D].
     """
-    cls, grid = np.split(positions.reshape(-1, positions.shape[-1]), [1])
+    positions = positions.astype(np.float32).reshape(-1, positions.shape[-1])
+    cls, grid = np.split(positions, [1])
     n = round(len(grid) ** 0.5)
     weights = _bicubic(n, side)
     grid = np.einsum("Yy,Xx,yxD->YXD", weights, weights, grid.reshape(n, n, -1), optimize=True)
