@@ -83,7 +83,7 @@ def _config(tensors: GgufTensors) -> LlamaConfig:
             f"{tensors.place}: has rope scaling or experts, which this Llama does not have"
         )
     heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
-    theta = float(field("rope.freq_base", 10_000.0))
+    theta = _decimal(field("rope.freq_base", 10_000.0))
     head_width = int(field("attention.key_length", width // heads))
     return LlamaConfig(
         vocab_size=_rows(tensors),
@@ -94,10 +94,15 @@ def _config(tensors: GgufTensors) -> LlamaConfig:
         head_width=head_width,
         mlp_width=fields["llama.feed_forward_length"],
         rope_theta=theta,
-        norm_eps=float(np.float32(fields["llama.attention.layer_norm_rms_epsilon"])),
+        norm_eps=_decimal(fields["llama.attention.layer_norm_rms_epsilon"]),
         tie_embeddings="output.weight" not in shapes,
         rope_scaling=_scaling(tensors, head_width // 2, theta),
     )
+
+
+def _decimal(value: float) -> float:
+    """The number that was written down, 1e-5, where its float32 is 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
 
 
 def _rows(tensors: GgufTensors) -> int:

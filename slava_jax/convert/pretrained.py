@@ -112,6 +112,11 @@ def load(directory: str | Path) -> Pretrained:
     return Pretrained(config, tree, facts["quantized"], tokenizer)
 
 
+def is_converted(directory: str | Path) -> bool:
+    """Whether a directory looks like one that `write` left."""
+    return (Path(directory) / WEIGHTS).is_dir()
+
+
 def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:
     """Path and shape of every leaf of the model, nothing allocated."""
     if isinstance(config, LlamaConfig):
