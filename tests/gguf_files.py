@@ -21,8 +21,9 @@ KINDS = (
 _FACTORS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
-def write_gguf(path: Path, kind: str, architecture="llama", config=CONFIG, drop=()) -> Path:
+def write_gguf(path: Path, kind: str, architecture="llama", drop=(), extra=None) -> Path:
     """A file whose matrices are stored as `kind`; `drop` leaves fields or tensors out."""
+    config = CONFIG
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.layers)
     writer.add_context_length(64)
@@ -36,7 +37,7 @@ def write_gguf(path: Path, kind: str, architecture="llama", config=CONFIG, drop=
     _add_tokenizer(writer, "eos" not in drop)
     rng = np.random.default_rng(1)
     rows = [row for row in gguf_table(config) if isinstance(row, Row)]
-    for name, array in random_tensors(rows, config.layers).items():
+    for name, array in {**random_tensors(rows, config.layers), **(extra or {})}.items():
         if name in drop:
             continue
         if array.ndim == 1:

@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 
 from slava_jax.convert.huggingface import llama_config
 from slava_jax.convert.llama import huggingface_table
-from slava_jax.convert.pretrained import Pretrained
+from slava_jax.convert.pretrained import Pretrained, Source
 from slava_jax.convert.rules import Row
+from slava_jax.convert.vision import vit
 from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
 from slava_jax.models.llama import (
     BlockCache,
@@ -132,12 +133,38 @@ def random_tensors(table, layers: int, seed=0) -> dict[str, np.ndarray]:
     return names
 
 
+class Held:
+    """Tensors in memory, as `rules.Tensors`."""
+
+    place = "model.file"
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self._arrays = arrays
+        self.shapes = {name: array.shape for name, array in arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+
 TINY = LlamaConfig(VOCABULARY, 32, 3, 4, 2, 8, 48)
 TINY_JSON = {
     "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
 }  # fmt: skip
+
+
+TINY_VIT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8, "intermediate_size": 24, "num_channels": 3,
+}  # fmt: skip
+PIXELS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+
+
+def tiny_vit() -> Source:
+    """A ViT of random weights, made without torch."""
+    config, table = vit(TINY_VIT, PIXELS, (), None)
+    return Source(config, table, Held(random_tensors(table, config.layers)))
 
 
 def tiny_folder(folder: Path, **settings) -> Path:

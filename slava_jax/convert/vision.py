@@ -139,9 +139,9 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
     activation = config.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(_ACTIVATIONS)}")
-    if abs(pixels.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise ValueError("rescale_factor of preprocessor_config.json: only 1/255 is built here")
-    normal = pixels.get("do_normalize", True)
+    if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
+        raise ValueError("image_size and patch_size: only squares are built here")
+    mean, deviation = _statistics(pixels)
     return VitConfig(
         image_size=image_size or config["image_size"],
         channels=config.get("num_channels", 3),
@@ -153,10 +153,22 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
         mlp_width=config["intermediate_size"],
         activation=_ACTIVATIONS[activation],
         norm_eps=config.get("layer_norm_eps", norm_eps),
-        mean=tuple(pixels["image_mean"]) if normal else (0.0,),
-        deviation=tuple(pixels["image_std"]) if normal else (1.0,),
+        mean=mean,
+        deviation=deviation,
         **own,
     )
+
+
+def _statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of pixels in [0, 1]."""
+    if abs(pixels.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ValueError("rescale_factor in preprocessor_config.json: only 1/255 is built here")
+    if not pixels.get("do_normalize", True):
+        return (0.0,), (1.0,)
+    missing = {"image_mean", "image_std"} - set(pixels)
+    if missing:
+        raise ValueError(f"preprocessor_config.json has no {', '.join(sorted(missing))}")
+    return tuple(pixels["image_mean"]), tuple(pixels["image_std"])
 
 
 def _prefix(names: Iterable[str], prefix: str) -> str:

@@ -114,8 +114,8 @@ class Vit(nn.Module):
         if images.shape[1:] != (c.image_size, c.image_size, c.channels):
             wanted = (c.image_size, c.image_size, c.channels)
             raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
-        B, unit = images.shape[0], images.astype(self.dtype) / 255
-        x = (unit - jnp.array(c.mean, self.dtype)) / jnp.array(c.deviation, self.dtype)
+        B, unit = images.shape[0], images.astype(jnp.float32) / 255
+        x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(self.dtype)
         if c.frontend == "gradients":
             x = gradient_cells(x)
         x = fold(x, x.shape[1] * c.patch // c.image_size)

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from reference_models import TINY, tiny_folder
+from reference_models import TINY, tiny_folder, tiny_vit
 from safetensors.numpy import load_file
 
 from slava_jax.checkpoint import CheckpointError
@@ -55,8 +55,19 @@ def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
     assert_same(found.tree, whole)
 
 
-def test_an_encoder_is_not_quantised(tmp_path):
-    """And a folder that is there is not overwritten."""
+def test_a_vision_encoder_is_float(tmp_path):
+    """Read back with its config; int8 is refused for it."""
+    with pytest.raises(ValueError, match="only a Llama"):
+        write(tiny_vit(), tmp_path / "ours", quantized=True)
+    write(tiny_vit(), tmp_path / "ours")
+    found = load(tmp_path / "ours")
+    assert found.config == tiny_vit().config and found.tokenizer is None
+    assert found.config.mean == (0.48, 0.46, 0.41)
+    assert found.tree["vit"]["positions"].shape == (17, 16)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    """It may be another model's."""
     with pytest.raises(SystemExit, match="exists already"):
         main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 

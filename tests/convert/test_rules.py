@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from reference_models import Held
 
 from slava_jax.convert.rules import ConvertError, LeftOut, Row, plan, slices, transposed
 
@@ -11,19 +12,6 @@ TABLE = [
     LeftOut("layers.*.inv_freq", "computed"),
 ]
 LEAVES = ["blocks/q/kernel", "norm/scale"]
-
-
-class Held:
-    """Tensors in memory."""
-
-    place = "model.file"
-
-    def __init__(self, arrays):
-        self._arrays = arrays
-        self.shapes = {name: array.shape for name, array in arrays.items()}
-
-    def read(self, name):
-        return self._arrays[name]
 
 
 def arrays(**other):

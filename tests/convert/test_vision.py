@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from reference_models import randomise, save_folder
+from reference_models import PIXELS, randomise, save_folder
 from safetensors.numpy import load_file, save_file
 
 from slava_jax.convert.huggingface import read_folder
@@ -21,7 +21,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
 
 KEY_BIAS, QUERY_BIAS = "attention.k_proj.bias", "attention.q_proj.bias"
-PIXELS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
     "patch_size": 8, "attn_implementation": "eager",

@@ -6,44 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_models import random_tensors, tiny_folder
+from reference_models import tiny_folder, tiny_vit
 from tiny_run import get_config
 
 from slava_jax.config import ConfigError, check
 from slava_jax.convert.huggingface import read_folder
-from slava_jax.convert.pretrained import Source, load, write
-from slava_jax.convert.vision import vit
+from slava_jax.convert.pretrained import load, write
 from slava_jax.inference.assistant import Assistant
 from slava_jax.train import stages
 from slava_jax.train.loop import _trained
 from slava_jax.train.materials import prepare
-
-VIT = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
-    "patch_size": 8, "intermediate_size": 24, "num_channels": 3,
-}  # fmt: skip
-PIXELS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
-
-
-class Held:
-    """Random tensors of a table."""
-
-    place = "tiny"
-
-    def __init__(self, table, layers):
-        self._arrays = random_tensors(table, layers)
-        self.shapes = {name: array.shape for name, array in self._arrays.items()}
-
-    def read(self, name):
-        return self._arrays[name]
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """Two folders of converted weights."""
     folder = tmp_path_factory.mktemp("weights")
-    config, table = vit(VIT, PIXELS, (), None)
-    write(Source(config, table, Held(table, config.layers)), folder / "vit")
+    write(tiny_vit(), folder / "vit")
     write(read_folder(tiny_folder(folder / "theirs")), folder / "llama", quantized=True)
     return folder
 
