@@ -15,14 +15,13 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tensorstore
 from orbax.checkpoint import v1 as orbax
 
 FORMAT_VERSION = 1  # of what `_write` lays down; `_read_metadata` refuses every other one
@@ -115,80 +114,24 @@ def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> N
     Raises:
       CheckpointError: the path exists (it is whole then: delete it to replace it), or as in `save`.
     """
-    _write(_new(path), tree, facts)
+    _write(new_folder(path), tree, facts)
 
 
-def save_slices(
-    path: str | os.PathLike,
-    shapes: Mapping[str, jax.ShapeDtypeStruct],
-    slices: Iterable[tuple[str, int | None, np.ndarray]],
-    facts: dict[str, Any],
-) -> None:
-    """`save_tree` for arrays that are never in memory whole.
+def lay_out(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: dict[str, Any]) -> None:
+    """A folder like `save_tree`'s, said to hold `shapes`, with one element an array in it.
 
-    Args:
-      shapes: every array there will be, by name ("llama/norm/scale").
-      slices: (name, i, array): `array` is entry i of its leading axis, or the whole where i is
-        None. Each entry once, in any order.
+    streaming.py then writes the arrays in their places. Names are as in "llama/norm/scale".
+    """
+    one = {name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()}
+    _write(path, _nest(one), facts, shapes)
+
+
+def new_folder(path: str | os.PathLike) -> Path:
+    """The absolute path of a folder that is not there yet, in one that is.
 
     Raises:
-      CheckpointError: the disk has no room (asked before anything is written), the slices are
-        not those of `shapes`, or as in `save_tree`. Nothing is left behind.
+      CheckpointError: it is there, or the one above cannot be made.
     """
-    path = _new(path)
-    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values()) / 2**30
-    free = shutil.disk_usage(path.parent).free / 2**30
-    if need > free:
-        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        # Orbax lays out the tree with one element an array; then the arrays take their places.
-        tree = _nest({name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()})
-        _write(unfinished, tree, facts, shapes)
-        _write_slices(unfinished, shapes, slices)
-        os.rename(unfinished, path)
-    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
-        raise CheckpointError(f"{path}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write_slices(path: Path, shapes, slices) -> None:
-    stores: dict[str, tensorstore.TensorStore] = {}
-    missing = {name: set(range(leaf.shape[0])) for name, leaf in shapes.items()}
-    for name, i, array in slices:
-        leaf = shapes[name]
-        entries = set(range(leaf.shape[0])) if i is None else {i}
-        wanted = leaf.shape if i is None else leaf.shape[1:]
-        if array.shape != wanted or array.dtype != leaf.dtype or not entries <= missing[name]:
-            raise CheckpointError(f"{path}: {name}[{i}] does not fit {leaf}, or came twice")
-        if name not in stores:
-            stores[name] = _array_store(path, name, leaf)
-        where = stores[name][... if i is None else i]
-        where.write(array, can_reference_source_data_indefinitely=True).result()
-        missing[name] = missing[name] - entries
-        del array  # before the next one is read
-    if unwritten := [name for name, entries in missing.items() if entries]:
-        raise CheckpointError(f"{path}: not all of these came: {', '.join(unwritten)}")
-
-
-def _array_store(path: Path, name: str, leaf) -> tensorstore.TensorStore:
-    """An empty array where Orbax looks for it, in chunks of about a MiB or one entry."""
-    rows = max(1, 2**20 * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
-    chunk = [min(rows, leaf.shape[0]), *leaf.shape[1:]]
-    base = {"driver": "file", "path": f"{path}/state/"}
-    store = {"driver": "ocdbt", "base": base, "path": name.replace("/", ".")}
-    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
-    codecs = [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1}}]
-    metadata = {"shape": list(leaf.shape), "data_type": leaf.dtype.name}
-    metadata |= {"chunk_grid": grid, "codecs": codecs}
-    spec = {"driver": "zarr3", "kvstore": store, "metadata": metadata}
-    return tensorstore.open(spec, create=True, delete_existing=True).result()
-
-
-def _new(path: str | os.PathLike) -> Path:
-    """The absolute path of a folder that is not there yet, in one that is."""
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already: delete it to write it anew")

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, load_facts, load_tree, save_slices
+from slava_jax.checkpoint import CheckpointError, load_facts, load_tree
 from slava_jax.convert.rules import Table, Tensors, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.quantized import quantize, quantize_linear_layers
+from slava_jax.streaming import save_slices
 
 WEIGHTS, TOKENIZER = "weights", "tokenizer"  # below a folder of converted weights
 _COLUMNS = 4096  # of a kernel that are quantised together, which bounds the memory it takes
