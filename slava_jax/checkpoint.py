@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,29 @@ def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> N
     Raises:
       CheckpointError: the path exists (it is whole then: delete it to replace it), or as in `save`.
     """
+    _write(new_folder(path), tree, facts)
+
+
+def lay_out(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: dict[str, Any]) -> None:
+    """A folder like `save_tree`'s, said to hold `shapes`, with one element an array in it.
+
+    streaming.py then writes the arrays in their places. Names are as in "llama/norm/scale".
+    """
+    one = {name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()}
+    _write(path, _nest(one), facts, shapes)
+
+
+def new_folder(path: str | os.PathLike) -> Path:
+    """The absolute path of a folder that is not there yet, in one that is.
+
+    Raises:
+      CheckpointError: it is there, or the one above cannot be made.
+    """
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already: delete it to write it anew")
     _make_directory(path.parent)
-    _write(path, tree, facts)
+    return path
 
 
 def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[PyTree, dict]:
@@ -155,7 +173,8 @@ def load_facts(path: str | os.PathLike) -> dict[str, Any]:
     return _read_metadata(Path(path).absolute())["facts"]
 
 
-def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
+def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> None:
+    """Saves `tree`. `described` says what its arrays are if it holds only stand-ins for them."""
     leaves = _flatten(tree, path)
     try:
         facts_json = json.dumps(facts)
@@ -163,7 +182,7 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: the facts must be what JSON can say: {error}") from error
     metadata = {
         "slava_jax_format": FORMAT_VERSION,
-        "arrays": {name: _describe(leaf) for name, leaf in leaves.items()},
+        "arrays": {name: _describe(leaf) for name, leaf in (described or leaves).items()},
         "facts": facts_json,
     }
     # Orbax refuses arrays without elements, and a tree without arrays; the description above is

@@ -26,8 +26,8 @@ def default_config() -> ConfigDict:
     settings = {
         "seed": 0,
         "stages": STAGES,  # any of them; an earlier one left out is read from start_from
-        # Work directories whose best weights stand for the stages that are left out; the
-        # tokenizer comes with the language stage's.
+        # What stands for the stages that are left out: a work directory with its best weights, or
+        # a folder of converted ones (docs/convert.md). The tokenizer comes with the language's.
         "start_from": {"vision": "", "language": ""},
         "dtype": "float32",  # 'bfloat16' on accelerators that have it
         "data": {
@@ -161,8 +161,8 @@ def _value_problems(config) -> Iterator[str]:
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
-                f"start_from.{name}: must name a work directory with a finished {name} stage, "
-                f"because stages leaves {name!r} out"
+                f"start_from.{name}: must name a work directory with a finished {name} stage, or "
+                f"converted weights, because stages leaves {name!r} out"
             )
     if config["dtype"] not in ("float32", "bfloat16"):
         yield f"dtype: must be float32 or bfloat16, is {config['dtype']!r}"

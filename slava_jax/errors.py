@@ -2,6 +2,7 @@
 
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.config import ConfigError
+from slava_jax.convert.rules import ConvertError
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import ImageError
 from slava_jax.data.instructions import InstructionError
@@ -15,6 +16,7 @@ from slava_jax.train.workdir import WorkdirError
 USER_ERRORS = (
     CheckpointError,
     ConfigError,
+    ConvertError,
     DataError,
     HistoryError,
     ImageError,

@@ -56,7 +56,10 @@ def test_every_target_config_module_and_link_exists():
     assert configs >= {"configs/quickstart.py", "configs/folder.py", "configs/elpv.py"}
     assert not {c for c in configs if not (ROOT / c).is_file()}
     modules = set(re.findall(r"python -m ([\w.]+)", README))
-    assert not {m for m in modules if not (ROOT / f"{m.replace('.', '/')}.py").is_file()}
+    files = {
+        m: (f"{m.replace('.', '/')}.py", f"{m.replace('.', '/')}/__main__.py") for m in modules
+    }
+    assert not {m for m, names in files.items() if not any((ROOT / n).is_file() for n in names)}
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", README)
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]

@@ -95,6 +95,6 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
-    """Text of token ids; padding and ids beyond the tokenizer's vocabulary are left out."""
-    own = [int(i) for i in ids if PAD_ID != i < len(tokenizer)]
+    """Text of token ids; special tokens and ids beyond the tokenizer's vocabulary are left out."""
+    own = [int(i) for i in ids if i < len(tokenizer)]
     return tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -31,10 +31,13 @@ class LlamaConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
+    rope_scaling: tuple[float, ...] = ()  # Llama-3's four numbers, see nn/attention.py
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
             raise ValueError(f"llama.kv_heads must divide llama.heads, got {self}")
+        if len(self.rope_scaling) not in (0, 4):
+            raise ValueError(f"llama.rope_scaling must be () or four numbers, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +112,9 @@ class LlamaBlock(nn.Module):
             return RMSNorm(c.norm_eps, m.frozen, name=name)
 
         attention = Attention(
-            c.width, c.heads, c.head_width, c.kv_heads, c.rope_theta, frozen=m.frozen,
-            quantized=m.quantized, adapter=m.adapter, dtype=m.dtype, name='attention',
+            c.width, c.heads, c.head_width, c.kv_heads, c.rope_theta, c.rope_scaling,
+            frozen=m.frozen, quantized=m.quantized, adapter=m.adapter, dtype=m.dtype,
+            name='attention',
         )  # fmt: skip
         h, tokens = self_attend(attention, norm("attention_norm")(x), text, cache)
         x = x + h

@@ -19,12 +19,16 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
       vocab_size: of its tokenizer, without the special tokens of the assistant.
     """
     return SlavaConfig(
-        # JSON, in which a checkpoint keeps its config, has lists only; a model must be hashable.
-        VitConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["vit"].items()}),
-        LlamaConfig(vocab_size=vocab_size, **config["llama"]),
+        VitConfig(**hashable(config["vit"])),
+        LlamaConfig(vocab_size=vocab_size, **hashable(config["llama"])),
         GroundedConfig(**config["grounded"]),
         AdapterConfig(**config["adapter"]),
         config["decoder"],
         config["quantized"],
         config["image_memory"],
     )
+
+
+def hashable(settings: Mapping) -> dict:
+    """Settings as a config class wants them: JSON has lists where a model must have tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

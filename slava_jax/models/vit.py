@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from slava_jax.models.gradients import gradient_cells
-from slava_jax.nn.attention import MLP, Attention
+from slava_jax.nn.attention import ACTIVATIONS, MLP, Attention
 from slava_jax.nn.stack import stack
 
 
@@ -19,6 +19,15 @@ class VitConfig:
 
     `frontend`: what a patch is embedded from, its 'pixels' as in the paper, or the 'gradients' of
     gradients.py, which a small encoder learns from several times faster.
+
+    The settings from `activation` on are what other libraries' encoders differ in:
+      activation: of the MLP: 'gelu_tanh', 'gelu' (exact) or 'quick_gelu' (CLIP).
+      norm_eps: of every LayerNorm.
+      pre_norm: a LayerNorm before the first block (CLIP).
+      layer_scale: a learned factor a channel on what each block adds (DINOv2).
+      patch_bias: the patch embedding has a bias (CLIP's has none).
+      mean, deviation: subtracted from pixels in [0, 1], and dividing them; one number for all
+        channels, or one for each.
     """
 
     image_size: int = 224
@@ -30,12 +39,23 @@ class VitConfig:
     head_width: int = 32
     mlp_width: int = 256
     frontend: str = "pixels"
+    activation: str = "gelu_tanh"
+    norm_eps: float = 1e-6
+    pre_norm: bool = False
+    layer_scale: bool = False
+    patch_bias: bool = True
+    mean: tuple[float, ...] = (0.5,)
+    deviation: tuple[float, ...] = (0.5,)
 
     def __post_init__(self):
         if self.frontend not in ("pixels", "gradients"):
             raise ValueError(f"vit.frontend must be 'pixels' or 'gradients', got {self.frontend!r}")
         if self.image_size % self.patch:
             raise ValueError(f"vit.image_size must be a multiple of vit.patch, got {self}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"vit.activation must be one of {', '.join(ACTIVATIONS)}, got {self}")
+        if not {len(self.mean), len(self.deviation)} <= {1, self.channels}:
+            raise ValueError(f"vit.mean and vit.deviation need one number a channel, got {self}")
 
     @property
     def tokens(self) -> int:
@@ -48,6 +68,10 @@ def fold(x, side: int):
     B, h, w, c = x.shape
     x = x.reshape(B, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(B, h // side, w // side, side * side * c)
+
+
+def _layer_norm(module, name):
+    return nn.LayerNorm(module.config.norm_eps, module.dtype, name=name)
 
 
 class VitBlock(nn.Module):
@@ -63,17 +87,23 @@ class VitBlock(nn.Module):
             c.width, c.heads, c.head_width, bias=True, dtype=self.dtype, name="attention"
         )
         everywhere = jnp.zeros(x.shape[:2], jnp.int32)
-        h = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-        x = x + attention(h, attention.keys_values(h, everywhere), everywhere)
-        h = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-        return x + MLP(c.mlp_width, self.dtype, name="mlp")(h), None
+        h = _layer_norm(self, "attention_norm")(x)
+        h = attention(h, attention.keys_values(h, everywhere), everywhere)
+        x = x + self._scaled(h, "attention_scale")
+        h = MLP(c.mlp_width, self.dtype, c.activation, name="mlp")(_layer_norm(self, "mlp_norm")(x))
+        return x + self._scaled(h, "mlp_scale"), None
+
+    def _scaled(self, h, name):
+        if not self.config.layer_scale:
+            return h
+        return h * self.param(name, nn.initializers.ones, h.shape[-1:]).astype(h.dtype)
 
 
 class Vit(nn.Module):
     """Images to tokens.
 
-    Call with uint8[B, S, S, channels]; it is brought to [-1, 1] here (the paper's mean and
-    deviation of 0.5). Returns float[B, N, D], normalised, `<cls>` first.
+    Call with uint8[B, S, S, channels]; mean and deviation are taken off here (the paper's 0.5
+    and 0.5 give [-1, 1]). Returns float[B, N, D], normalised, `<cls>` first.
     """
 
     config: VitConfig
@@ -85,18 +115,21 @@ class Vit(nn.Module):
         if images.shape[1:] != (c.image_size, c.image_size, c.channels):
             wanted = (c.image_size, c.image_size, c.channels)
             raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
-        x, B = images.astype(self.dtype) / 127.5 - 1, images.shape[0]
+        B, unit = images.shape[0], images.astype(jnp.float32) / 255
+        x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(self.dtype)
         if c.frontend == "gradients":
             x = gradient_cells(x)
         x = fold(x, x.shape[1] * c.patch // c.image_size)
-        x = nn.Dense(c.width, dtype=self.dtype, name="patch_embedding")(x)
+        x = nn.Dense(c.width, c.patch_bias, self.dtype, name="patch_embedding")(x)
         x = x.reshape(B, -1, c.width)
         cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))
         x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)
         positions = self.param("positions", nn.initializers.normal(0.02), (c.tokens, c.width))
         x = x + positions.astype(x.dtype)
+        if c.pre_norm:
+            x = _layer_norm(self, "pre_norm")(x)
         x, _ = stack(VitBlock, c.layers)(c, self.dtype, name="blocks")(x, None)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        return _layer_norm(self, "norm")(x)
 
 
 class VitClassifier(nn.Module):

@@ -11,6 +11,9 @@ number of images read so far) and a KV cache half full are all cases of it, and 
 has to be stored.
 """
 
+import functools
+from collections.abc import Sequence
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -60,11 +63,28 @@ def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
     return out.reshape(B, T + padding, H, C)[:, :T]
 
 
-def rotate(x, positions, theta: float):
+def rope_frequencies(half: int, theta: float, scaling: Sequence[float] = ()):
+    """Angles a position turns by, float32[half].
+
+    Args:
+      scaling: Llama-3's `(factor, low_freq_factor, high_freq_factor, original_length)`: waves
+        longer than original_length / low_freq_factor are stretched by `factor`, those shorter
+        than original_length / high_freq_factor stay, the ones between are interpolated.
+    """
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if not scaling:
+        return frequencies
+    factor, low, high, original = scaling
+    turns = original * frequencies / (2 * jnp.pi)  # of each wave over the original length
+    kept = jnp.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * ((1 - kept) / factor + kept)
+
+
+def rotate(x, positions, theta: float, scaling: Sequence[float] = ()):
     """Rotary position embedding, Llama's halves: x `[B, T, H, C]`, positions `[B, T]`."""
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32)
+    angles = angles * rope_frequencies(half, theta, scaling)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
@@ -105,6 +125,7 @@ class Attention(nn.Module):
     head_width: int
     kv_heads: int | None = None
     rope_theta: float | None = None
+    rope_scaling: tuple[float, ...] = ()  # see `rope_frequencies`
     null_key: bool = False
     bias: bool = False
     frozen: bool = False
@@ -137,7 +158,7 @@ class Attention(nn.Module):
         k = self.k(x, call).reshape(B, S, -1, self.head_width)
         v = self.v(x, call).reshape(B, S, -1, self.head_width)
         if self.rope_theta is not None:
-            k = rotate(k, order, self.rope_theta)
+            k = rotate(k, order, self.rope_theta, self.rope_scaling)
         if self.null_key:
             row = (B, 1, *self.null_k.shape)
             k = jnp.concatenate([jnp.broadcast_to(self.null_k, row).astype(k.dtype), k], axis=1)
@@ -150,7 +171,7 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         q = self.q(x, call).reshape(B, T, self.heads, self.head_width)
         if self.rope_theta is not None:
-            q = rotate(q, limit, self.rope_theta)
+            q = rotate(q, limit, self.rope_theta, self.rope_scaling)
         out = attend(q, memory.k, memory.v, memory.order, limit)
         return self.o(out.reshape(B, T, -1), call)
 
@@ -173,13 +194,23 @@ class RMSNorm(nn.Module):
         return (wide * scale).astype(x.dtype)
 
 
+ACTIVATIONS = {
+    "gelu_tanh": nn.gelu,  # the tanh approximation
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # CLIP's
+}
+
+
 class MLP(nn.Module):
     """Two layers with GELU between, biased, as in ViT. x `[..., D]` -> `[..., D]`."""
 
     mlp_width: int
     dtype: jnp.dtype = jnp.float32
+    activation: str = "gelu_tanh"  # one of ACTIVATIONS
 
     @nn.compact
     def __call__(self, x):
-        h = Linear(self.mlp_width, True, dtype=self.dtype, name="up")(x)
-        return Linear(x.shape[-1], True, dtype=self.dtype, name="down")(nn.gelu(h))
+        h = ACTIVATIONS[self.activation](
+            Linear(self.mlp_width, True, dtype=self.dtype, name="up")(x)
+        )
+        return Linear(x.shape[-1], True, dtype=self.dtype, name="down")(h)

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from slava_jax.config import check
+from slava_jax.convert.pretrained import is_converted
 from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
@@ -41,13 +42,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     vision_stage = vision = language = None
     if {"vision", "assistant"} & set(config.stages):
         with clock.part("vision"):
-            vision_stage = stages.vision_stage(config, materials)
-            vision = _trained(config, vision_stage, workdir)
+            vision_stage, vision = _trained(config, "vision", materials, workdir)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
-            language = _trained(config, stages.language_stage(config, materials), workdir)
+            _, language = _trained(config, "language", materials, workdir)
     if "assistant" not in config.stages:
-        metrics = vision_metrics(vision_stage, vision, materials) if vision is not None else {}
+        metrics = vision_metrics(vision_stage, vision, materials) if vision_stage else {}
         return _finish(config, workdir, clock, materials, Findings(metrics))
     with clock.part("assistant"):
         start = stages.assistant_start(config, materials, vision, language)
@@ -61,16 +61,25 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         save_assistant(trained, config, workdir)
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
-        found.metrics.update(vision_metrics(vision_stage, vision, materials))
+        if vision_stage is not None:  # a pretrained encoder has no classifier
+            found.metrics.update(vision_metrics(vision_stage, vision, materials))
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
 
 
-def _trained(config, stage: Stage, workdir: Path) -> dict:
-    """The best parameters of a stage: trained here, or where `start_from` says."""
-    if stage.name in config.stages:
-        return fit(stage, workdir / stage.name, config.seed)
-    return best_params(stage, Path(config.start_from[stage.name]) / stage.name)
+def _trained(config, name: str, materials: Materials, workdir: Path) -> tuple[Stage | None, dict]:
+    """A stage and its best parameters: trained here, or where `start_from` says.
+
+    Converted weights belong to no stage; `None` stands for it then.
+    """
+    trained_here = name in config.stages
+    if not trained_here and is_converted(config.start_from[name]):
+        return None, stages.pretrained(config, name, len(materials.tokenizer))
+    make = {"vision": stages.vision_stage, "language": stages.language_stage}[name]
+    stage = make(config, materials)
+    if trained_here:
+        return stage, fit(stage, workdir / name, config.seed)
+    return stage, best_params(stage, Path(config.start_from[name]) / name)
 
 
 def _assistant(start: stages.AssistantStart, params: dict, materials: Materials) -> Assistant:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
+from slava_jax.convert.pretrained import TOKENIZER, is_converted
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.datasets.elpv import Elpv
 from slava_jax.data.datasets.folder import Folder
@@ -127,10 +128,12 @@ def _tokenizer(config, folder: Path, train: list[Instruction], answers: list[str
 
 
 def _tokenizer_of(workdir: Path):
+    below = TOKENIZER if is_converted(workdir) else Path("data") / "tokenizer"
     try:
-        return load_tokenizer(workdir / "data" / "tokenizer")
+        return load_tokenizer(workdir / below)
     except OSError as error:
         raise DataError(
-            f"{error}: start_from.language must name a work directory with a finished language "
-            f"stage; run python -m slava_jax.main --config configs/language.py --workdir {workdir}"
+            f"{error}: start_from.language must name converted weights (docs/convert.md) or a work "
+            "directory with a finished language stage; run python -m slava_jax.main "
+            f"--config configs/language.py --workdir {workdir}"
         ) from error

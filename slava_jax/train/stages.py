@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from slava_jax.config import ConfigError
+from slava_jax.convert.pretrained import load
 from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
 from slava_jax.data.pipeline import (
     Augmentation,
@@ -95,6 +97,34 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
     return Stage("language", c, Language(model), params, {}, source, validation)
 
 
+def pretrained(config: ConfigDict, name: str, vocab_size: int) -> dict:
+    """Converted weights that stand for the stage `name`: `{"vit": ...}` or `{"llama": ...}`.
+
+    Args:
+      vocab_size: of the run's tokenizer.
+
+    Raises:
+      ConfigError: the model they are of is not the one that the config describes.
+      CheckpointError: they cannot be read.
+    """
+    part = {"vision": "vit", "language": "llama"}[name]
+    held = load(config.start_from[name])
+    wanted = getattr(model_config(config, vocab_size), part)
+    if type(held.config) is not type(wanted):
+        raise ConfigError(f"start_from.{name}: holds a {type(held.config).__name__}, not a {part}")
+    stored = dataclasses.asdict(held.config)
+    problems = [
+        f"{part}.{key}: {stored[key]!r} in start_from.{name}, {value!r} in the config"
+        for key, value in dataclasses.asdict(wanted).items()
+        if stored[key] != value
+    ]
+    if held.quantized and not config.quantized:
+        problems.append("quantized: False, but the kernels there are int8; convert to float32")
+    if problems:
+        raise ConfigError("\n  ".join(["pretrained weights of another model:", *problems]))
+    return held.tree
+
+
 @dataclasses.dataclass(frozen=True)
 class AssistantStart:
     """An assistant before its stage: the model and where its weights start."""
@@ -109,7 +139,7 @@ def assistant_start(config, materials, vision: dict | None, language: dict) -> A
 
     Args:
       vision: parameters of the vision stage; `None` starts the encoder at random.
-      language: parameters of the language stage.
+      language: parameters of the language stage, or converted ones, which may be int8 already.
     """
     model = Slava(model_config(config, len(materials.tokenizer)), _dtype(config))
     data = assistant_data(config, materials, materials.validation)
@@ -123,9 +153,13 @@ def assistant_start(config, materials, vision: dict | None, language: dict) -> A
     if vision is not None:
         params = {**params, "vit": vision["vit"]}
     base = language["llama"]
-    if config.quantized:
+    if config.quantized and not _is_int8(base):
         base = quantize_linear_layers(base)
     return AssistantStart(model, params, {**frozen, "llama": _fill(frozen["llama"], base)})
+
+
+def _is_int8(base: dict) -> bool:
+    return base["blocks"]["gate"]["kernel"].dtype == jnp.int8
 
 
 def _fill(template: dict, weights: dict) -> dict:

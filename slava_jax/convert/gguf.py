@@ -1,0 +1,123 @@
+"""GGUF files of the Llama family, read and dequantised by the `gguf` package.
+
+llama.cpp rotates pairs of neighbours where we rotate halves, so its q and k are stored in another
+order of rows: the table undoes that.
+"""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from slava_jax.convert import llama
+from slava_jax.convert.pretrained import Source
+from slava_jax.convert.rules import ConvertError
+from slava_jax.convert.tokenizers import gguf_tokenizer
+from slava_jax.models.llama import LlamaConfig
+from slava_jax.nn.attention import rope_frequencies
+
+_LLAMA3 = (1.0, 4.0, 8192.0)  # low and high factor, original length: the same in every Llama 3.x
+
+
+class GgufTensors:
+    """The tensors of a GGUF file; see `rules.Tensors`. `metadata` has its other fields.
+
+    Raises:
+      ConvertError: no GGUF file, or one that ends before its last tensor.
+    """
+
+    def __init__(self, path: Path):
+        self.place = str(path)
+        try:
+            reader = gguf.GGUFReader(path)
+        except OSError as error:
+            raise ConvertError(f"{path}: cannot be read: {error}") from error
+        except Exception as error:  # whatever index arithmetic meets beyond the end of the file
+            raise ConvertError(
+                f"{path}: no GGUF file, or cut short ({error}): get it anew"
+            ) from error
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.shapes = {t.name: tuple(int(n) for n in t.shape[::-1]) for t in reader.tensors}
+        self.metadata = {name: field.contents() for name, field in reader.fields.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """See `rules.Tensors`."""
+        tensor = self._tensors[name]
+        try:
+            array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise ConvertError(
+                f"{self.place}: {name} is {tensor.tensor_type.name}, which the gguf package does "
+                "not dequantise; take a file in Q8_0, Q4_K, Q6_K or F16"
+            ) from error
+        return array.reshape(self.shapes[name])
+
+
+def read_gguf(path: Path) -> Source:
+    """What a GGUF file holds.
+
+    Raises:
+      ConvertError: another architecture, a setting that is not built here, a damaged file.
+    """
+    tensors = GgufTensors(path)
+    try:
+        config = _config(tensors)
+        tokenizer = gguf_tokenizer(tensors.metadata, config.vocab_size, tensors.place)
+    except KeyError as error:
+        raise ConvertError(f"{path}: has no field {error}: it is not whole") from error
+    except ValueError as error:
+        raise ConvertError(f"{path}: {error}") from error
+    return Source(config, llama.gguf_table(config), tensors, tokenizer)
+
+
+def _config(tensors: GgufTensors) -> LlamaConfig:
+    fields, shapes = tensors.metadata, tensors.shapes
+    architecture = fields["general.architecture"]
+    if architecture != "llama":
+        raise ConvertError(
+            f"{tensors.place}: of the architecture {architecture!r}; only 'llama' is read here"
+        )
+    field = lambda name, default=None: fields.get(f"llama.{name}", default)  # noqa: E731
+    if field("rope.scaling.type", "none") != "none" or field("expert_count", 0):
+        raise ConvertError(
+            f"{tensors.place}: has rope scaling or experts, which this Llama does not have"
+        )
+    heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
+    theta = _decimal(field("rope.freq_base", 10_000.0))
+    head_width = int(field("attention.key_length", width // heads))
+    return LlamaConfig(
+        vocab_size=_rows(tensors),
+        width=width,
+        layers=fields["llama.block_count"],
+        heads=heads,
+        kv_heads=field("attention.head_count_kv", heads),
+        head_width=head_width,
+        mlp_width=fields["llama.feed_forward_length"],
+        rope_theta=theta,
+        norm_eps=_decimal(fields["llama.attention.layer_norm_rms_epsilon"]),
+        tie_embeddings="output.weight" not in shapes,
+        rope_scaling=_scaling(tensors, head_width // 2, theta),
+    )
+
+
+def _decimal(value: float) -> float:
+    """The number that was written down, 1e-5, where its float32 is 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _rows(tensors: GgufTensors) -> int:
+    if "token_embd.weight" not in tensors.shapes:
+        raise ConvertError(f"{tensors.place}: has no token_embd.weight: it is not whole")
+    return tensors.shapes["token_embd.weight"][0]
+
+
+def _scaling(tensors: GgufTensors, half: int, theta: float) -> tuple[float, ...]:
+    """Llama-3's rope scaling, which GGUF stores as a divisor for each frequency."""
+    if "rope_freqs.weight" not in tensors.shapes:
+        return ()
+    divisors = tensors.read("rope_freqs.weight")
+    scaling = (float(divisors.max()), *_LLAMA3)
+    wanted = rope_frequencies(half, theta) / rope_frequencies(half, theta, scaling)
+    if divisors.shape != wanted.shape or not np.allclose(divisors, wanted, rtol=1e-3):
+        raise ConvertError(f"{tensors.place}: rope_freqs.weight is not the scaling of Llama 3")
+    return scaling

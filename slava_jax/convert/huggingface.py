@@ -1,0 +1,192 @@
+"""Folders as transformers saves them: config.json, safetensors (sharded or not), a tokenizer.
+
+No pickle is ever opened: it can run code of whoever wrote it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from slava_jax.convert import llama, vision
+from slava_jax.convert.pretrained import Source
+from slava_jax.convert.rules import ConvertError
+from slava_jax.convert.tokenizers import folder_tokenizer
+from slava_jax.models.llama import LlamaConfig
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = ("F32", "F16", "BF16")
+
+
+class Safetensors:
+    """The tensors of a folder; see `rules.Tensors`.
+
+    Raises:
+      ConvertError: a shard or the index is missing, damaged or does not fit the other; or there
+        are only pickles.
+    """
+
+    def __init__(self, folder: Path):
+        self.place = str(folder)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._shards: dict[str, Path] = {}  # of each tensor
+        for shard, listed in _shards(folder).items():
+            self._add(shard, listed)
+
+    def _add(self, shard: Path, listed: set[str] | None) -> None:
+        try:
+            with safe_open(shard, "np") as file:
+                held = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                for name, tensor in held.items():
+                    if tensor.get_dtype() not in _DTYPES:
+                        raise ConvertError(
+                            f"{shard}: {name} is {tensor.get_dtype()}, not one of "
+                            f"{', '.join(_DTYPES)}: convert it before it was quantised"
+                        )
+                    self.shapes[name] = tuple(tensor.get_shape())
+                    self._shards[name] = shard
+        except (SafetensorError, OSError) as error:
+            raise ConvertError(f"{shard}: damaged or cut short ({error}): get it anew") from error
+        if listed is not None and listed != set(held):
+            raise ConvertError(
+                f"{shard}: holds other tensors than {_INDEX} says: "
+                f"{', '.join(sorted(listed ^ set(held))[:4])}: get both anew"
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """See `rules.Tensors`."""
+        with safe_open(self._shards[name], "np") as file:
+            return file.get_tensor(name)
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """The files to read, and what the index says is in each."""
+    if (folder / _SINGLE).is_file():
+        return {folder / _SINGLE: None}
+    if not (folder / _INDEX).is_file():
+        raise ConvertError(_no_weights(folder))
+    shards: dict[Path, set[str] | None] = {}
+    for name, shard in read_json(folder / _INDEX).get("weight_map", {}).items():
+        shards.setdefault(folder / shard, set()).add(name)
+    absent = sorted(shard.name for shard in shards if not shard.is_file())
+    if absent:
+        raise ConvertError(
+            f"{folder}: {_INDEX} names files that are not there: {', '.join(absent)}; "
+            "download them, too"
+        )
+    strays = sorted({p.name for p in folder.glob("model-*.safetensors")} - {p.name for p in shards})
+    if strays:
+        raise ConvertError(
+            f"{folder}: {_INDEX} does not name {', '.join(strays)}; get the index anew, or delete "
+            "the files if they are of another model"
+        )
+    return shards
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind))
+    if not pickles:
+        return f"{folder}: holds neither {_SINGLE} nor {_INDEX}"
+    return pickle_refusal(folder / pickles[0])
+
+
+def pickle_refusal(path: Path) -> str:
+    """What to do with weights that are a pickle."""
+    return (
+        f"{path}: a pickle, which can run code and is never opened here. Where you trust its "
+        "writer, convert it with transformers and torch: "
+        f"AutoModel.from_pretrained({str(path.parent)!r}).save_pretrained(DIR) writes safetensors "
+        "(AutoModelForCausalLM for a language model)"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ConvertError where the file is missing or no such thing."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConvertError(f"{path}: is not there; download it with the weights") from error
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"{path}: cannot be read as JSON ({error}): get it anew") from error
+    if not isinstance(value, dict):
+        raise ConvertError(f"{path}: is no JSON object: get it anew")
+    return value
+
+
+def read_folder(folder: Path, image_size: int | None = None) -> Source:
+    """What a folder holds.
+
+    Args:
+      image_size: the side a vision encoder shall take; its own by default.
+
+    Raises:
+      ConvertError: another architecture, a setting that is not built here, missing files.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    kind = config.get("model_type")
+    if kind not in ("llama", *vision.FAMILIES):
+        known = ", ".join(("llama", *vision.FAMILIES))
+        raise ConvertError(f"{path}: model_type {kind!r} is not known here, only {known}")
+    if "quantization_config" in config:
+        raise ConvertError(f"{path}: already quantised; convert the weights it was made from")
+    try:
+        if kind == "llama":
+            model = llama_config(config, path)
+            tensors = Safetensors(folder)
+            tokenizer = folder_tokenizer(folder, model.vocab_size)
+            return Source(model, llama.huggingface_table(model), tensors, tokenizer)
+        tensors = Safetensors(folder)
+        pixels = read_json(folder / "preprocessor_config.json")
+        model, table = vision.FAMILIES[kind](config, pixels, list(tensors.shapes), image_size)
+        return Source(model, table, tensors)
+    except KeyError as error:
+        raise ConvertError(f"{path}: has no {error}: it is not whole") from error
+    except ValueError as error:
+        raise ConvertError(f"{path}: {error}") from error
+
+
+def llama_config(config: dict, path: Path) -> LlamaConfig:
+    """Our config of a transformers `LlamaConfig`; defaults are transformers'.
+
+    Raises:
+      ConvertError: a setting that our Llama does not have.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    refused = {
+        "attention_bias": config.get("attention_bias", False),
+        "mlp_bias": config.get("mlp_bias", False),
+        "hidden_act": config.get("hidden_act", "silu") != "silu",
+        "rope type": rope_type(rope) not in ("default", "llama3"),
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
+    }
+    if any(refused.values()):
+        names = ", ".join(name for name, is_so in refused.items() if is_so)
+        raise ConvertError(f"{path}: set in a way that this Llama does not have: {names}")
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    return LlamaConfig(
+        vocab_size=config["vocab_size"],
+        width=width,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=config.get("head_dim") or width // heads,
+        mlp_width=config["intermediate_size"],
+        rope_theta=float(theta),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        tie_embeddings=config.get("tie_word_embeddings", False),
+        rope_scaling=_llama3_scaling(rope) if rope_type(rope) == "llama3" else (),
+    )
+
+
+def rope_type(rope: dict) -> str:
+    """Of a config's rope parameters; older files say `type`."""
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _llama3_scaling(rope: dict) -> tuple[float, ...]:
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    return tuple(float(rope[name]) for name in names)

@@ -1,0 +1,97 @@
+"""The tokenizer that came with the weights, as the data pipeline wants it.
+
+The pipeline puts the assistant's own tokens (`<image>`, `<Encode>`, `<Decode>`, `<EOS>`) behind
+the `len(tokenizer)` of the base (data/tokenizer.py), so that length must be the number of rows of
+the frozen embedding table. Special tokens are split: text that happens to hold '</s>' is text.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+from slava_jax.convert.rules import ConvertError
+
+
+def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face folder, fitted to an embedding of `rows` rows.
+
+    Raises:
+      ConvertError: there is none, it has no end token, or more tokens than rows.
+    """
+    options = {"local_files_only": True, "split_special_tokens": True}
+    try:
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:  # of many kinds, from three libraries
+        raise ConvertError(
+            f"{folder}: its tokenizer cannot be read ({error}); tokenizer.json and "
+            "tokenizer_config.json belong into the folder"
+        ) from error
+    return fitted(tokenizer, rows, str(folder))
+
+
+def fitted(tokenizer, rows: int, place: str) -> PreTrainedTokenizerFast:
+    """`tokenizer` with exactly `rows` tokens; rows of the table without one get `<unused_N>`.
+
+    Raises:
+      ConvertError: it has no end token, or more tokens than rows.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConvertError(
+            f"{place}: the tokenizer has no end token, without which no text ends; name one as "
+            "eos_token in tokenizer_config.json"
+        )
+    if len(tokenizer) > rows:
+        raise ConvertError(
+            f"{place}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows; "
+            "remove the tokens that were added without one (added_tokens in tokenizer.json)"
+        )
+    tokenizer.add_tokens([f"<unused_{i}>" for i in range(len(tokenizer), rows)], True)
+    return tokenizer
+
+
+def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in a GGUF file's metadata, built by transformers. Raises as above."""
+    parts = {
+        group: {
+            name: metadata[f"tokenizer.{key}"]
+            for key, name in names.items()
+            if f"tokenizer.{key}" in metadata
+        }
+        for group, names in GGUF_TOKENIZER_MAPPING.items()
+    }
+    vocabulary = parts["tokenizer"]
+    if "tokens" not in vocabulary or "tokenizer_type" not in vocabulary:
+        raise ConvertError(f"{place}: holds no tokenizer; take a file that has one")
+    backend, _ = convert_gguf_tokenizer("llama", vocabulary)
+    backend = _without_added(backend, len(vocabulary["tokens"]))
+    special = {
+        f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
+        for name in ("bos", "eos", "unk", "pad")
+        if f"{name}_token_id" in vocabulary
+    }
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+        **parts["tokenizer_config"],
+        **special,
+    )
+    return fitted(tokenizer, rows, place)
+
+
+def _without_added(backend: Tokenizer, count: int) -> Tokenizer:
+    """`backend` without the tokens behind the first `count`.
+
+    transformers builds every byte-level vocabulary as GPT-2's, and adds that one's end token to
+    those that lack it.
+    """
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < count]
+    return Tokenizer.from_str(json.dumps(state))

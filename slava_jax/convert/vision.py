@@ -1,0 +1,244 @@
+"""Vision encoders of transformers: ViTModel, CLIPVisionModel, Dinov2Model.
+
+Each family is a config and a dictionary from our modules to theirs; the rows follow from it.
+
+A bias of the keys is left out. It adds q.b to all logits of a query alike, and softmax does not
+see what is the same for all keys: a test holds that (tests/convert/test_vision.py). It would not
+be so under rotary positions or beside a null key, neither of which our ViT has.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from transformers import CLIPVisionConfig
+
+from slava_jax.convert.rules import LeftOut, Row, Table, transposed
+from slava_jax.models.vit import VitConfig
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+_SOFTMAX = "the same for all keys, which softmax does not see"
+_ATTENTION = "encoder.layer.{}.attention.attention"
+_VIT = {
+    "blocks/attention_norm": "encoder.layer.{}.layernorm_before",
+    "blocks/attention/q": f"{_ATTENTION}.query",
+    "blocks/attention/k": f"{_ATTENTION}.key",
+    "blocks/attention/v": f"{_ATTENTION}.value",
+    "blocks/attention/o": "encoder.layer.{}.attention.output.dense",
+    "blocks/mlp_norm": "encoder.layer.{}.layernorm_after",
+    "blocks/mlp/up": "encoder.layer.{}.intermediate.dense",
+    "blocks/mlp/down": "encoder.layer.{}.output.dense",
+    "norm": "layernorm",
+    "patch_embedding": "embeddings.patch_embeddings.projection",
+}
+_DINOV2 = {
+    **_VIT,
+    "blocks/attention_norm": "encoder.layer.{}.norm1",
+    "blocks/mlp_norm": "encoder.layer.{}.norm2",
+    "blocks/mlp/up": "encoder.layer.{}.mlp.fc1",
+    "blocks/mlp/down": "encoder.layer.{}.mlp.fc2",
+}
+_CLIP = {
+    "pre_norm": "pre_layrnorm",
+    "blocks/attention_norm": "encoder.layers.{}.layer_norm1",
+    "blocks/attention/q": "encoder.layers.{}.self_attn.q_proj",
+    "blocks/attention/k": "encoder.layers.{}.self_attn.k_proj",
+    "blocks/attention/v": "encoder.layers.{}.self_attn.v_proj",
+    "blocks/attention/o": "encoder.layers.{}.self_attn.out_proj",
+    "blocks/mlp_norm": "encoder.layers.{}.layer_norm2",
+    "blocks/mlp/up": "encoder.layers.{}.mlp.fc1",
+    "blocks/mlp/down": "encoder.layers.{}.mlp.fc2",
+    "norm": "post_layernorm",
+    "patch_embedding": "embeddings.patch_embedding",
+}
+
+
+def vit(config: dict, pixels: dict, names: Iterable[str], image_size: int | None):
+    """(VitConfig, table) of a `ViTModel`, or of a `ViTForImageClassification` without its head.
+
+    Args:
+      config, pixels: config.json and preprocessor_config.json.
+      names: of the tensors, which may stand under a prefix.
+      image_size: the side the encoder shall take; None for the one it was trained at.
+
+    Raises:
+      KeyError, ValueError: a setting is missing, or our encoder does not have it.
+    """
+    c = _config(config, pixels, image_size, 1e-12)
+    prefix = _prefix(names, "vit.")
+    return c, [*_rows(c, _VIT, prefix), *_embeddings(c, prefix, config["image_size"]), *_HEADS]
+
+
+def dinov2(
+    config: dict,
+    pixels: dict,
+    names: Iterable[str],
+    image_size: int | None,
+    prefix: str = "dinov2.",
+):
+    """(VitConfig, table) of a `Dinov2Model`. As `vit`."""
+    if config.get("use_swiglu_ffn"):
+        raise ValueError("use_swiglu_ffn: a gated MLP, which our vision encoder does not have")
+    width = config["hidden_size"]
+    config = {"intermediate_size": int(width * config.get("mlp_ratio", 4)), **config}
+    c = _config(config, pixels, image_size, 1e-6, layer_scale=True)
+    prefix = _prefix(names, prefix)
+    scales = [
+        Row(f"{prefix}encoder.layer.{{}}.layer_scale1.lambda1", "blocks/attention_scale", (width,)),
+        Row(f"{prefix}encoder.layer.{{}}.layer_scale2.lambda1", "blocks/mlp_scale", (width,)),
+        LeftOut(f"{prefix}embeddings.mask_token", "stands for hidden patches in pretraining only"),
+    ]
+    embeddings = _embeddings(c, prefix, config["image_size"])
+    return c, [*_rows(c, _DINOV2, prefix), *embeddings, *scales, *_HEADS]
+
+
+def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | None):
+    """(VitConfig, table) of a `CLIPVisionModel`, or of the vision half of a `CLIPModel`.
+
+    transformers norms the `<cls>` token alone behind the last block; ours norms every token.
+    """
+    if "vision_config" in config:
+        config = CLIPVisionConfig(**config["vision_config"]).to_dict()
+    config = {"hidden_act": "quick_gelu", **config}
+    c = _config(config, pixels, image_size, 1e-5, pre_norm=True, patch_bias=False)
+    prefix, D = _prefix(names, "vision_model."), c.width
+    side = config["image_size"] // c.patch
+    resize = functools.partial(resize_positions, side=c.image_size // c.patch)
+    table = [
+        *_rows(c, _CLIP, prefix),
+        Row(f"{prefix}embeddings.class_embedding", "cls", (D,), lambda a: a.reshape(1, 1, D)),
+        Row(f"{prefix}embeddings.position_embedding.weight", "positions", (side**2 + 1, D), resize),
+        LeftOut(f"{prefix}embeddings.position_ids", "0, 1, 2, ..."),
+        *(LeftOut(name, "not of the vision encoder") for name in _CLIP_OTHERS),
+    ]
+    return c, table
+
+
+FAMILIES = {"vit": vit, "dinov2": dinov2, "clip": clip, "clip_vision_model": clip}
+_HEADS = [
+    LeftOut("pooler.*", "behind the tokens we read"),
+    LeftOut("vit.pooler.*", "behind the tokens we read"),
+    LeftOut("classifier.*", "behind the tokens we read"),
+]
+_CLIP_OTHERS = (
+    "text_model.*",
+    "text_projection.weight",
+    "visual_projection.weight",
+    "logit_scale",
+)
+
+
+def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, **own) -> VitConfig:
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    activation = config.get("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(_ACTIVATIONS)}")
+    if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
+        raise ValueError("image_size and patch_size: only squares are built here")
+    mean, deviation = _statistics(pixels)
+    return VitConfig(
+        image_size=image_size or config["image_size"],
+        channels=config.get("num_channels", 3),
+        patch=config["patch_size"],
+        width=width,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        head_width=width // heads,
+        mlp_width=config["intermediate_size"],
+        activation=_ACTIVATIONS[activation],
+        norm_eps=config.get("layer_norm_eps", norm_eps),
+        mean=mean,
+        deviation=deviation,
+        **own,
+    )
+
+
+def _statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of pixels in [0, 1]."""
+    if abs(pixels.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ValueError("rescale_factor in preprocessor_config.json: only 1/255 is built here")
+    if not pixels.get("do_normalize", True):
+        return (0.0,), (1.0,)
+    missing = {"image_mean", "image_std"} - set(pixels)
+    if missing:
+        raise ValueError(f"preprocessor_config.json has no {', '.join(sorted(missing))}")
+    return tuple(pixels["image_mean"]), tuple(pixels["image_std"])
+
+
+def _prefix(names: Iterable[str], prefix: str) -> str:
+    return prefix if any(name.startswith(prefix) for name in names) else ""
+
+
+def _rows(c: VitConfig, modules: dict[str, str], prefix: str) -> Table:
+    """Kernels, biases and scales of the modules of a family."""
+    D, F, Q = c.width, c.mlp_width, c.heads * c.head_width
+    shapes = {"q": (Q, D), "k": (Q, D), "v": (Q, D), "o": (D, Q), "up": (F, D), "down": (D, F)}
+    rows: list[Row | LeftOut] = []
+    for ours, module in modules.items():
+        theirs, kind = prefix + module, ours.rsplit("/")[-1]
+        if kind == "patch_embedding":
+            shape = (D, c.channels, c.patch, c.patch)
+            rows.append(Row(f"{theirs}.weight", f"{ours}/kernel", shape, _patch_kernel))
+        elif kind in shapes:
+            shape = shapes[kind]
+            rows.append(Row(f"{theirs}.weight", f"{ours}/kernel", shape, transposed))
+        else:
+            shape = (D,)
+            rows.append(Row(f"{theirs}.weight", f"{ours}/scale", shape))
+        if kind == "k":
+            rows.append(LeftOut(f"{theirs}.bias".format("*"), _SOFTMAX))
+        elif kind != "patch_embedding" or c.patch_bias:
+            rows.append(Row(f"{theirs}.bias", f"{ours}/bias", shape[:1]))
+    return rows
+
+
+def _embeddings(c: VitConfig, prefix: str, trained_at: int) -> Table:
+    """`<cls>` and the positions of ViT and DINOv2."""
+    tokens = (trained_at // c.patch) ** 2 + 1
+    resize = functools.partial(resize_positions, side=c.image_size // c.patch)
+    return [
+        Row(f"{prefix}embeddings.cls_token", "cls", (1, 1, c.width)),
+        Row(f"{prefix}embeddings.position_embeddings", "positions", (1, tokens, c.width), resize),
+    ]
+
+
+def _patch_kernel(kernel: np.ndarray) -> np.ndarray:
+    """A convolution's `[D, channels, patch, patch]` as our `[patch * patch * channels, D]`."""
+    return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+
+
+def resize_positions(positions: np.ndarray, side: int) -> np.ndarray:
+    """Position embeddings for a grid of `side x side` patches, as transformers interpolates them.
+
+    Args:
+      positions: float[(1,) n * n + 1, D], `<cls>` first, which stays as it is.
+
+    Returns:
+      float32[side * side + 1, D].
+    """
+    positions = positions.astype(np.float32).reshape(-1, positions.shape[-1])
+    cls, grid = np.split(positions, [1])
+    n = round(len(grid) ** 0.5)
+    weights = _bicubic(n, side)
+    grid = np.einsum("Yy,Xx,yxD->YXD", weights, weights, grid.reshape(n, n, -1), optimize=True)
+    return np.concatenate([cls, grid.reshape(side * side, -1).astype(cls.dtype)])
+
+
+def _bicubic(n: int, m: int) -> np.ndarray:
+    """Weights float[m, n] of torch's bicubic interpolation from n points to m."""
+    at = (np.arange(m) + 0.5) * n / m - 0.5
+    first = np.floor(at).astype(int)
+    weights = np.zeros((m, n))
+    for tap in range(-1, 3):
+        x, a = np.abs(at - first - tap), -0.75
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        columns = np.clip(first + tap, 0, n - 1)  # beyond the edge the border goes on
+        np.add.at(weights, (np.arange(m), columns), np.where(x <= 1, near, far))
+    return weights

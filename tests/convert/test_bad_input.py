@@ -1,0 +1,223 @@
+"""What cannot be converted ends in one error that names the file or key and what to do."""
+
+import json
+
+import numpy as np
+import pytest
+from gguf_files import write_gguf
+from reference_models import PIXELS, TINY_VIT, tiny_folder
+from safetensors.numpy import load_file, save_file
+
+from slava_jax.convert.__main__ import main, read
+from slava_jax.convert.gguf import read_gguf
+from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.rules import ConvertError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_folder(tmp_path / "theirs")
+
+
+def fails(path, capsys, *parts: str) -> None:
+    """The command ends with one error that has all of `parts`, and writes nothing."""
+    target = path.parent / "ours"
+    with pytest.raises(SystemExit) as error:
+        main(["--from", str(path), "--to", str(target)])
+    text = str(error.value.code)
+    assert text.startswith("error: ") and "Traceback" not in text
+    assert not [part for part in parts if part not in text], text
+    assert not target.exists() and not target.with_name("ours.unfinished").exists()
+
+
+def change(path, **settings) -> None:
+    held = json.loads(path.read_text())
+    held.update(settings)
+    path.write_text(json.dumps({k: v for k, v in held.items() if v is not None}))
+
+
+def shard(folder) -> dict:
+    """The one file as two shards and an index; returns the index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for i, part in enumerate((names[:10], names[10:])):
+        name = f"model-0000{i + 1}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, folder / name)
+        weight_map.update(dict.fromkeys(part, name))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return weight_map
+
+
+def test_shards_that_are_whole_convert(folder, tmp_path):
+    """So that the cases below fail for the reason they name."""
+    shard(folder)
+    write(read(folder), tmp_path / "ours")
+    assert load(tmp_path / "ours").config.layers == 3
+
+
+def test_a_shard_that_is_not_there(folder, capsys):
+    """The index names it."""
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    fails(folder, capsys, "model-00002-of-00002.safetensors", "index.json", "download")
+
+
+def test_a_shard_that_the_index_does_not_name(folder, capsys):
+    """Its tensors would be missing, or another model's."""
+    weight_map = {n: f for n, f in shard(folder).items() if "00001" in f}
+    change(folder / "model.safetensors.index.json", weight_map=weight_map)
+    fails(folder, capsys, "does not name model-00002-of-00002.safetensors")
+
+
+def test_a_tensor_that_the_index_puts_elsewhere(folder, capsys):
+    """Index and shard are of two downloads."""
+    weight_map = shard(folder)
+    weight_map["model.norm.weight"] = "model-00001-of-00002.safetensors"
+    change(folder / "model.safetensors.index.json", weight_map=weight_map)
+    fails(folder, capsys, "00001-of-00002.safetensors", "model.norm.weight")
+
+
+def test_a_file_cut_short(folder, capsys):
+    """As an interrupted download leaves it."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    fails(folder, capsys, "model.safetensors: damaged or cut short", "anew")
+
+
+def test_a_tensor_of_the_wrong_shape(folder, capsys):
+    """The config says another MLP width."""
+    change(folder / "config.json", intermediate_size=50)
+    fails(folder, capsys, "model.layers.0.mlp.gate_proj.weight: is [48, 32], should be [50, 32]")
+
+
+def test_tensors_of_another_model(folder, capsys):
+    """An attention bias that the config does not speak of, and a head that is not there."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    tensors["model.layers.1.self_attn.q_proj.bias"] = np.zeros(32, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    fails(folder, capsys, "lm_head.weight", "model.layers.1.self_attn.q_proj.bias", "missing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"model_type": "mistral"}, ("config.json", "'mistral'", "llama")),
+        ({"model_type": None}, ("config.json", "None")),
+        ({"attention_bias": True}, ("attention_bias",)),
+        ({"mlp_bias": True}, ("mlp_bias",)),
+        ({"hidden_act": "gelu"}, ("hidden_act",)),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope type",)),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ("low_freq_factor",)),
+        ({"num_key_value_heads": 3}, ("kv_heads must divide",)),
+        ({"hidden_size": None}, ("hidden_size", "not whole")),
+        ({"quantization_config": {"bits": 4}}, ("already quantised",)),
+    ],
+)
+def test_a_config_of_another_architecture(folder, capsys, settings, parts):
+    """Or of a Llama with something that ours has not."""
+    change(folder / "config.json", **settings)
+    fails(folder, capsys, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "parts"),
+    [
+        ("config.json", {"hidden_act": "relu"}, ("hidden_act", "'relu'")),
+        ("config.json", {"image_size": [32, 64]}, ("image_size", "squares")),
+        ("config.json", {"image_size": 36}, ("multiple of vit.patch",)),
+        ("config.json", {"model_type": "dinov2", "use_swiglu_ffn": True}, ("use_swiglu_ffn",)),
+        ("preprocessor_config.json", {"image_mean": None}, ("preprocessor_config", "image_mean")),
+        ("preprocessor_config.json", {"rescale_factor": 1.0}, ("rescale_factor",)),
+    ],
+)
+def test_a_vision_encoder_that_ours_cannot_be(tmp_path, capsys, name, settings, parts):
+    """Each setting by its name."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", **TINY_VIT}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
+    save_file({"layernorm.bias": np.zeros(16, np.float32)}, folder / "model.safetensors")
+    fails(folder, capsys, "missing in the file")
+    change(folder / name, **settings)
+    fails(folder, capsys, *parts)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", None])
+def test_a_config_that_cannot_be_read(folder, capsys, text):
+    """Cut short, no object, not there."""
+    (folder / "config.json").unlink()
+    if text:
+        (folder / "config.json").write_text(text)
+    fails(folder, capsys, "config.json")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickles_are_never_opened(folder, capsys, name):
+    """A folder of them, and one by itself: how to make safetensors of it."""
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"never read")
+    for path in (folder, folder / name):
+        fails(path, capsys, name, "pickle", "save_pretrained", "safetensors")
+
+
+def test_neither_folder_nor_file_that_is_known(folder, capsys):
+    """Nothing there, no weights in it, another kind of file."""
+    fails(folder / "nowhere", capsys, "nowhere")
+    fails(folder / "config.json", capsys, ".gguf")
+    (folder / "model.safetensors").unlink()
+    fails(folder, capsys, "neither model.safetensors nor model.safetensors.index.json")
+
+
+def test_a_tokenizer_without_an_end_token(folder, capsys):
+    """In a folder, where the setting's name helps, and in a GGUF file."""
+    change(folder / "tokenizer_config.json", eos_token=None)
+    fails(folder, capsys, "no end token", "eos_token", "tokenizer_config.json")
+    path = write_gguf(folder.parent / "model.gguf", "F16", drop=("eos",))
+    fails(path, capsys, "model.gguf", "no end token")
+
+
+def test_a_tokenizer_that_does_not_fit_the_table(folder, capsys):
+    """More tokens than rows; none at all."""
+    change(folder / "tokenizer_config.json", extra_special_tokens=[f"<{i}>" for i in range(9)])
+    fails(folder, capsys, "tokenizer has 273 tokens", "270 rows")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    fails(folder, capsys, "tokenizer", "tokenizer.json")
+
+
+def test_a_gguf_of_another_architecture(tmp_path, capsys):
+    """Which has its own names and its own fields."""
+    path = write_gguf(tmp_path / "model.gguf", "F16", architecture="qwen2")
+    fails(path, capsys, "model.gguf", "'qwen2'", "'llama'")
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 10_000, -100])
+def test_a_gguf_cut_short(tmp_path, capsys, kept):
+    """Anywhere: in the header, the fields, the list of tensors, the tensors."""
+    path = write_gguf(tmp_path / "model.gguf", "Q8_0")
+    path.write_bytes(path.read_bytes()[:kept])
+    fails(path, capsys, "model.gguf", "cut short", "anew")
+
+
+def test_a_gguf_that_lacks_a_tensor(tmp_path, capsys):
+    """The head may be missing (it is tied then), any other is an error."""
+    path = write_gguf(tmp_path / "tied.gguf", "F16", drop=("output.weight",))
+    assert read_gguf(path).config.tie_embeddings
+    path = write_gguf(tmp_path / "model.gguf", "F16", drop=("blk.1.ffn_up.weight",))
+    fails(path, capsys, "missing in the file (1):\n  blk.1.ffn_up.weight")
+
+
+def test_an_onnx_file_without_the_model(tmp_path, capsys):
+    """Not ONNX, or the package that reads it is missing: either way one error."""
+    (tmp_path / "model.onnx").write_bytes(b"no protocol buffer")
+    fails(tmp_path / "model.onnx", capsys, "model.onnx")
+
+
+def test_every_error_is_one_a_user_can_read():
+    """The top of the package prints them without a traceback."""
+    from slava_jax.errors import USER_ERRORS
+
+    assert ConvertError in USER_ERRORS

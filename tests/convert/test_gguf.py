@@ -1,0 +1,74 @@
+"""GGUF files: rows in our order, numbers as the gguf package reads them, Llama-3's scaling."""
+
+import gguf
+import numpy as np
+import pytest
+from gguf_files import CONFIG, KINDS, write_gguf
+
+from slava_jax.convert.gguf import GgufTensors, read_gguf
+from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.rules import ConvertError, plan
+from slava_jax.nn.attention import rope_frequencies
+
+
+def test_gguf_rows_come_back_in_our_order(tmp_path):
+    """llama.cpp stores row (pair, half) of a head where Hugging Face has (half, pair)."""
+    path = write_gguf(tmp_path / "model.gguf", "F32")
+    source, held = read_gguf(path), GgufTensors(path)
+    steps = plan(source.table, held, CONFIG.layers, [row.path for row in source.table[:-1]])
+    (step,) = (s for s in steps if s.name == "blk.1.attn_k.weight")
+    stored, found = held.read(step.name), step.row.change(held.read(step.name)).T
+    half = CONFIG.head_width // 2
+    for head in range(CONFIG.kv_heads):
+        for pair in (0, 1, half - 1):
+            at = head * CONFIG.head_width
+            np.testing.assert_array_equal(found[at + pair], stored[at + 2 * pair])
+            np.testing.assert_array_equal(found[at + half + pair], stored[at + 2 * pair + 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_storage_format(kind, tmp_path):
+    """A whole file: its matrices are what the package dequantises, transposed."""
+    path = write_gguf(tmp_path / "model.gguf", kind)
+    write(read_gguf(path), tmp_path / "ours")
+    found, held = load(tmp_path / "ours"), GgufTensors(path)
+    assert found.config == CONFIG
+    up = found.tree["llama"]["blocks"]["up"]["kernel"]
+    np.testing.assert_array_equal(up[1], held.read("blk.1.ffn_up.weight").T)
+    assert 0.05 < up.std() < 0.08  # 1 / 16, as written
+
+
+SCALING = (8.0, 1.0, 4.0, 8192.0)
+
+
+def divisors(scaling) -> np.ndarray:
+    half = CONFIG.head_width // 2
+    plain = rope_frequencies(half, CONFIG.rope_theta)
+    return np.asarray(plain / rope_frequencies(half, CONFIG.rope_theta, scaling), np.float32)
+
+
+def test_llama_3_scaling_is_recognised(tmp_path):
+    """GGUF has a divisor a frequency in place of four numbers; other divisors are refused."""
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "F16", extra={"rope_freqs.weight": divisors(SCALING)})
+    assert read_gguf(path).config.rope_scaling == SCALING
+    write_gguf(path, "F16", extra={"rope_freqs.weight": divisors((8.0, 1.0, 2.0, 8192.0))})
+    with pytest.raises(ConvertError, match="is not the scaling of Llama 3"):
+        read_gguf(path)
+
+
+def test_numbers_come_as_they_were_written(tmp_path):
+    """1e-5, not the float32 next to it: a config can then say the same."""
+    assert read_gguf(write_gguf(tmp_path / "model.gguf", "F16")).config.norm_eps == 1e-5
+
+
+def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """The package does not dequantise all there are."""
+
+    def refuse(*_):
+        raise NotImplementedError
+
+    path = write_gguf(tmp_path / "model.gguf", "Q8_0")
+    monkeypatch.setattr(gguf.quants, "dequantize", refuse)
+    with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*take a file in"):
+        write(read_gguf(path), tmp_path / "ours")

@@ -1,0 +1,141 @@
+"""Converted folders: whole or not there, int8 as the model quantises, ready for the assistant."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from reference_models import TINY, tiny_folder, tiny_vit
+from safetensors.numpy import load_file
+
+from slava_jax.checkpoint import CheckpointError
+from slava_jax.convert.__main__ import main
+from slava_jax.convert.huggingface import read_folder
+from slava_jax.convert.pretrained import load, write
+from slava_jax.data.instructions import Instruction
+from slava_jax.data.prompts import encode_example
+from slava_jax.data.tokenizer import decode_text, encode_texts, special_tokens
+from slava_jax.nn.quantized import quantize_linear_layers
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_command_writes_what_load_reads(tmp_path, capsys):
+    """Every number of the file, kernels transposed and layers stacked."""
+    folder = tiny_folder(tmp_path / "theirs")
+    main(["--from", str(folder), "--to", str(tmp_path / "ours")])
+    assert "LlamaConfig(vocab_size=270" in capsys.readouterr().out
+    found, tensors = load(tmp_path / "ours"), load_file(folder / "model.safetensors")
+    assert found.config == TINY and not found.quantized
+    down = found.tree["llama"]["blocks"]["down"]["kernel"]
+    assert down.shape == (3, 48, 32)
+    np.testing.assert_array_equal(down[2], tensors["model.layers.2.mlp.down_proj.weight"].T)
+    head = found.tree["llama"]["head"]["kernel"]
+    np.testing.assert_array_equal(head, tensors["lm_head.weight"].T)
+
+
+def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
+    """Layer by layer and column by column, against the whole at once; the norms stay float."""
+    monkeypatch.setattr("slava_jax.convert.pretrained._COLUMNS", 20)
+    source = read_folder(tiny_folder(tmp_path / "theirs"))
+    write(source, tmp_path / "float")
+    write(source, tmp_path / "int8", quantized=True)
+    whole = jax.tree.map(np.asarray, quantize_linear_layers(load(tmp_path / "float").tree))
+    found = load(tmp_path / "int8")
+    assert found.quantized and found.tree["llama"]["head"]["kernel"].dtype == np.int8
+    assert_same(found.tree, whole)
+
+
+def test_a_vision_encoder_is_float(tmp_path):
+    """Read back with its config; int8 is refused for it."""
+    with pytest.raises(ValueError, match="only a Llama"):
+        write(tiny_vit(), tmp_path / "ours", quantized=True)
+    write(tiny_vit(), tmp_path / "ours")
+    found = load(tmp_path / "ours")
+    assert found.config == tiny_vit().config and found.tokenizer is None
+    assert found.config.mean == (0.48, 0.46, 0.41)
+    assert found.tree["vit"]["positions"].shape == (17, 16)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    """It may be another model's."""
+    with pytest.raises(SystemExit, match="exists already"):
+        main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
+
+
+# Every slice is committed by itself, so that there is something to be killed in the middle of.
+SLOWLY = """
+from slava_jax import streaming
+from slava_jax.convert.__main__ import main
+
+streaming._COMMIT = 1
+main()
+"""
+
+
+def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
+    """SIGKILL while slices are being written; the same command then ends as if alone."""
+    folder = tiny_folder(tmp_path / "theirs", num_hidden_layers=30)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    write(read_folder(folder), whole, quantized=True)
+    paths = ["--from", str(folder), "--to", str(killed)]
+    command = [sys.executable, "-c", SLOWLY, "--quantize", "int8", *paths]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    unfinished = tmp_path / "killed.unfinished"
+    while len(list(unfinished.rglob("d/*"))) < 60:
+        assert process.poll() is None, "ended before it was killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists() and unfinished.exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert not unfinished.exists()
+    assert_same(load(killed).tree, load(whole).tree)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """Asked before, and met on the way."""
+    source = read_folder(tiny_folder(tmp_path / "theirs"))
+    usage = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
+    monkeypatch.setattr("slava_jax.streaming.shutil.disk_usage", usage)
+    with pytest.raises(CheckpointError, match="GiB needed"):
+        write(source, tmp_path / "ours")
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("slava_jax.convert.pretrained.save_tokenizer", full)
+    with pytest.raises(CheckpointError, match="No space"):
+        write(source, tmp_path / "ours")
+    assert [p.name for p in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
+    """The tokenizer has as many tokens as the table rows; the added ids are the next four."""
+    write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
+    tokenizer = load(tmp_path / "ours").tokenizer
+    assert len(tokenizer) == TINY.vocab_size == 270
+    assert tuple(special_tokens(tokenizer)) == (270, 271, 272, 273)
+    item = Instruction("a", ("i",), "<image>thin?", "</s> <unused_265>!", "vqa", "short", "")
+    example = encode_example(item, tokenizer)
+    assert example.prompt_ids[:2].tolist() == [tokenizer.bos_token_id, 270]
+    assert example.answer_ids.max() < 264  # text that looks like a special token is text
+    assert decode_text(tokenizer, example.answer_ids) == "</s> <unused_265>!"
+    assert encode_texts(tokenizer, ["<unused_265>"])[0] != [265]
+
+
+def test_a_folder_of_something_else(tmp_path):
+    """A work directory, say."""
+    with pytest.raises(CheckpointError, match="weights"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({}))

@@ -1,0 +1,91 @@
+"""Checkpoints written slice by slice: what `save_tree` writes, or nothing."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from slava_jax.checkpoint import CheckpointError, load_facts, load_tree, save_tree
+from slava_jax.streaming import save_slices
+
+
+def sliced() -> dict[str, np.ndarray]:
+    """By name: arrays of three dtypes, one without layers."""
+    draw = np.random.default_rng(0)
+    return {
+        "llama/blocks/kernel": draw.integers(-127, 128, (3, 4, 5), np.int8),
+        "llama/norm": draw.normal(size=7).astype(np.float32),
+        "half": draw.normal(size=(2, 3)).astype(ml_dtypes.bfloat16),
+    }
+
+
+def shapes(arrays) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+
+
+def pieces(arrays):
+    """Layer by layer, the layers of one array in any order, `norm` in one piece."""
+    for i in (2, 0, 1):
+        yield "llama/blocks/kernel", i, arrays["llama/blocks/kernel"][i]
+    yield "llama/norm", None, arrays["llama/norm"]
+    yield "half", 1, arrays["half"][1]
+    yield "half", 0, arrays["half"][0]
+
+
+@pytest.mark.parametrize("commit", [1, 2**26])
+def test_slices_are_read_as_one_tree(tmp_path, monkeypatch, commit):
+    """The slow twin is `save_tree` of the whole: with a template and without, the same."""
+    monkeypatch.setattr("slava_jax.streaming._COMMIT", commit)
+    arrays = sliced()
+    save_slices(tmp_path / "slices", shapes(arrays), pieces(arrays), {"a": 1})
+    blocks = {"blocks": {"kernel": arrays["llama/blocks/kernel"]}, "norm": arrays["llama/norm"]}
+    tree = {"half": arrays["half"], "llama": blocks}
+    save_tree(tmp_path / "whole", tree, {"a": 1})
+    assert load_facts(tmp_path / "slices") == {"a": 1}
+    for template in (None, jax.tree.map(jnp.asarray, tree)):
+        found, _ = load_tree(tmp_path / "slices", template)
+        wanted, _ = load_tree(tmp_path / "whole", template)
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            assert (type(a), a.dtype) == (type(b), b.dtype)
+            np.testing.assert_array_equal(a, b)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["slices", "whole"]
+
+
+def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
+    """One missing, one twice, one of another shape, one of another dtype, an error on the way."""
+    arrays = sliced()
+    all_pieces = list(pieces(arrays))
+    wrong = [
+        all_pieces[:-1],
+        [*all_pieces, all_pieces[0]],
+        [*all_pieces, all_pieces[3]],
+        [("half", 0, np.zeros(4, ml_dtypes.bfloat16)), *all_pieces[:-1]],
+        [("half", 0, np.zeros(3, np.float32)), *all_pieces[:-1]],
+    ]
+    for given in wrong:
+        with pytest.raises(CheckpointError, match=r"half|norm|kernel"):
+            save_slices(tmp_path / "x", shapes(arrays), given, {})
+        assert not list(tmp_path.iterdir())
+
+    def fails():
+        yield all_pieces[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_slices(tmp_path / "x", shapes(arrays), fails(), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
+    """A petabyte: nothing is read, nothing written."""
+    huge = {"kernel": jax.ShapeDtypeStruct((2**10, 2**20, 2**20), jnp.int8)}
+
+    def unread():
+        raise AssertionError("read before the room was known")
+        yield
+
+    with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed there, [\d.]+ GiB free"):
+        save_slices(tmp_path / "x", huge, unread(), {})
+    assert not list(tmp_path.iterdir())

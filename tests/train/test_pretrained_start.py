@@ -1,0 +1,90 @@
+"""An assistant that starts from converted weights: an int8 Llama and a ViT of another library's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference_models import tiny_folder, tiny_vit
+from tiny_run import get_config
+
+from slava_jax.config import ConfigError, check
+from slava_jax.convert.huggingface import read_folder
+from slava_jax.convert.pretrained import load, write
+from slava_jax.inference.assistant import Assistant
+from slava_jax.train import stages
+from slava_jax.train.loop import _trained
+from slava_jax.train.materials import prepare
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Two folders of converted weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    write(tiny_vit(), folder / "vit")
+    write(read_folder(tiny_folder(folder / "theirs")), folder / "llama", quantized=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(converted):
+    """A config that describes them, as a file in configs/ would."""
+    config = get_config()
+    config.stages = ("assistant",)
+    config.start_from.update(vision=str(converted / "vit"), language=str(converted / "llama"))
+    llama = dataclasses.asdict(load(converted / "llama").config)
+    del llama["vocab_size"]
+    config.llama.update(llama)
+    config.vit.update(dataclasses.asdict(load(converted / "vit").config))
+    return config
+
+
+@pytest.fixture(scope="module")
+def start(config, tmp_path_factory):
+    check(config)
+    workdir = tmp_path_factory.mktemp("run")
+    materials = prepare(config, workdir)
+    vision = _trained(config, "vision", materials, workdir)
+    language = _trained(config, "language", materials, workdir)
+    assert vision[0] is None and language[0] is None  # no stage was built, none has to be run
+    return materials, stages.assistant_start(config, materials, vision[1], language[1])
+
+
+def test_the_weights_are_those_that_were_converted(start, converted):
+    """int8 kernels as they are on disk, the ViT to train on; the adapters are new."""
+    _, held = start
+    wanted = load(converted / "llama").tree["llama"]["blocks"]["attention"]["q"]
+    found = held.frozen["llama"]["blocks"]["attention"]["q"]
+    np.testing.assert_array_equal(found["kernel"], wanted["kernel"])
+    np.testing.assert_array_equal(found["scale"], wanted["scale"])
+    assert found["kernel"].dtype == jnp.int8 and "lora_a" in found
+    wanted = load(converted / "vit").tree["vit"]
+    jax.tree.map(np.testing.assert_array_equal, dict(held.params["vit"]), wanted)
+
+
+def test_it_speaks_the_models_own_tokens(start):
+    """The tokenizer came along, and an untrained assistant answers with it."""
+    materials, held = start
+    assert len(materials.tokenizer) == held.model.config.llama.vocab_size == 270
+    variables = {"params": held.params, "frozen": held.frozen}
+    assistant = Assistant(held.model, variables, materials.tokenizer)
+    image = np.zeros((32, 32, 3), np.uint8)
+    memory = assistant.remember(assistant.prompts([image], ["What is this?"]))
+    assert isinstance(assistant.answers(memory, 4)[0], str)
+
+
+def test_a_config_of_another_model_is_refused(config, start):
+    """Every setting that differs is named; int8 weights are no float weights."""
+    other = config.copy_and_resolve_references()
+    other.unlock()
+    other.llama.update(rope_theta=5.0, mlp_width=40)
+    other.quantized = False
+    with pytest.raises(ConfigError) as error:
+        stages.pretrained(other, "language", 270)
+    text = str(error.value)
+    assert "llama.rope_theta: 10000.0 in start_from.language, 5.0 in the config" in text
+    assert "llama.mlp_width: 48" in text and "quantized: False" in text
+    other.start_from.vision = other.start_from.language
+    with pytest.raises(ConfigError, match="holds a LlamaConfig, not a vit"):
+        stages.pretrained(other, "vision", 270)
