@@ -122,7 +122,7 @@ def pretrained(config: ConfigDict, name: str, vocab_size: int) -> dict:
         problems.append("quantized: False, but the kernels there are int8; convert to float32")
     if problems:
         raise ConfigError("\n  ".join(["pretrained weights of another model:", *problems]))
-    return held.tree
+    return jax.tree.map(jnp.asarray, held.tree)  # on the device, as weights of a stage are
 
 
 @dataclasses.dataclass(frozen=True)

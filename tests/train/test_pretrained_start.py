@@ -12,9 +12,9 @@ from tiny_run import get_config
 from slava_jax.config import ConfigError, check
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
-from slava_jax.inference.assistant import Assistant
+from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
-from slava_jax.train.loop import _trained
+from slava_jax.train.loop import _trained, run
 from slava_jax.train.materials import prepare
 
 
@@ -72,6 +72,15 @@ def test_it_speaks_the_models_own_tokens(start):
     image = np.zeros((32, 32, 3), np.uint8)
     memory = assistant.remember(assistant.prompts([image], ["What is this?"]))
     assert isinstance(assistant.answers(memory, 4)[0], str)
+
+
+def test_a_whole_run_ends_with_its_report(config, tmp_path):
+    """Trains, evaluates beside the untrained assistant, and writes what ask reads."""
+    metrics = run(config, tmp_path / "run")
+    assert "classification_untrained.top1" in metrics
+    assert "classification_vit.top1" not in metrics  # a pretrained encoder has no classifier
+    assert (tmp_path / "run" / "report.html").exists()
+    assert load_assistant(tmp_path / "run").model.config.llama.vocab_size == 270
 
 
 def test_a_config_of_another_model_is_refused(config, start):
