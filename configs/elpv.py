@@ -3,7 +3,7 @@
     make elpv
     python -m slava_jax.main --config configs/elpv.py --workdir runs/elpv
 
-Hardware: 2 CPU cores, 4 GiB. Time: about 10 minutes. Scores: not measured yet; there is no target,
+Hardware: 2 CPU cores, 4 GiB. Time: not measured yet, about 10 minutes. Scores: not measured yet; there is no target,
 the report has the majority class beside them.
 """
 
