@@ -3,8 +3,8 @@
     make elpv
     python -m slava_jax.main --config configs/elpv.py --workdir runs/elpv
 
-Hardware: 2 CPU cores, 4 GiB. Time: not measured yet, about 10 minutes. Scores: not measured yet; there is no target,
-the report has the majority class beside them.
+Hardware: 2 CPU cores, 4 GiB. Time and scores: not measured yet. There is no target; the
+report has the majority class beside the scores.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     python -m slava_jax.main --config configs/procedural.py --workdir runs/procedural
 
-Hardware: 2 CPU cores. Time and scores: not measured yet; the aims are 30 minutes and a top-1 of 0.90.
+Hardware: 2 CPU cores. Time and scores: not measured yet; the aims are 30 minutes and a top-1
+of 0.90.
 """
 
 from ml_collections import ConfigDict
