@@ -44,7 +44,7 @@ def save_slices(
     free = shutil.disk_usage(path.parent).free / 2**30
     if need > free:
         raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.slava-slices-tmp")  # deleted: no name of a user's
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         lay_out(unfinished, shapes, facts)

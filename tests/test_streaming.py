@@ -89,3 +89,10 @@ def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed there, [\d.]+ GiB free"):
         save_slices(tmp_path / "x", huge, unread(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_neighbours_folder_is_left_alone(tmp_path):
+    """Whatever its name says: only what was made here is deleted."""
+    (tmp_path / "x.unfinished").mkdir()
+    save_slices(tmp_path / "x", shapes(sliced()), pieces(sliced()), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "x.unfinished"]

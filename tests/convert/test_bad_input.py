@@ -27,7 +27,7 @@ def fails(path, capsys, *parts: str) -> None:
     text = str(error.value.code)
     assert text.startswith("error: ") and "Traceback" not in text
     assert not [part for part in parts if part not in text], text
-    assert not target.exists() and not target.with_name("ours.unfinished").exists()
+    assert not target.exists() and not list(path.parent.glob(".ours.*"))
 
 
 def change(path, **settings) -> None:

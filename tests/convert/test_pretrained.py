@@ -72,6 +72,17 @@ def test_what_is_there_is_not_overwritten(tmp_path):
         main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 
 
+def test_the_source_is_never_deleted(tmp_path):
+    """Whatever it is called; below the very folder that is deleted, it is refused."""
+    source = tiny_folder(tmp_path / "llama.unfinished")
+    main(["--from", str(source), "--to", str(tmp_path / "llama")])
+    assert (source / "model.safetensors").is_file()
+    source = tiny_folder(tmp_path / ".a.slava-convert-tmp" / "theirs")
+    with pytest.raises(SystemExit, match=r"theirs: lies in .*slava-convert-tmp.* move it"):
+        main(["--from", str(source), "--to", str(tmp_path / "a")])
+    assert (source / "model.safetensors").is_file()
+
+
 # Every slice is committed by itself, so that there is something to be killed in the middle of.
 SLOWLY = """
 from slava_jax import streaming
@@ -90,7 +101,7 @@ def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
     paths = ["--from", str(folder), "--to", str(killed)]
     command = [sys.executable, "-c", SLOWLY, "--quantize", "int8", *paths]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    unfinished = tmp_path / "killed.unfinished"
+    unfinished = tmp_path / ".killed.slava-convert-tmp"
     while len(list(unfinished.rglob("d/*"))) < 60:
         assert process.poll() is None, "ended before it was killed"
         time.sleep(0.002)
