@@ -64,6 +64,7 @@ def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
         [("half", 0, np.zeros(4, ml_dtypes.bfloat16)), *all_pieces[:-1]],
         [("half", 0, np.zeros(3, np.float32)), *all_pieces[:-1]],
     ]
+    wrong.append([*all_pieces, ("norm", None, arrays["llama/norm"])])
     for given in wrong:
         with pytest.raises(CheckpointError, match=r"half|norm|kernel"):
             save_slices(tmp_path / "x", shapes(arrays), given, {})

@@ -110,8 +110,17 @@ def load(directory: str | Path) -> Pretrained:
         raise CheckpointError(f"{directory}: not written by python -m slava_jax.convert")
     config = _CONFIGS[facts["family"]](**hashable(facts["config"]))
     tree, _ = load_tree(path)
-    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
+    tokenizer = _load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
     return Pretrained(config, tree, facts["quantized"], tokenizer)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # of many kinds, from three libraries
+        raise CheckpointError(
+            f"{folder}: the tokenizer is not there or damaged ({error}): convert the weights anew"
+        ) from error
 
 
 def is_converted(directory: str | Path) -> bool:
