@@ -44,7 +44,7 @@ def save_slices(
     free = shutil.disk_usage(path.parent).free / 2**30
     if need > free:
         raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.slava-slices-tmp")  # deleted: no name of a user's
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         lay_out(unfinished, shapes, facts)
@@ -61,6 +61,8 @@ def _write_slices(path: Path, shapes, slices) -> None:
     missing = {name: set(range(leaf.shape[0])) for name, leaf in shapes.items()}
     transaction, held = tensorstore.Transaction(), 0
     for name, i, array in slices:
+        if name not in shapes:
+            raise CheckpointError(f"{path}: {name} is none of {', '.join(shapes)}")
         leaf = shapes[name]
         entries = set(range(leaf.shape[0])) if i is None else {i}
         wanted = leaf.shape if i is None else leaf.shape[1:]

@@ -1,6 +1,7 @@
 """Converts pretrained weights: python -m slava_jax.convert --from PATH --to DIR."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -17,7 +18,14 @@ def main(arguments: list[str] | None = None) -> None:
         write(source, asked.to, asked.quantize == "int8")
     except (CheckpointError, ConvertError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(f"{asked.to}: {source.config}")
+    print(f"{asked.to} is written; a config that starts from it has\n{settings(source)}")
+
+
+def settings(source: Source) -> str:
+    """The line of a config that says the shape of a model; its tokenizer says the vocabulary."""
+    own = {k: v for k, v in dataclasses.asdict(source.config).items() if k != "vocab_size"}
+    said = ", ".join(f"{name}={value!r}" for name, value in own.items())
+    return f"config.{source.family}.update({said})"
 
 
 def read(path: Path, image_size: int | None = None) -> Source:
@@ -32,9 +40,13 @@ def read(path: Path, image_size: int | None = None) -> Source:
 
     if not path.exists():
         raise ConvertError(f"{path}: is not there")
+    if image_size is not None and image_size < 1:
+        raise ConvertError(f"--image_size {image_size}: must be 1 or more")
     if path.is_dir():
         return read_folder(path, image_size)
     if path.suffix == ".gguf":
+        if image_size is not None:
+            raise ConvertError(f"{path}: a language model, which has no --image_size: leave it out")
         return read_gguf(path)
     if path.suffix == ".onnx":
         return read_onnx(path, image_size)

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from slava_jax.checkpoint import CheckpointError, load_facts, load_tree
-from slava_jax.convert.rules import Table, Tensors, plan, slices
+from slava_jax.convert.rules import ConvertError, Table, Tensors, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable
@@ -62,8 +62,9 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
       quantized: kernels of a Llama as int8 (nn/quantized.py); everything else stays float32.
 
     Raises:
-      ConvertError: the tensors do not fit. CheckpointError: the directory exists, has no room, or
-        cannot be written to; nothing is left behind.
+      ConvertError: the tensors do not fit, or the source lies where the unfinished folder goes.
+      CheckpointError: the directory exists, has no room, or cannot be written to; nothing is left
+        behind.
       ValueError: a vision encoder, which is not held in int8, shall be quantised.
     """
     if quantized and source.family != "llama":
@@ -71,6 +72,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
     directory = Path(directory).absolute()
     if directory.exists():
         raise CheckpointError(f"{directory} exists already: delete it to write it anew")
+    unfinished = _unfinished(directory, source.tensors.place)
     leaves = _leaves(source.config, False)
     steps = plan(source.table, source.tensors, source.config.layers, list(leaves))
     pieces = slices(steps, source.tensors)
@@ -83,8 +85,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         "quantized": quantized,
         "from": Path(source.tensors.place).name,
     }
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed conversion left
     try:
         save_slices(
             unfinished / WEIGHTS,
@@ -109,13 +110,33 @@ def load(directory: str | Path) -> Pretrained:
         raise CheckpointError(f"{directory}: not written by python -m slava_jax.convert")
     config = _CONFIGS[facts["family"]](**hashable(facts["config"]))
     tree, _ = load_tree(path)
-    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
+    tokenizer = _load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
     return Pretrained(config, tree, facts["quantized"], tokenizer)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # of many kinds, from three libraries
+        raise CheckpointError(
+            f"{folder}: the tokenizer is not there or damaged ({error}): convert the weights anew"
+        ) from error
 
 
 def is_converted(directory: str | Path) -> bool:
     """Whether a directory looks like one that `write` left."""
     return (Path(directory) / WEIGHTS).is_dir()
+
+
+def _unfinished(directory: Path, place: str) -> Path:
+    """The folder that becomes `directory`; it is deleted, so nothing but ours may be there."""
+    unfinished = directory.with_name(f".{directory.name}.slava-convert-tmp")
+    if Path(place).resolve().is_relative_to(unfinished.resolve()):
+        raise ConvertError(
+            f"{place}: lies in {unfinished}, which this conversion writes and deletes; "
+            "move it elsewhere, or choose another target"
+        )
+    return unfinished
 
 
 def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reference_models import greedy, plain_logits
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slava_jax.convert.gguf import read_gguf
@@ -50,9 +51,16 @@ def test_the_tokenizer_is_the_files(folder, ours):
     """Built without torch, and saved and read once: the ids of transformers all the same."""
     wanted = AutoTokenizer.from_pretrained(folder, gguf_file=NAME)
     wanted.split_special_tokens = True  # as ours: text is text
+    # transformers cuts as GPT-2; the model was trained with every digit by itself
+    wanted.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     texts = [*PROMPTS, " two  spaces", "5 µm, 12.5 kV <|im_end|>", "日本語\n\n"]
     ids = wanted(texts, add_special_tokens=False)["input_ids"]
     assert encode_texts(ours.tokenizer, texts) == ids
+    (ids_of_spaces,) = encode_texts(ours.tokenizer, ["a  5 nm"])
+    # by hand: both spaces stand before the cut at the digit, so they are one token
+    assert ours.tokenizer.convert_ids_to_tokens(ids_of_spaces)[:3] == ["a", "ĠĠ", "5"]
     assert len(ours.tokenizer) == ours.config.vocab_size == 49_152
     assert ours.tokenizer.eos_token == wanted.eos_token == "<|im_end|>"
     assert ours.tokenizer.bos_token == wanted.bos_token
