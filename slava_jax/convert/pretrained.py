@@ -1,8 +1,6 @@
 """Converted weights on disk: a folder with `weights/` (checkpoint.py) and `tokenizer/`."""
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, load_facts, load_tree
+from slava_jax.checkpoint import CheckpointError, appearing, load_facts, load_tree
 from slava_jax.convert.rules import Table, Tensors, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.models.llama import LanguageModel, LlamaConfig
@@ -68,9 +66,6 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
     """
     if quantized and source.family != "llama":
         raise ValueError("only a Llama is held in int8; leave --quantize out for a vision encoder")
-    directory = Path(directory).absolute()
-    if directory.exists():
-        raise CheckpointError(f"{directory} exists already: delete it to write it anew")
     leaves = _leaves(source.config, False)
     steps = plan(source.table, source.tensors, source.config.layers, list(leaves))
     pieces = slices(steps, source.tensors)
@@ -83,9 +78,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         "quantized": quantized,
         "from": Path(source.tensors.place).name,
     }
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with appearing(directory) as unfinished:
         save_slices(
             unfinished / WEIGHTS,
             named,
@@ -94,11 +87,6 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         )
         if source.tokenizer is not None:
             save_tokenizer(source.tokenizer, unfinished / TOKENIZER)
-        os.rename(unfinished, directory)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load(directory: str | Path) -> Pretrained:
@@ -116,6 +104,11 @@ def load(directory: str | Path) -> Pretrained:
 def is_converted(directory: str | Path) -> bool:
     """Whether a directory looks like one that `write` left."""
     return (Path(directory) / WEIGHTS).is_dir()
+
+
+def is_quantized(directory: str | Path) -> bool:
+    """Whether the kernels that `write` left in a directory are int8."""
+    return load_facts(Path(directory) / WEIGHTS)["quantized"]
 
 
 def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:

@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """Asked before, and met on the way."""
     source = read_folder(tiny_folder(tmp_path / "theirs"))
     usage = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
-    monkeypatch.setattr("slava_jax.streaming.shutil.disk_usage", usage)
+    monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(CheckpointError, match="GiB needed"):
         write(source, tmp_path / "ours")
     monkeypatch.undo()
