@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config = quickstart()
     config.data.name = "folder"
     config.data.question = ""  # ask what tells your classes apart; '' asks for the category
-    config.vision.update(steps=1000, eval_every=100)
-    # Small batches, which the little text of a few hundred images fills.
+    # Small batches, which a few hundred images and their little text fill.
+    config.vision.update(steps=1000, eval_every=100, batch_size=32, learning_rate=2e-3)
     config.language.update(steps=100, warmup=20, eval_every=50, batch_size=8, length=32)
     config.assistant.update(steps=500, eval_every=100)
     return config

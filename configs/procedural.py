@@ -13,8 +13,8 @@ from configs.quickstart import get_config as quickstart
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = quickstart()
-    config.data.images_per_category = 1500
-    config.vision.update(steps=9000, eval_every=900)
-    config.language.update(steps=600, eval_every=200)
-    config.assistant.update(steps=2100, eval_every=350)
+    config.data.images_per_category = 2000
+    config.vision.update(steps=5000, eval_every=500)
+    config.language.update(steps=400, eval_every=200)
+    config.assistant.update(steps=1400, eval_every=200)
     return config

@@ -14,9 +14,9 @@ from slava_jax.config import default_config
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = default_config()
-    config.data.update(images_per_category=650, size=224)
+    config.data.update(images_per_category=800, size=224)
     config.image.augmentation.shift = 16
-    config.tokenizer.vocab_size = 1024
+    config.tokenizer.vocab_size = 1536
     _size_model(config)
     _plan_stages(config)
     return config
@@ -56,36 +56,36 @@ def _size_model(config: ConfigDict) -> None:
 
 def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
-        steps=2400,
-        batch_size=32,
+        steps=1500,
+        batch_size=64,
         optimizer="muon",
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         warmup=100,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=400,
+        eval_every=500,
     )
     config.language.update(
-        steps=300,
+        steps=160,
         batch_size=32,
         learning_rate=1e-3,
         length=96,
         validation_batches=8,
-        eval_every=100,
+        eval_every=80,
     )
     config.assistant.update(
-        steps=700,
+        steps=480,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
         learning_rate=2e-3,
         vision_rate=0.1,
         pair_block=8,
-        per_image=3,
+        per_image=2,
         always=("class",),
-        buckets=((64, 32), (112, 72)),
+        buckets=((36, 8), (64, 36), (96, 60)),
         validation_batches=12,
-        eval_every=175,
+        eval_every=160,
     )
     config.evaluation.update(
         batch_size=32,

@@ -141,18 +141,28 @@ def new_folder(path: str | os.PathLike) -> Path:
 
 
 @contextmanager
-def appearing(path: str | os.PathLike, size: int = 0) -> Iterator[Path]:
+def appearing(
+    path: str | os.PathLike, size: int = 0, reads: str | os.PathLike | None = None
+) -> Iterator[Path]:
     """A place to write a folder of `size` bytes at; it is renamed to `path` once it is whole.
 
+    Args:
+      reads: what the body reads. It must not lie in that place, which is deleted before and after.
+
     Raises:
-      CheckpointError: as `new_folder`; the disk has no room; or the body met an OSError. Nothing
-        is left behind then.
+      CheckpointError: as `new_folder`; the disk has no room; `reads` lies there; or the body met
+        an OSError. Nothing is left behind then.
     """
     path = new_folder(path)
     need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30
     if need > free:
         raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.slava-tmp")  # no name of a user's
+    if reads is not None and Path(reads).resolve().is_relative_to(unfinished.resolve()):
+        raise CheckpointError(
+            f"{reads}: lies in {unfinished}, which is written and deleted; move it elsewhere, or "
+            "choose another target"
+        )
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         yield unfinished

@@ -52,6 +52,8 @@ def _write_slices(path: Path, shapes, slices) -> None:
     missing = {name: set(range(leaf.shape[0])) for name, leaf in shapes.items()}
     transaction, held = tensorstore.Transaction(), 0
     for name, i, array in slices:
+        if name not in shapes:
+            raise CheckpointError(f"{path}: {name} is none of {', '.join(shapes)}")
         leaf = shapes[name]
         entries = set(range(leaf.shape[0])) if i is None else {i}
         wanted = leaf.shape if i is None else leaf.shape[1:]

@@ -21,8 +21,13 @@ KINDS = (
 _FACTORS = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
-def write_gguf(path: Path, kind: str, architecture="llama", drop=(), extra=None) -> Path:
-    """A file whose matrices are stored as `kind`; `drop` leaves fields or tensors out."""
+def write_gguf(
+    path: Path, kind: str, architecture="llama", drop=(), extra=None, fields=None
+) -> Path:
+    """A file whose matrices are stored as `kind`; `drop` leaves fields or tensors out.
+
+    `extra`: more tensors. `fields`: more numbers among the metadata, or others.
+    """
     config = CONFIG
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.layers)
@@ -32,7 +37,8 @@ def write_gguf(path: Path, kind: str, architecture="llama", drop=(), extra=None)
     writer.add_head_count(config.heads)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_width)
+    for name, value in {"llama.rope.dimension_count": config.head_width, **(fields or {})}.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(name, value)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer, "eos" not in drop)
     rng = np.random.default_rng(1)

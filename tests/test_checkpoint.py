@@ -342,9 +342,9 @@ def test_a_content_hash_is_of_names_dtypes_shapes_and_bytes():
 
 def test_the_content_hash_of_yesterday():
     """A golden value, from hashlib and the formula: a saved assistant names its base by it."""
-    tree = {"x": np.float32([1.5, -2]), "scalar": np.asarray(3, np.int32)}
+    tree = {"x": {"w": np.float32([1.5, -2])}, "x-1": np.asarray(3, np.int32)}
     text = (
-        b'["scalar", "int32", []]\x03\x00\x00\x00["x", "float32", [2]]\x00\x00\xc0?\x00\x00\x00\xc0'
+        b'["x-1", "int32", []]\x03\x00\x00\x00["x/w", "float32", [2]]\x00\x00\xc0?\x00\x00\x00\xc0'
     )
     assert content_hash(tree) == hashlib.sha256(text).hexdigest()
 

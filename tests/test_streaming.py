@@ -64,6 +64,7 @@ def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
         [("half", 0, np.zeros(4, ml_dtypes.bfloat16)), *all_pieces[:-1]],
         [("half", 0, np.zeros(3, np.float32)), *all_pieces[:-1]],
     ]
+    wrong.append([*all_pieces, ("norm", None, arrays["llama/norm"])])
     for given in wrong:
         with pytest.raises(CheckpointError, match=r"half|norm|kernel"):
             save_slices(tmp_path / "x", shapes(arrays), given, {})
@@ -89,3 +90,10 @@ def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed there, [\d.]+ GiB free"):
         save_slices(tmp_path / "x", huge, unread(), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_neighbours_folder_is_left_alone(tmp_path):
+    """Whatever its name says: only what was made here is deleted."""
+    (tmp_path / "x.unfinished").mkdir()
+    save_slices(tmp_path / "x", shapes(sliced()), pieces(sliced()), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "x.unfinished"]

@@ -1,6 +1,7 @@
 """Weights in and out: python -m slava_jax.convert --from PATH --to DIR [--as FORM]."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _import(asked: argparse.Namespace) -> str:
     source = read(Path(asked.source), asked.image_size)
     write(source, asked.to, asked.quantize == "int8")
-    return str(source.config)
+    return f"a config that starts from it has\n{settings(source)}"
 
 
 def _export(asked: argparse.Namespace) -> str:
@@ -72,6 +73,13 @@ def _export(asked: argparse.Namespace) -> str:
     return f"the text encoder with its adapters of rank {rank} merged in, in float32{said}"
 
 
+def settings(source: Source) -> str:
+    """The line of a config that says the shape of a model; its tokenizer says the vocabulary."""
+    own = {k: v for k, v in dataclasses.asdict(source.config).items() if k != "vocab_size"}
+    said = ", ".join(f"{name}={value!r}" for name, value in own.items())
+    return f"config.{source.family}.update({said})"
+
+
 def read(path: Path, image_size: int | None = None) -> Source:
     """A folder of Hugging Face's, a GGUF file or an ONNX file.
 
@@ -86,9 +94,13 @@ def read(path: Path, image_size: int | None = None) -> Source:
         raise ConvertError(f"{path}: is not there")
     if (path / "adapter_config.json").is_file():
         raise ConvertError(f"{path}: an adapter; name it in start_from.adapter (docs/convert.md)")
+    if image_size is not None and image_size < 1:
+        raise ConvertError(f"--image_size {image_size}: must be 1 or more")
     if path.is_dir():
         return read_folder(path, image_size)
     if path.suffix == ".gguf":
+        if image_size is not None:
+            raise ConvertError(f"{path}: a language model, which has no --image_size: leave it out")
         return read_gguf(path)
     if path.suffix == ".onnx":
         return read_onnx(path, image_size)

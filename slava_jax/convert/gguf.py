@@ -65,8 +65,8 @@ def read_gguf(path: Path) -> Source:
         tokenizer = gguf_tokenizer(tensors.metadata, config.vocab_size, tensors.place)
     except KeyError as error:
         raise ConvertError(f"{path}: has no field {error}: it is not whole") from error
-    except ValueError as error:
-        raise ConvertError(f"{path}: {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConvertError(f"{path}: a field has no usable value: {error}") from error
     return Source(config, llama.gguf_table(config), tensors, tokenizer)
 
 
@@ -82,9 +82,20 @@ def _config(tensors: GgufTensors) -> LlamaConfig:
         raise ConvertError(
             f"{tensors.place}: has rope scaling or experts, which this Llama does not have"
         )
+    for name in ("rope.scaling.factor", "rope.scale_linear"):
+        if field(name, 0) not in (0, 1):
+            raise ConvertError(
+                f"{tensors.place}: llama.{name} is {field(name)}: linear rope scaling, which this "
+                "Llama does not have; take a model without it"
+            )
     heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
     theta = _decimal(field("rope.freq_base", 10_000.0))
     head_width = int(field("attention.key_length", width // heads))
+    if field("rope.dimension_count", head_width) != head_width:
+        raise ConvertError(
+            f"{tensors.place}: llama.rope.dimension_count is {field('rope.dimension_count')}, the "
+            f"width of a head {head_width}: this Llama rotates all of a head"
+        )
     return LlamaConfig(
         vocab_size=_rows(tensors),
         width=width,

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from slava_jax.convert import llama, vision
 from slava_jax.convert.pretrained import Source
 from slava_jax.convert.rules import ConvertError
+from slava_jax.convert.settings import flag, mapping, positive, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
 from slava_jax.models.llama import LlamaConfig
 
@@ -68,8 +69,16 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         return {folder / SINGLE: None}
     if not (folder / INDEX).is_file():
         raise ConvertError(_no_weights(folder))
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConvertError(f"{folder / INDEX}: has no weight_map of tensors to files: get it anew")
     shards: dict[Path, set[str] | None] = {}
-    for name, shard in read_json(folder / INDEX).get("weight_map", {}).items():
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise ConvertError(
+                f"{folder / INDEX}: weight_map: {name} is in {shard!r}, no name of a file: "
+                "get it anew"
+            )
         shards.setdefault(folder / shard, set()).add(name)
     absent = sorted(shard.name for shard in shards if not shard.is_file())
     if absent:
@@ -131,8 +140,10 @@ def read_folder(folder: Path, image_size: int | None = None) -> Source:
     if kind not in ("llama", *vision.FAMILIES):
         known = ", ".join(("llama", *vision.FAMILIES))
         raise ConvertError(f"{path}: model_type {kind!r} is not known here, only {known}")
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise ConvertError(f"{path}: already quantised; convert the weights it was made from")
+    if kind == "llama" and image_size is not None:
+        raise ConvertError(f"{path}: of a language model, which has no --image_size: leave it out")
     try:
         if kind == "llama":
             model = llama_config(config, path)
@@ -153,10 +164,11 @@ def llama_config(config: dict, path: Path) -> LlamaConfig:
     """Our config of a transformers `LlamaConfig`; defaults are transformers'.
 
     Raises:
-      ConvertError: a setting that our Llama does not have.
+      ConvertError: a setting that our Llama does not have. KeyError, ValueError: one is missing,
+        or no value for it.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    rope = {**mapping(config, "rope_scaling"), **mapping(config, "rope_parameters")}
+    theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
     refused = {
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
@@ -167,18 +179,25 @@ def llama_config(config: dict, path: Path) -> LlamaConfig:
     if any(refused.values()):
         names = ", ".join(name for name, is_so in refused.items() if is_so)
         raise ConvertError(f"{path}: set in a way that this Llama does not have: {names}")
-    heads, width = config["num_attention_heads"], config["hidden_size"]
+    heads, width = whole(config, "num_attention_heads"), whole(config, "hidden_size")
+    # null is as good as missing for these two, as transformers writes it
+    given = {name for name in ("num_key_value_heads", "head_dim") if config.get(name) is not None}
+    head_width = whole(config, "head_dim") if "head_dim" in given else width // heads
+    if head_width < 2 or head_width % 2:
+        raise ValueError(
+            f"head_dim (or hidden_size / num_attention_heads): must be even, is {head_width}"
+        )
     return LlamaConfig(
-        vocab_size=config["vocab_size"],
+        vocab_size=whole(config, "vocab_size"),
         width=width,
-        layers=config["num_hidden_layers"],
+        layers=whole(config, "num_hidden_layers"),
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or width // heads,
-        mlp_width=config["intermediate_size"],
-        rope_theta=float(theta),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        tie_embeddings=config.get("tie_word_embeddings", False),
+        kv_heads=whole(config, "num_key_value_heads") if "num_key_value_heads" in given else heads,
+        head_width=head_width,
+        mlp_width=whole(config, "intermediate_size"),
+        rope_theta=theta,
+        norm_eps=positive(config, "rms_norm_eps", 1e-6),
+        tie_embeddings=flag(config, "tie_word_embeddings", False),
         rope_scaling=_llama3_scaling(rope) if rope_type(rope) == "llama3" else (),
     )
 
@@ -190,4 +209,4 @@ def rope_type(rope: dict) -> str:
 
 def _llama3_scaling(rope: dict) -> tuple[float, ...]:
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return tuple(float(rope[name]) for name in names)
+    return tuple(positive(rope, name) for name in names)

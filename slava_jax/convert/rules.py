@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from safetensors import SafetensorError
 
 _LISTED = 12  # names of one kind that an error spells out
 
@@ -148,14 +149,19 @@ def slices(steps: list[Step], tensors: Tensors) -> Iterator[tuple[str, int | Non
     """(path, layer, float32 array) of every step; one tensor is in memory at a time.
 
     Raises:
-      ConvertError: a tensor holds NaN or infinity.
+      ConvertError: a tensor cannot be read, or holds NaN or infinity.
     """
     for step in steps:  # no name holds an array here: it would live until the next one is read
         yield step.row.path, step.layer, _slice(step, tensors)
 
 
 def _slice(step: Step, tensors: Tensors) -> np.ndarray:
-    array = tensors.read(step.name)
+    try:
+        array = tensors.read(step.name)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConvertError(
+            f"{tensors.place}: {step.name} cannot be read ({error}): get the file anew"
+        ) from error
     if not np.isfinite(array).all():
         raise ConvertError(f"{tensors.place}: {step.name} holds NaN or infinity: get it anew")
     return np.ascontiguousarray(step.row.change(array), np.float32)

@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from slava_jax.convert.rules import ConvertError
 
@@ -40,7 +41,7 @@ def fitted(tokenizer, rows: int, place: str) -> PreTrainedTokenizerFast:
     """`tokenizer` with exactly `rows` tokens; rows of the table without one get `<unused_N>`.
 
     Raises:
-      ConvertError: it has no end token, or more tokens than rows.
+      ConvertError: it has no end token, more tokens than rows, or ids that are not those of rows.
     """
     if tokenizer.eos_token_id is None:
         raise ConvertError(
@@ -53,6 +54,12 @@ def fitted(tokenizer, rows: int, place: str) -> PreTrainedTokenizerFast:
             "remove the tokens that were added without one (added_tokens in tokenizer.json)"
         )
     tokenizer.add_tokens([f"<unused_{i}>" for i in range(len(tokenizer), rows)], True)
+    if sorted(tokenizer.get_vocab().values()) != list(range(rows)):
+        raise ConvertError(
+            f"{place}: the tokenizer's ids are not 0 to {rows - 1}, one a row of the embedding: "
+            "ids are left out, a token is there twice, or one is called <unused_N>, as rows "
+            "without a token are here; rename or remove it"
+        )
     return tokenizer
 
 
@@ -69,7 +76,10 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
     vocabulary = parts["tokenizer"]
     if "tokens" not in vocabulary or "tokenizer_type" not in vocabulary:
         raise ConvertError(f"{place}: holds no tokenizer; take a file that has one")
+    split = _split(vocabulary, place)
     backend, _ = convert_gguf_tokenizer("llama", vocabulary)
+    if split is not None:
+        backend.pre_tokenizer = split
     backend = _without_added(backend, len(vocabulary["tokens"]))
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
@@ -84,6 +94,26 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
         **special,
     )
     return fitted(tokenizer, rows, place)
+
+
+def _split(vocabulary: dict[str, Any], place: str) -> pre_tokenizers.PreTokenizer | None:
+    """How text is cut before its bytes are merged, where transformers does not know it.
+
+    transformers cuts as GPT-2 whatever it does not know, and gives other ids without a word.
+    """
+    name = vocabulary.get("pre_tokenizer_type", "default")
+    if vocabulary["tokenizer_type"] != "gpt2" or name in ("default", "gpt-2"):
+        return None
+    if name == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        return pre_tokenizers.Sequence([digits, by_bytes])
+    if name not in GGUF_PRE_TOKENIZER_SPLITS:
+        raise ConvertError(
+            f"{place}: tokenizer.ggml.pre is {name!r}, and how that cuts text is not known here; "
+            "convert the Hugging Face folder of this model, which says it"
+        )
+    return None
 
 
 def _without_added(backend: Tokenizer, count: int) -> Tokenizer:

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import CLIPVisionConfig
 
 from slava_jax.convert.rules import LeftOut, Row, Table, transposed
+from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
 from slava_jax.models.vit import VitConfig
 
 _ACTIVATIONS = {
@@ -85,8 +86,8 @@ def dinov2(
     """(VitConfig, table) of a `Dinov2Model`. As `vit`."""
     if config.get("use_swiglu_ffn"):
         raise ValueError("use_swiglu_ffn: a gated MLP, which our vision encoder does not have")
-    width = config["hidden_size"]
-    config = {"intermediate_size": int(width * config.get("mlp_ratio", 4)), **config}
+    width = whole(config, "hidden_size")
+    config = {"intermediate_size": int(width * positive(config, "mlp_ratio", 4)), **config}
     c = _config(config, pixels, image_size, 1e-6, layer_scale=True)
     prefix = _prefix(names, prefix)
     scales = [
@@ -104,7 +105,7 @@ def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | Non
     transformers norms the `<cls>` token alone behind the last block; ours norms every token.
     """
     if "vision_config" in config:
-        config = CLIPVisionConfig(**config["vision_config"]).to_dict()
+        config = {**CLIPVisionConfig().to_dict(), **mapping(config, "vision_config")}
     config = {"hidden_act": "quick_gelu", **config}
     c = _config(config, pixels, image_size, 1e-5, pre_norm=True, patch_bias=False)
     prefix, D = _prefix(names, "vision_model."), c.width
@@ -135,24 +136,27 @@ _CLIP_OTHERS = (
 
 
 def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, **own) -> VitConfig:
-    width, heads = config["hidden_size"], config["num_attention_heads"]
+    width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(_ACTIVATIONS)}")
     if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
         raise ValueError("image_size and patch_size: only squares are built here")
+    trained_at = whole(config, "image_size")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"--image_size: must be 1 or more, is {image_size}")
     mean, deviation = _statistics(pixels)
     return VitConfig(
-        image_size=image_size or config["image_size"],
-        channels=config.get("num_channels", 3),
-        patch=config["patch_size"],
+        image_size=trained_at if image_size is None else image_size,
+        channels=whole(config, "num_channels", 3),
+        patch=whole(config, "patch_size"),
         width=width,
-        layers=config["num_hidden_layers"],
+        layers=whole(config, "num_hidden_layers"),
         heads=heads,
         head_width=width // heads,
-        mlp_width=config["intermediate_size"],
+        mlp_width=whole(config, "intermediate_size"),
         activation=_ACTIVATIONS[activation],
-        norm_eps=config.get("layer_norm_eps", norm_eps),
+        norm_eps=positive(config, "layer_norm_eps", norm_eps),
         mean=mean,
         deviation=deviation,
         **own,
@@ -161,14 +165,27 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
 
 def _statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of pixels in [0, 1]."""
-    if abs(pixels.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise ValueError("rescale_factor in preprocessor_config.json: only 1/255 is built here")
-    if not pixels.get("do_normalize", True):
-        return (0.0,), (1.0,)
-    missing = {"image_mean", "image_std"} - set(pixels)
-    if missing:
-        raise ValueError(f"preprocessor_config.json has no {', '.join(sorted(missing))}")
-    return tuple(pixels["image_mean"]), tuple(pixels["image_std"])
+    try:
+        return _checked_statistics(pixels)
+    except ValueError as error:
+        raise ValueError(f"preprocessor_config.json: {error}") from error
+
+
+def _checked_statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    rescaled = flag(pixels, "do_rescale", True)
+    if rescaled and abs(positive(pixels, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ValueError("rescale_factor: only 1/255 is built here")
+    mean, deviation = (0.0,), (1.0,)
+    if flag(pixels, "do_normalize", True):
+        missing = {"image_mean", "image_std"} - set(pixels)
+        if missing:
+            raise ValueError(f"has no {', '.join(sorted(missing))}")
+        mean, deviation = numbers(pixels, "image_mean"), numbers(pixels, "image_std")
+    if min(deviation) <= 0:
+        raise ValueError(f"image_std: must be above 0, is {list(deviation)}")
+    if not rescaled:  # they are of pixels up to 255, which Vit divides by 255 always
+        mean, deviation = (tuple(n / 255 for n in of) for of in (mean, deviation))
+    return mean, deviation
 
 
 def _prefix(names: Iterable[str], prefix: str) -> str:

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from slava_jax.data.collate import assistant_fields
 from slava_jax.data.datasets.base import ImageSet
@@ -33,12 +32,12 @@ from slava_jax.data.pipeline import (
     stream,
     whole_batches,
 )
-from slava_jax.data.prompts import encode_examples
-from slava_jax.data.tokenizer import special_tokens
+from slava_jax.data.prompts import Example
+from slava_jax.data.tokenizer import SpecialTokens
 
 
 class AssistantData:
-    """The instructions of one split, tokenised once, with the images they speak of.
+    """The instructions of one split with their token ids and the images they speak of.
 
     Attributes:
       instructions: n of them.
@@ -53,23 +52,26 @@ class AssistantData:
     def __init__(
         self,
         instructions: Sequence[Instruction],
+        examples: Sequence[Example],
         images: ImageSet,
         cache: ImageCache,
-        tokenizer: PreTrainedTokenizerFast,
+        specials: SpecialTokens,
         buckets: Sequence[tuple[int, int]],
     ):
-        """Tokenises and checks everything, so that no error waits in the middle of a run.
+        """Checks everything, so that no error waits in the middle of a run.
+
+        Args:
+          examples: the token ids of each instruction (prompts.encode_examples).
+          specials: the added tokens of the tokenizer that made them.
 
         Raises:
           PipelineError: no instructions; one names an unknown image, is longer than the last
             bucket, or claims what is false of its own image; buckets out of order.
-          PromptError: an instruction's `<image>` tokens do not match its images.
         """
         if not instructions:
             raise PipelineError(f"{images.name}: no instructions; write or generate some")
         self.instructions, self.images, self.cache = list(instructions), images, cache
-        self.specials = special_tokens(tokenizer)
-        self.examples = encode_examples(self.instructions, tokenizer)
+        self.specials, self.examples = specials, examples
         self.buckets = _checked_buckets(buckets)
         self.bucket = self._smallest_buckets()
         self.image_rows = self._find_images()

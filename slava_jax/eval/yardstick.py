@@ -6,6 +6,7 @@ the models' scores.
 
 import functools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,15 +20,15 @@ SCALES = (0.0, 1.5, 3.0)  # pixels, the blurs under which gradients are taken
 BANDS = 11  # of the radial power spectrum
 
 
-def features(images: np.ndarray) -> np.ndarray:
+def features(images: Sequence[np.ndarray]) -> np.ndarray:
     """float32[n, F]: histogram, gradient statistics and radial power spectrum of each image.
 
-    images: uint8[n, S, S], or [n, S, S, ch] of which the channels are averaged.
+    images: n of uint8[S, S], or uint8[S, S, ch] of which the channels are averaged.
     """
-    images = np.asarray(images)
-    if images.ndim not in (3, 4) or not len(images):
+    shape = np.shape(images[0]) if len(images) else ()
+    if len(shape) not in (2, 3):
         raise ValueError(
-            f"images have shape {images.shape}; expected [n, S, S] with n of 1 or more"
+            f"images have shape {(len(images), *shape)}; expected [n, S, S] with n of 1 or more"
         )
     # numpy and scipy let other threads run meanwhile.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -91,7 +92,7 @@ def _rings(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 def fit_predict(train_images, train_labels, test_images) -> tuple[np.ndarray, np.ndarray]:
     """Fit on labelled images and classify others by their `features`.
 
-    Images are uint8[n, S, S], labels int[n]. Returns int[n_test] and float[n_test, classes], the
+    Images are as in `features`, labels int[n]. Returns int[n_test] and float[n_test, classes], the
     probabilities, in the order of the sorted labels seen in training.
     """
     return fit_predict_rows(features(train_images), train_labels, features(test_images))

@@ -19,18 +19,19 @@ def gradient_cells(images):
     grey = images.mean(axis=-1)
     deviation = grey.std(axis=(1, 2), keepdims=True)
     grey = (grey - grey.mean(axis=(1, 2), keepdims=True)) / (deviation + 1e-3)
-    scales = [_pool(_statistics(_pool(grey, s)), CELL // s) for s in _SCALES]
-    return jnp.concatenate(scales, axis=-1) * _GAIN
+    # Each statistic is pooled before they are stacked: whole, the stack would be ten pictures.
+    cells = [_pool(x, CELL // s) for s in _SCALES for x in _statistics(_pool(grey, s))]
+    return jnp.stack(cells, axis=-1) * _GAIN
 
 
 def _pool(x, side: int):
-    """Means over cells of `side x side`: [B, h, w, ...] -> [B, h/side, w/side, ...]."""
-    B, h, w = x.shape[:3]
-    return x.reshape(B, h // side, side, w // side, side, *x.shape[3:]).mean(axis=(2, 4))
+    """Means over cells of `side x side`: [B, h, w] -> [B, h/side, w/side]."""
+    B, h, w = x.shape
+    return x.reshape(B, h // side, side, w // side, side).mean(axis=(2, 4))
 
 
 def _statistics(grey):
-    """[B, h, w] -> [B, h, w, 10]."""
+    """Ten of them, [B, h, w] each."""
     padded = jnp.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
     left, right = padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]
     above, below = padded[:, :-2, 1:-1], padded[:, 2:, 1:-1]
@@ -43,4 +44,4 @@ def _statistics(grey):
     laplacian = left + right + above + below - 4 * grey
     oriented = [strength * harmonic for harmonic in (1, cos2, sin2, cos4, sin4)]
     ridges = [jnp.maximum(laplacian, 0), jnp.maximum(-laplacian, 0)]
-    return jnp.stack([*oriented, *ridges, grey, gx, gy], axis=-1)
+    return [*oriented, *ridges, grey, gx, gy]

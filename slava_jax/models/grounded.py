@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from slava_jax.models.llama import BlockCache, TextInputs, cross_attend, self_attend
 from slava_jax.nn.attention import MLP, Attention, RMSNorm
+from slava_jax.nn.stack import stack
 
 _ROPE_THETA = 10_000.0
 
@@ -55,14 +56,7 @@ class GroundedBlock(nn.Module):
 
 
 def _blocks(config, layers, dtype):
-    return nn.scan(
-        GroundedBlock,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
-        out_axes=0,
-        length=layers,
-    )(config, dtype)
+    return stack(GroundedBlock, layers, (0, nn.broadcast, nn.broadcast))(config, dtype)
 
 
 class GroundedEncoder(nn.Module):

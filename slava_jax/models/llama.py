@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
 from slava_jax.nn.attention import Attention, KeysValues, RMSNorm
+from slava_jax.nn.stack import stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,14 +146,7 @@ class Llama(nn.Module):
         c, m = self.config, self.mode
         table = (c.vocab_size, c.width)
         self.embedding = self._table("embedding", table)
-        self.blocks = nn.scan(
-            LlamaBlock,
-            variable_axes={"params": 0, "frozen": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            out_axes=0,
-            length=c.layers,
-        )(c, m)
+        self.blocks = stack(LlamaBlock, c.layers, (0, nn.broadcast))(c, m)
         self.norm = RMSNorm(c.norm_eps, m.frozen)
         if not c.tie_embeddings:
             self.head = Linear(c.vocab_size, False, m.frozen, m.quantized, dtype=m.dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from slava_jax.models.gradients import gradient_cells
 from slava_jax.nn.attention import ACTIVATIONS, MLP, Attention
+from slava_jax.nn.stack import stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +128,7 @@ class Vit(nn.Module):
         x = x + positions.astype(x.dtype)
         if c.pre_norm:
             x = _layer_norm(self, "pre_norm")(x)
-        blocks = nn.scan(
-            VitBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.layers
-        )
-        x, _ = blocks(c, self.dtype, name="blocks")(x, None)
+        x, _ = stack(VitBlock, c.layers)(c, self.dtype, name="blocks")(x, None)
         return _layer_norm(self, "norm")(x)
 
 

@@ -53,7 +53,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         start = stages.assistant_start(config, materials, vision, language)
         stage = stages.assistant_stage(config, materials, start)
         params = fit(stage, workdir / "assistant", config.seed)
-    untrained = _assistant(start, start.params, materials)
+    # Placed alike, or every function of the evaluation would be compiled for either.
+    first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
+    untrained = _assistant(start, first, materials)
     trained = _assistant(start, params, materials)
     if not has_assistant(workdir):
         save_assistant(trained, config, workdir, stages.base_place(config))

@@ -16,6 +16,7 @@ from slava_jax.data.datasets.procedural import Procedural
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
 from slava_jax.data.pipeline import ImageCache
+from slava_jax.data.prompts import Example, encode_examples
 from slava_jax.data.records import GroundTruth
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from slava_jax.teacher import procedural as teacher
@@ -23,11 +24,12 @@ from slava_jax.teacher import procedural as teacher
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split: its images, decoded on request, and the instructions about them."""
+    """One split: its images, decoded on request, the instructions about them, their token ids."""
 
     images: ImageSet
     cache: ImageCache
     instructions: list[Instruction]
+    examples: list[Example]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +49,24 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
 
     Raises:
       DataError, ImageError, InstructionError: images or instructions that cannot be used.
+      PromptError: an instruction's `<image>` tokens do not match its images.
     """
-    splits = {
-        name: _split(config, workdir, name, images)
-        for name, images in _image_sets(config, workdir / "data").items()
-    }
-    names = splits["train"].images.class_names
+    images = _image_sets(config, workdir / "data")
+    instructions = {name: _instructions(config, workdir, name, images[name]) for name in images}
+    names = images["train"].class_names
     answers = [teacher.class_answer(name) for name in names]
-    tokenizer = _tokenizer(config, workdir / "data" / "tokenizer", splits["train"], answers)
+    folder = workdir / "data" / "tokenizer"
+    tokenizer = _tokenizer(config, folder, instructions["train"], answers)
+    size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
+    splits = {
+        name: Split(
+            images[name],
+            ImageCache(images[name], size, channels, cache_mb),
+            instructions[name],
+            encode_examples(instructions[name], tokenizer),
+        )
+        for name in images
+    }
     return Materials(**splits, tokenizer=tokenizer, class_names=names, class_answers=answers)
 
 
@@ -75,14 +87,12 @@ def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
     return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
 
 
-def _split(config, workdir: Path, name: str, images: ImageSet) -> Split:
+def _instructions(config, workdir: Path, name: str, images: ImageSet) -> list[Instruction]:
     path = workdir / "data" / "instructions" / f"{name}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(path, _teach(config, images))
-    size, channels = config.vit.image_size, config.vit.channels
-    cache = ImageCache(images, size, channels, config.image.cache_mb)
-    return Split(images, cache, read_jsonl(path))
+    return read_jsonl(path)
 
 
 def _teach(config, images: ImageSet) -> list[Instruction]:
@@ -98,15 +108,15 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
     return items
 
 
-def _tokenizer(config, folder: Path, train: Split, answers: list[str]):
+def _tokenizer(config, folder: Path, train: list[Instruction], answers: list[str]):
     """Trained once a run; the Llama of another run comes with the tokenizer it was trained on."""
     if not folder.exists():
         start = config.start_from.language if "language" not in config.stages else ""
         if start:
             tokenizer = _tokenizer_of(Path(start))
         else:
-            texts = [text for item in train.instructions for text in (item.question, item.answer)]
-            texts += [item.metadata.get("supplement", "") for item in train.instructions]
+            texts = [text for item in train for text in (item.question, item.answer)]
+            texts += [item.metadata.get("supplement", "") for item in train]
             texts = [text.replace("<image> ", "") for text in texts + answers]
             tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
         # One rename, so that a kill leaves no folder with half of the files.

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from slava_jax.train.step import train_step
 
+_AXIS = "data"  # examples are split over it
 _BIG = 2**16  # entries; smaller leaves are not worth splitting over the model axis
 
 
@@ -31,13 +32,14 @@ class Pmap:
     def __init__(self, objective, optimizer, microbatches: int = 1):
         self._microbatches = microbatches
         step = functools.partial(
-            train_step, objective=objective, optimizer=optimizer, axis_name="data"
+            train_step, objective=objective, optimizer=optimizer, axis_name=_AXIS
         )
-        self._step = jax.pmap(step, axis_name="data", in_axes=(0, 0, 0, None), donate_argnums=(0,))
+        self._step = jax.pmap(step, axis_name=_AXIS, in_axes=(0, 0, 0, None), donate_argnums=(0,))
 
     def place(self, state, frozen):
         """State and frozen weights, one copy a device."""
-        return jax_utils.replicate(state), jax_utils.replicate(frozen)
+        # On the axis of the step: under another name the second step would compile once more.
+        return tuple(jax_utils.replicate(tree, axis_name=_AXIS) for tree in (state, frozen))
 
     def _split(self, name, array):
         devices = jax.local_device_count()

@@ -19,7 +19,7 @@ from slava_jax.data.pipeline import (
     VisionBatches,
     VisionEvaluation,
 )
-from slava_jax.data.prompts import encode_examples
+from slava_jax.data.tokenizer import special_tokens
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import model_config
 from slava_jax.models.slava import Slava
@@ -89,9 +89,8 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
             examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, _here()
         )
 
-    train = encode_examples(materials.train.instructions, tokenizer)
-    source = _Steps(lambda epochs: batches(train, epochs), c.steps)
-    held_out = batches(encode_examples(materials.validation.instructions, tokenizer), 1)
+    source = _Steps(lambda epochs: batches(materials.train.examples, epochs), c.steps)
+    held_out = batches(materials.validation.examples, 1)
     validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
     first = source[0]
     params = jax.jit(model.init)(
@@ -178,10 +177,11 @@ def base_place(config: ConfigDict) -> str | None:
 
 
 def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:
-    """The instructions of a split, tokenised and checked."""
+    """The instructions of a split, checked."""
+    specials = special_tokens(materials.tokenizer)
     buckets = [tuple(pair) for pair in config.assistant.buckets]
     return AssistantData(
-        split.instructions, split.images, split.cache, materials.tokenizer, buckets
+        split.instructions, split.examples, split.images, split.cache, specials, buckets
     )
 
 

@@ -12,6 +12,7 @@ from slava_jax.convert.__main__ import main, read
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
+from slava_jax.convert.vision import vit
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def fails(path, capsys, *parts: str) -> None:
     text = str(error.value.code)
     assert text.startswith("error: ") and "Traceback" not in text
     assert not [part for part in parts if part not in text], text
-    assert not target.exists() and not target.with_name("ours.unfinished").exists()
+    assert not target.exists() and not list(path.parent.glob(".ours.*"))
 
 
 def change(path, **settings) -> None:
@@ -113,6 +114,16 @@ def test_tensors_of_another_model(folder, capsys):
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ("low_freq_factor",)),
         ({"num_key_value_heads": 3}, ("kv_heads must divide",)),
         ({"hidden_size": None}, ("hidden_size", "not whole")),
+        ({"hidden_size": "32"}, ("config.json: hidden_size", "'32'")),
+        ({"hidden_size": 4}, ("head_dim", "even")),
+        ({"num_attention_heads": 0}, ("num_attention_heads", "1 or more")),
+        ({"rope_scaling": "linear"}, ("rope_scaling", "'linear'")),
+        (
+            {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear"}},
+            ("rope type",),
+        ),
+        ({"rope_parameters": {"rope_theta": "x"}}, ("rope_theta", "'x'")),
+        ({"rms_norm_eps": 0}, ("rms_norm_eps", "above 0")),
         ({"quantization_config": {"bits": 4}}, ("already quantised",)),
     ],
 )
@@ -130,7 +141,12 @@ def test_a_config_of_another_architecture(folder, capsys, settings, parts):
         ("config.json", {"image_size": 36}, ("multiple of vit.patch",)),
         ("config.json", {"model_type": "dinov2", "use_swiglu_ffn": True}, ("use_swiglu_ffn",)),
         ("preprocessor_config.json", {"image_mean": None}, ("preprocessor_config", "image_mean")),
+        ("config.json", {"num_attention_heads": 0}, ("num_attention_heads",)),
+        ("config.json", {"model_type": "clip", "vision_config": 3}, ("vision_config",)),
         ("preprocessor_config.json", {"rescale_factor": 1.0}, ("rescale_factor",)),
+        ("preprocessor_config.json", {"rescale_factor": "a"}, ("rescale_factor", "'a'")),
+        ("preprocessor_config.json", {"image_mean": 0.5}, ("image_mean", "list of numbers")),
+        ("preprocessor_config.json", {"image_std": [0.5, 0, 0.5]}, ("image_std", "above 0")),
     ],
 )
 def test_a_vision_encoder_that_ours_cannot_be(tmp_path, capsys, name, settings, parts):
@@ -143,6 +159,47 @@ def test_a_vision_encoder_that_ours_cannot_be(tmp_path, capsys, name, settings, 
     fails(folder, capsys, "missing in the file")
     change(folder / name, **settings)
     fails(folder, capsys, *parts)
+
+
+def test_null_is_no_value(folder, tmp_path, capsys):
+    """Refused by its key where a number must be; what is not set may be null."""
+    path = folder / "config.json"
+    held = json.loads(path.read_text())
+    for key in ("hidden_size", "rms_norm_eps"):
+        path.write_text(json.dumps({**held, key: None}))
+        fails(folder, capsys, f"config.json: {key}", "None")
+    path.write_text(json.dumps({**held, "rope_parameters": None, "rope_theta": None}))
+    fails(folder, capsys, "config.json: rope_theta", "None")
+    path.write_text(json.dumps({**held, "quantization_config": None, "head_dim": None}))
+    assert read(folder).config.head_width == 8
+
+
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_names_no_files(folder, capsys, text):
+    """Empty, a list, a number for a name."""
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text(text)
+    fails(folder, capsys, "model.safetensors.index.json", "weight_map")
+
+
+def test_an_image_size_that_cannot_be(folder, tmp_path):
+    """Of a vision encoder below 1; of a language model any."""
+    gguf = write_gguf(tmp_path / "model.gguf", "F16")
+    for path, size in ((folder, 0), (folder, -8), (folder, 32), (gguf, 32)):
+        with pytest.raises(ConvertError, match="--image_size"):
+            read(path, size)
+    for size in (0, -8):
+        with pytest.raises(ValueError, match="--image_size"):
+            vit(TINY_VIT, PIXELS, [], size)
+
+
+def test_pixels_that_are_not_rescaled():
+    """(x - 127.5) / 127.5 is (x / 255 - 0.5) / 0.5, and x is (x / 255 - 0) / (1 / 255)."""
+    pixels = {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}
+    config, _ = vit(TINY_VIT, pixels, [], None)
+    assert config.mean == config.deviation == (0.5, 0.5, 0.5)
+    config, _ = vit(TINY_VIT, {"do_rescale": False, "do_normalize": False}, [], None)
+    assert (config.mean, config.deviation) == ((0.0,), (1 / 255,))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", None])
@@ -186,6 +243,17 @@ def test_a_tokenizer_that_does_not_fit_the_table(folder, capsys):
     for path in folder.glob("tokenizer*"):
         path.unlink()
     fails(folder, capsys, "tokenizer", "tokenizer.json")
+
+
+def test_a_token_that_is_called_as_a_row_without_one(folder, capsys):
+    """Two rows would have one token, and the assistant's own tokens stand on rows of the table."""
+    path = folder / "tokenizer.json"
+    held = json.loads(path.read_text())
+    count = len(held["model"]["vocab"])
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    token = {"id": count, "content": f"<unused_{count + 1}>", "special": True, **flags}
+    change(path, added_tokens=[*held["added_tokens"], token])
+    fails(folder, capsys, "ids are not 0 to 269", "<unused_N>")
 
 
 def test_a_gguf_of_another_architecture(tmp_path, capsys):

@@ -8,6 +8,7 @@ from gguf_files import CONFIG, KINDS, write_gguf
 from slava_jax.convert.gguf import GgufTensors, read_gguf
 from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError, plan
+from slava_jax.convert.tokenizers import gguf_tokenizer
 from slava_jax.nn.attention import rope_frequencies
 
 
@@ -72,3 +73,46 @@ def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf.quants, "dequantize", refuse)
     with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*take a file in"):
         write(read_gguf(path), tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rope.scaling.factor", 4.0), ("rope.scale_linear", 4.0), ("rope.dimension_count", 32)],
+)
+def test_another_rotation_is_refused(tmp_path, name, value):
+    """Scaled, as older files say it without a type, or of half a head; 0 and 1 scale nothing."""
+    path = write_gguf(tmp_path / "model.gguf", "F16", fields={f"llama.{name}": value})
+    with pytest.raises(ConvertError, match=f"model.gguf: llama.{name} is {value}"):
+        read_gguf(path)
+    if "dimension" not in name:
+        for nothing in (0.0, 1.0):
+            write_gguf(path, "F16", fields={f"llama.{name}": nothing})
+            assert read_gguf(path).config == CONFIG
+
+
+def tokens_of(pre: str, text: str) -> list[str]:
+    """With a vocabulary of characters that merges two spaces, and the digits 1 and 2."""
+    tokens = ["<s>", "</s>", "a", "5", "n", "m", "1", "2", "Ġ", "ĠĠ", "12"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": ["Ġ Ġ", "1 2"],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    tokenizer = gguf_tokenizer(metadata, len(tokens), "model.gguf")
+    return [tokens[i] for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def test_text_is_cut_as_the_vocabulary_was_learned():
+    """By hand. SmolLM cuts at every digit first, so that the spaces before one stay together;
+
+    GPT-2 keeps a space with the number behind it, and the digits of a number together.
+    """
+    assert tokens_of("smollm", "a  5 nm") == ["a", "ĠĠ", "5", "Ġ", "n", "m"]
+    assert tokens_of("gpt-2", "a  5 nm") == ["a", "Ġ", "Ġ", "5", "Ġ", "n", "m"]
+    assert tokens_of("smollm", "12") == ["1", "2"]
+    assert tokens_of("default", "12") == ["12"]
+    with pytest.raises(ConvertError, match=r"tokenizer.ggml.pre is 'poro-chat'.*Hugging Face"):
+        tokens_of("poro-chat", "a")

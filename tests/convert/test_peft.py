@@ -149,7 +149,8 @@ def test_what_went_out_comes_in_the_same(folder):
         ({"rank_pattern": {"q_proj": 3}}, "rank_pattern: {'q_proj': 3}"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save: ['lm_head']"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),
-        ({"lora_alpha": None}, "lora_alpha: None is no number"),
+        ({"lora_alpha": None}, "lora_alpha: must be a number above 0, is None"),
+        ({"use_rslora": "yes"}, "use_rslora: must be true or false, is 'yes'"),
     ],
 )
 def test_settings_that_the_adapters_do_not_have(settings, part, folder):

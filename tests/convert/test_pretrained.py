@@ -1,6 +1,7 @@
 """Converted folders: whole or not there, int8 as the model quantises, ready for the assistant."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,16 @@ from reference_models import TINY, tiny_folder, tiny_vit
 from safetensors.numpy import load_file
 
 from slava_jax.checkpoint import CheckpointError
+from slava_jax.config import default_config
 from slava_jax.convert.__main__ import main
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.rules import ConvertError
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.prompts import encode_example
 from slava_jax.data.tokenizer import decode_text, encode_texts, special_tokens
+from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.presets import hashable
 from slava_jax.nn.quantized import quantize_linear_layers
 
 
@@ -33,7 +38,10 @@ def test_the_command_writes_what_load_reads(tmp_path, capsys):
     """Every number of the file, kernels transposed and layers stacked."""
     folder = tiny_folder(tmp_path / "theirs")
     main(["--from", str(folder), "--to", str(tmp_path / "ours")])
-    assert "LlamaConfig(vocab_size=270" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()[-1]
+    config = default_config()
+    exec(printed, {"config": config})
+    assert LlamaConfig(vocab_size=270, **hashable(config["llama"])) == TINY != LlamaConfig(270)
     found, tensors = load(tmp_path / "ours"), load_file(folder / "model.safetensors")
     assert found.config == TINY and not found.quantized
     down = found.tree["llama"]["blocks"]["down"]["kernel"]
@@ -72,6 +80,17 @@ def test_what_is_there_is_not_overwritten(tmp_path):
         main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 
 
+def test_the_source_is_never_deleted(tmp_path):
+    """Whatever it is called; below the very folder that is deleted, it is refused."""
+    source = tiny_folder(tmp_path / "llama.unfinished")
+    main(["--from", str(source), "--to", str(tmp_path / "llama")])
+    assert (source / "model.safetensors").is_file()
+    source = tiny_folder(tmp_path / ".a.slava-tmp" / "theirs")
+    with pytest.raises(SystemExit, match=r"theirs: lies in .*slava-tmp.* move it"):
+        main(["--from", str(source), "--to", str(tmp_path / "a")])
+    assert (source / "model.safetensors").is_file()
+
+
 # Every slice is committed by itself, so that there is something to be killed in the middle of.
 SLOWLY = """
 from slava_jax import streaming
@@ -90,7 +109,7 @@ def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
     paths = ["--from", str(folder), "--to", str(killed)]
     command = [sys.executable, "-c", SLOWLY, "--quantize", "int8", *paths]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    unfinished = tmp_path / "killed.unfinished"
+    unfinished = tmp_path / ".killed.slava-tmp"
     while len(list(unfinished.rglob("d/*"))) < 60:
         assert process.poll() is None, "ended before it was killed"
         time.sleep(0.002)
@@ -135,7 +154,27 @@ def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    """A work directory, say."""
+    """Empty, or a work directory, say."""
     with pytest.raises(CheckpointError, match="weights"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match="weights"):
+        load(tmp_path)
+
+
+def test_converted_weights_without_their_tokenizer(tmp_path):
+    """One error that says where it should be."""
+    write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
+    shutil.rmtree(tmp_path / "ours" / "tokenizer")
+    with pytest.raises(CheckpointError, match=r"ours/tokenizer: the tokenizer is not there"):
+        load(tmp_path / "ours")
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path):
+    """Not reported as a target that cannot be written: cut short, and gone, after it was opened."""
+    source = read_folder(tiny_folder(tmp_path / "theirs"))
+    path = tmp_path / "theirs" / "model.safetensors"
+    for damage in (lambda: path.write_bytes(path.read_bytes()[:-9]), path.unlink):
+        damage()
+        with pytest.raises(ConvertError, match=r"theirs: model.embed_tokens.weight cannot be read"):
+            write(source, tmp_path / "ours")

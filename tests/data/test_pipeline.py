@@ -19,7 +19,8 @@ from slava_jax.data.pipeline import (
     VisionEvaluation,
     iterate,
 )
-from slava_jax.data.tokenizer import train_tokenizer
+from slava_jax.data.prompts import encode_examples
+from slava_jax.data.tokenizer import special_tokens, train_tokenizer
 
 CLASSES = ["Fibres", "Powder", "Tips"]
 IMAGES, SIZE = 24, 8
@@ -58,7 +59,9 @@ def make_instructions(claims=True):
 def make_data(items=None, images=None, buckets=BUCKETS, cache_mb=1):
     images = images or make_images()
     cache = ImageCache(images, SIZE, 1, cache_mb)
-    return AssistantData(items or make_instructions(), images, cache, TOKENIZER, buckets)
+    items = items or make_instructions()
+    examples = encode_examples(items, TOKENIZER)
+    return AssistantData(items, examples, images, cache, special_tokens(TOKENIZER), buckets)
 
 
 def make_batches(data=None, **changes):
@@ -286,7 +289,8 @@ def test_bad_instructions_are_named():
             make_data([*items, item])
     with pytest.raises(PipelineError, match="no instructions"):
         images = make_images()
-        AssistantData([], images, ImageCache(images, SIZE, 1, 1), TOKENIZER, BUCKETS)
+        cache = ImageCache(images, SIZE, 1, 1)
+        AssistantData([], [], images, cache, special_tokens(TOKENIZER), BUCKETS)
     with pytest.raises(PipelineError, match="grow"):
         make_data(buckets=[(64, 10), (32, 40)])
 
