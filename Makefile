@@ -54,7 +54,7 @@ pretrained: $(INSTALLED)
 
 reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \
-	  echo "torch could not be installed: the tests against reference models will be skipped"
+	  echo "torch and peft could not be installed: the tests against them will be skipped"
 
 # Writes constraints.txt anew, with the newest versions that every supported Python can have.
 lock: $(INSTALLED)

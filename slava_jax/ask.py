@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     question, supplement = prompt(asked)
     try:
-        assistant = load_assistant(asked.checkpoint)
+        assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.config.adapter)
         answer = assistant.ask(
             asked.image, question, supplement, max_tokens=asked.max_tokens, rank=rank,
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("image", help="an image file, of any size and depth")
     options.add_argument("question", type=_text, help="e.g. 'What does this image show?'")
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
+    options.add_argument("--base", help="its converted Llama, if that is not where it was")
     options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
     options.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
     options.add_argument("--detailed", action="store_true", help="asks for a longer answer")

@@ -10,6 +10,7 @@ With several processes (`jax.distributed`) all of them call every function here 
 arguments, on a directory they share; Orbax does the waiting.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -137,6 +138,53 @@ def new_folder(path: str | os.PathLike) -> Path:
         raise CheckpointError(f"{path} exists already: delete it to write it anew")
     _make_directory(path.parent)
     return path
+
+
+@contextmanager
+def appearing(
+    path: str | os.PathLike, size: int = 0, reads: str | os.PathLike | None = None
+) -> Iterator[Path]:
+    """A place to write a folder of `size` bytes at; it is renamed to `path` once it is whole.
+
+    Args:
+      reads: what the body reads. It must not lie in that place, which is deleted before and after.
+
+    Raises:
+      CheckpointError: as `new_folder`; the disk has no room; `reads` lies there; or the body met
+        an OSError. Nothing is left behind then.
+    """
+    path = new_folder(path)
+    need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30
+    if need > free:
+        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
+    unfinished = path.with_name(f".{path.name}.slava-tmp")  # no name of a user's
+    if reads is not None and Path(reads).resolve().is_relative_to(unfinished.resolve()):
+        raise CheckpointError(
+            f"{reads}: lies in {unfinished}, which is written and deleted; move it elsewhere, or "
+            "choose another target"
+        )
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield unfinished
+        os.rename(unfinished, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def content_hash(tree: PyTree) -> str:
+    """SHA-256 of a tree's leaves in the order of their names: name, dtype, shape and bytes.
+
+    Numpy and jax arrays of the same content give the same hash. A leaf at a time is copied.
+    """
+    leaves = _flatten(tree, Path("tree"))
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        digest.update(json.dumps([name, *_describe(leaves[name])]).encode())
+        array = np.ascontiguousarray(leaves[name])
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[PyTree, dict]:

@@ -28,7 +28,8 @@ def default_config() -> ConfigDict:
         "stages": STAGES,  # any of them; an earlier one left out is read from start_from
         # What stands for the stages that are left out: a work directory with its best weights, or
         # a folder of converted ones (docs/convert.md). The tokenizer comes with the language's.
-        "start_from": {"vision": "", "language": ""},
+        # adapter: a PEFT folder of a LoRA that the first expert starts as.
+        "start_from": {"vision": "", "language": "", "adapter": ""},
         "dtype": "float32",  # 'bfloat16' on accelerators that have it
         "data": {
             "name": "procedural",  # or 'elpv', or 'folder' for images of one's own

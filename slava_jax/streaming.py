@@ -6,7 +6,6 @@ reads them like any other.
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 
-from slava_jax.checkpoint import CheckpointError, lay_out, new_folder
+from slava_jax.checkpoint import CheckpointError, appearing, lay_out
 
 # Bytes written before they are committed: a commit takes milliseconds, and until it everything
 # in it is in memory.
@@ -39,21 +38,13 @@ def save_slices(
       CheckpointError: the disk has no room (asked before anything is written), the slices are
         not those of `shapes`, or as in `save_tree`. Nothing is left behind.
     """
-    path = new_folder(path)
-    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values()) / 2**30
-    free = shutil.disk_usage(path.parent).free / 2**30
-    if need > free:
-        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
-    unfinished = path.with_name(f".{path.name}.slava-slices-tmp")  # deleted: no name of a user's
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
+    with appearing(path, size) as unfinished:
         lay_out(unfinished, shapes, facts)
-        _write_slices(unfinished, shapes, slices)
-        os.rename(unfinished, path)
-    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
-        raise CheckpointError(f"{path}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _write_slices(unfinished, shapes, slices)
+        except ValueError as error:  # so tensorstore reports a full disk
+            raise CheckpointError(f"{path}: could not be written: {error}") from error
 
 
 def _write_slices(path: Path, shapes, slices) -> None:

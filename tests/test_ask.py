@@ -123,7 +123,7 @@ def copy(workdir, tmp_path) -> Path:
 
 
 def edit_metadata(directory: Path, change) -> None:
-    path = directory / "assistant/model/_CHECKPOINT_METADATA"
+    path = directory / "assistant/model/adapters/_CHECKPOINT_METADATA"
     content = json.loads(path.read_text())
     change(content["custom_metadata"])
     path.write_text(json.dumps(content))
@@ -148,7 +148,7 @@ def test_a_checkpoint_whose_arrays_are_not_those_of_its_config(copy, image):
 
 
 def test_a_checkpoint_without_its_tokenizer(copy, image):
-    shutil.rmtree(copy / "data")
+    shutil.rmtree(copy / "assistant/model/tokenizer")
     assert "holds no tokenizer.json" in refusal(copy, image, QUESTION)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: bit-for-bit round trips, atomic under SIGKILL, never misread."""
 
+import hashlib
 import json
 import os
 import random
@@ -17,7 +18,14 @@ import optax
 import pytest
 
 from slava_jax import checkpoint
-from slava_jax.checkpoint import CheckpointError, Checkpoints, load_tree, save_tree
+from slava_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    appearing,
+    content_hash,
+    load_tree,
+    save_tree,
+)
 
 
 def state(seed: int = 0) -> dict:
@@ -311,3 +319,47 @@ def test_what_a_killed_save_of_a_folder_left_is_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["another.orbax-checkpoint-tmp", "t"]
     assert not list((tmp_path / "t").rglob("junk"))
     assert load_tree(tmp_path / "t")[0]["x"].tolist() == [1, 1]
+
+
+def test_a_content_hash_is_of_names_dtypes_shapes_and_bytes():
+    """The same for numpy and jax, whatever the order; another one for any change."""
+    tree = {"b": {"w": np.arange(6, dtype=np.int8).reshape(2, 3)}, "a": np.float32([[1, 2]])}
+    wanted = content_hash(tree)
+    assert wanted == content_hash(
+        {"a": jnp.float32([[1, 2]]), "b": {"w": jnp.asarray(tree["b"]["w"])}}
+    )
+    assert wanted == content_hash({**tree, "a": np.asfortranarray(tree["a"].T).T})
+    others = [
+        {**tree, "a": tree["a"] + 1},
+        {**tree, "a": tree["a"].T},
+        {**tree, "a": tree["a"].view(np.int32)},
+        {"b": tree["b"], "c": tree["a"]},
+        {"b": tree["b"]},
+        {**tree, "a": tree["a"].astype(ml_dtypes.bfloat16)},
+    ]
+    assert len({wanted, *map(content_hash, others)}) == 1 + len(others)
+
+
+def test_the_content_hash_of_yesterday():
+    """A golden value, from hashlib and the formula: a saved assistant names its base by it."""
+    tree = {"x": {"w": np.float32([1.5, -2])}, "x-1": np.asarray(3, np.int32)}
+    text = (
+        b'["x-1", "int32", []]\x03\x00\x00\x00["x/w", "float32", [2]]\x00\x00\xc0?\x00\x00\x00\xc0'
+    )
+    assert content_hash(tree) == hashlib.sha256(text).hexdigest()
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    """Not while it is written, and not where writing fails."""
+    with appearing(tmp_path / "folder") as place:
+        place.mkdir()
+        (place / "file").write_text("all of it")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "file").read_text() == "all of it"
+    refused = pytest.raises(CheckpointError, match="could not be written: no room")
+    with refused, appearing(tmp_path / "other") as place:
+        place.mkdir()
+        raise OSError("no room")
+    with pytest.raises(CheckpointError, match="exists already"), appearing(tmp_path / "folder"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

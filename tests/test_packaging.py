@@ -35,8 +35,11 @@ def name(path: Path) -> str:
 
 
 def room(parts: tuple[str, ...]) -> str:
-    """The room of a module, given its path below slava_jax; the modules on top share one."""
-    if parts and parts[0] in LAYERS:
+    """The room of a module, given its path below slava_jax; the modules on top share one.
+
+    A `__main__` is a command like those on top: nothing imports it.
+    """
+    if parts and parts[0] in LAYERS and parts[-1] != "__main__":
         return parts[0]
     return "checkpoint" if parts in (("checkpoint",), ("streaming",)) else "top"
 

@@ -1,10 +1,12 @@
 """The smallest assistant that has every part, with random weights, for tests to share."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from slava_jax.models.grounded import GroundedConfig
 from slava_jax.models.llama import LlamaConfig
@@ -50,6 +52,13 @@ def tiny(decoder="transformer", vocabulary=VOCABULARY, **adapter):
         AdapterConfig(r_min=2, r_max=6, dropout=0.2, **adapter),
         decoder,
     )
+
+
+def as_config(model: Slava) -> ConfigDict:
+    """The part of a run's config that describes a model."""
+    config = dataclasses.asdict(model.config)
+    del config["llama"]["vocab_size"]
+    return ConfigDict({**config, "dtype": "float32"})
 
 
 def _fill(shapes, rng):

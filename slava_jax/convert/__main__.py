@@ -1,4 +1,4 @@
-"""Converts pretrained weights: python -m slava_jax.convert --from PATH --to DIR."""
+"""Weights in and out: python -m slava_jax.convert --from PATH --to DIR [--as FORM]."""
 
 import argparse
 import dataclasses
@@ -9,16 +9,68 @@ from slava_jax.checkpoint import CheckpointError
 from slava_jax.convert.pretrained import Source, write
 from slava_jax.convert.rules import ConvertError
 
+FORMS = ("peft", "huggingface", "base")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: what was written on stdout, errors on stderr."""
-    asked = parser().parse_args(arguments)
+    options = parser()
+    asked = options.parse_args(arguments)
+    if asked.form:
+        refused = {"--quantize": asked.quantize, "--image_size": asked.image_size}
+    else:
+        refused = {"--rank": asked.rank, "--merge_at_mean_routing": asked.texts}
+    if wrong := [name for name, value in refused.items() if value is not None]:
+        options.error(f"{wrong[0]} goes {'without' if asked.form else 'with'} --as")
     try:
-        source = read(Path(asked.source), asked.image_size)
-        write(source, asked.to, asked.quantize == "int8")
-    except (CheckpointError, ConvertError, ValueError) as error:
+        print(f"{asked.to}: {_export(asked) if asked.form else _import(asked)}")
+    except (CheckpointError, ConvertError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{asked.to} is written; a config that starts from it has\n{settings(source)}")
+
+
+def _import(asked: argparse.Namespace) -> str:
+    source = read(Path(asked.source), asked.image_size)
+    write(source, asked.to, asked.quantize == "int8")
+    return f"a config that starts from it has\n{settings(source)}"
+
+
+def _export(asked: argparse.Namespace) -> str:
+    """Writes what `--as` asks for; returns what it is."""
+    from slava_jax.convert import export, peft, pretrained, routing
+    from slava_jax.inference.assistant import load_assistant
+
+    if pretrained.is_converted(asked.source):
+        if asked.form != "base":
+            raise ConvertError(f"{asked.source}: has no adapters; only --as base fits it")
+        held = pretrained.load(asked.source)
+        if held.tokenizer is None:
+            raise ConvertError(f"{asked.source}: a vision encoder; only language models leave")
+        model = export.base_model(held.config, held.tree["llama"])
+        export.write_folder(model, held.tokenizer, asked.to)
+        return "the base alone, in float32"
+    assistant = load_assistant(asked.source)
+    model, variables, said = assistant.model, assistant.variables, ""
+    if asked.form == "base":
+        base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+        export.write_folder(base, assistant.tokenizer, asked.to)
+        return "the base alone, in float32"
+    rank = assistant.rank if asked.rank is None else asked.rank
+    if asked.texts:
+        batches = routing.prompts(routing.read_texts(asked.texts), assistant.tokenizer)
+        before = model, variables
+        model, variables = routing.merged_at_mean(*before, batches, rank)
+        cost = routing.divergence(before, (model, variables), batches, rank)
+        said = (
+            f"; experts merged at their mean routing over {len(batches)} texts, on which that "
+            f"costs KL {cost.kl:.3g} nats a token; top-1 agreement {cost.top1:.4f}"
+        )
+    lora = peft.lora_of(model.config, variables, rank)
+    if asked.form == "peft":
+        peft.write_peft(lora, model.config.llama, asked.to)
+        return f"a LoRA of rank {rank} for peft{said}"
+    merged = export.merged_model(model.config, variables, lora)
+    export.write_folder(merged, assistant.tokenizer, asked.to)
+    return f"the text encoder with its adapters of rank {rank} merged in, in float32{said}"
 
 
 def settings(source: Source) -> str:
@@ -40,6 +92,8 @@ def read(path: Path, image_size: int | None = None) -> Source:
 
     if not path.exists():
         raise ConvertError(f"{path}: is not there")
+    if (path / "adapter_config.json").is_file():
+        raise ConvertError(f"{path}: an adapter; name it in start_from.adapter (docs/convert.md)")
     if image_size is not None and image_size < 1:
         raise ConvertError(f"--image_size {image_size}: must be 1 or more")
     if path.is_dir():
@@ -63,8 +117,9 @@ def parser() -> argparse.ArgumentParser:
         "python -m slava_jax.convert", description=__doc__.split(":")[0]
     )
     options.add_argument(
-        "--from", dest="source", required=True, help="a Hugging Face folder, a .gguf or .onnx file"
-    )
+        "--from", dest="source", required=True,
+        help="a Hugging Face folder, a .gguf or .onnx file; with --as, a work directory",
+    )  # fmt: skip
     options.add_argument("--to", required=True, help="a folder that does not exist yet")
     options.add_argument(
         "--quantize", choices=("int8",), help="kernels of a language model as int8"
@@ -72,6 +127,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--image_size", type=int, help="side of a vision encoder's images, if not its own"
     )
+    options.add_argument(
+        "--as", dest="form", choices=FORMS,
+        help="weights out: the adapters for peft, the text encoder with them merged in, or the "
+        "frozen Llama alone (of converted weights, too)",
+    )  # fmt: skip
+    options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    options.add_argument(
+        "--merge_at_mean_routing", dest="texts", metavar="TEXTS.jsonl",
+        help="several experts as one, mixed as the router does on average over these texts",
+    )  # fmt: skip
     return options
 
 

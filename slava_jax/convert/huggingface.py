@@ -17,7 +17,7 @@ from slava_jax.convert.settings import flag, mapping, positive, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
 from slava_jax.models.llama import LlamaConfig
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -29,11 +29,12 @@ class Safetensors:
         are only pickles.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str | None = None):
+        """Of a folder: the file called `name`, or a whole model where it is None."""
         self.place = str(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._shards: dict[str, Path] = {}  # of each tensor
-        for shard, listed in _shards(folder).items():
+        for shard, listed in ({folder / name: None} if name else _shards(folder)).items():
             self._add(shard, listed)
 
     def _add(self, shard: Path, listed: set[str] | None) -> None:
@@ -52,7 +53,7 @@ class Safetensors:
             raise ConvertError(f"{shard}: damaged or cut short ({error}): get it anew") from error
         if listed is not None and listed != set(held):
             raise ConvertError(
-                f"{shard}: holds other tensors than {_INDEX} says: "
+                f"{shard}: holds other tensors than {INDEX} says: "
                 f"{', '.join(sorted(listed ^ set(held))[:4])}: get both anew"
             )
 
@@ -64,31 +65,31 @@ class Safetensors:
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
     """The files to read, and what the index says is in each."""
-    if (folder / _SINGLE).is_file():
-        return {folder / _SINGLE: None}
-    if not (folder / _INDEX).is_file():
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    if not (folder / INDEX).is_file():
         raise ConvertError(_no_weights(folder))
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ConvertError(f"{folder / _INDEX}: has no weight_map of tensors to files: get it anew")
+        raise ConvertError(f"{folder / INDEX}: has no weight_map of tensors to files: get it anew")
     shards: dict[Path, set[str] | None] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
             raise ConvertError(
-                f"{folder / _INDEX}: weight_map: {name} is in {shard!r}, no name of a file: "
+                f"{folder / INDEX}: weight_map: {name} is in {shard!r}, no name of a file: "
                 "get it anew"
             )
         shards.setdefault(folder / shard, set()).add(name)
     absent = sorted(shard.name for shard in shards if not shard.is_file())
     if absent:
         raise ConvertError(
-            f"{folder}: {_INDEX} names files that are not there: {', '.join(absent)}; "
+            f"{folder}: {INDEX} names files that are not there: {', '.join(absent)}; "
             "download them, too"
         )
     strays = sorted({p.name for p in folder.glob("model-*.safetensors")} - {p.name for p in shards})
     if strays:
         raise ConvertError(
-            f"{folder}: {_INDEX} does not name {', '.join(strays)}; get the index anew, or delete "
+            f"{folder}: {INDEX} does not name {', '.join(strays)}; get the index anew, or delete "
             "the files if they are of another model"
         )
     return shards
@@ -97,7 +98,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 def _no_weights(folder: Path) -> str:
     pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind))
     if not pickles:
-        return f"{folder}: holds neither {_SINGLE} nor {_INDEX}"
+        return f"{folder}: holds neither {SINGLE} nor {INDEX}"
     return pickle_refusal(folder / pickles[0])
 
 

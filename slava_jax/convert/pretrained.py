@@ -1,8 +1,6 @@
 """Converted weights on disk: a folder with `weights/` (checkpoint.py) and `tokenizer/`."""
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, load_facts, load_tree
-from slava_jax.convert.rules import ConvertError, Table, Tensors, plan, slices
+from slava_jax.checkpoint import CheckpointError, appearing, load_facts, load_tree
+from slava_jax.convert.rules import Table, Tensors, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable
@@ -62,17 +60,13 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
       quantized: kernels of a Llama as int8 (nn/quantized.py); everything else stays float32.
 
     Raises:
-      ConvertError: the tensors do not fit, or the source lies where the unfinished folder goes.
+      ConvertError: the tensors do not fit.
       CheckpointError: the directory exists, has no room, or cannot be written to; nothing is left
         behind.
       ValueError: a vision encoder, which is not held in int8, shall be quantised.
     """
     if quantized and source.family != "llama":
         raise ValueError("only a Llama is held in int8; leave --quantize out for a vision encoder")
-    directory = Path(directory).absolute()
-    if directory.exists():
-        raise CheckpointError(f"{directory} exists already: delete it to write it anew")
-    unfinished = _unfinished(directory, source.tensors.place)
     leaves = _leaves(source.config, False)
     steps = plan(source.table, source.tensors, source.config.layers, list(leaves))
     pieces = slices(steps, source.tensors)
@@ -85,8 +79,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         "quantized": quantized,
         "from": Path(source.tensors.place).name,
     }
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed conversion left
-    try:
+    with appearing(directory, reads=source.tensors.place) as unfinished:
         save_slices(
             unfinished / WEIGHTS,
             named,
@@ -95,11 +88,6 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
         )
         if source.tokenizer is not None:
             save_tokenizer(source.tokenizer, unfinished / TOKENIZER)
-        os.rename(unfinished, directory)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load(directory: str | Path) -> Pretrained:
@@ -128,15 +116,9 @@ def is_converted(directory: str | Path) -> bool:
     return (Path(directory) / WEIGHTS).is_dir()
 
 
-def _unfinished(directory: Path, place: str) -> Path:
-    """The folder that becomes `directory`; it is deleted, so nothing but ours may be there."""
-    unfinished = directory.with_name(f".{directory.name}.slava-convert-tmp")
-    if Path(place).resolve().is_relative_to(unfinished.resolve()):
-        raise ConvertError(
-            f"{place}: lies in {unfinished}, which this conversion writes and deletes; "
-            "move it elsewhere, or choose another target"
-        )
-    return unfinished
+def is_quantized(directory: str | Path) -> bool:
+    """Whether the kernels that `write` left in a directory are int8."""
+    return load_facts(Path(directory) / WEIGHTS)["quantized"]
 
 
 def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:

@@ -101,7 +101,7 @@ def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> 
         listed.
     """
     rows = [row for row in table if isinstance(row, Row)]
-    steps = [step for row in rows for step in _steps(row, layers)]
+    steps = [step for row in rows for step in steps_of(row, layers)]
     uses = collections.Counter(step.name for step in steps)
     dropped = [row.source for row in table if isinstance(row, LeftOut)]
     for name in tensors.shapes:
@@ -126,7 +126,8 @@ def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> 
     return steps
 
 
-def _steps(row: Row, layers: int) -> list[Step]:
+def steps_of(row: Row, layers: int) -> list[Step]:
+    """The tensors of one row."""
     if "{}" not in row.source:
         return [Step(row.source, row, None)]
     return [Step(row.source.format(layer), row, layer) for layer in range(layers)]

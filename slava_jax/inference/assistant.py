@@ -1,7 +1,9 @@
 """A trained assistant: images and questions in, answers out."""
 
 import dataclasses
+import functools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +13,32 @@ import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, load_facts, load_tree, save_tree
+from slava_jax.checkpoint import (
+    CheckpointError,
+    content_hash,
+    load_facts,
+    load_tree,
+    save_tree,
+)
+from slava_jax.convert.pretrained import WEIGHTS
 from slava_jax.data.collate import pad_prompts
 from slava_jax.data.images import read_image
 from slava_jax.data.prompts import encode_prompt
-from slava_jax.data.tokenizer import decode_text, encode_texts, load_tokenizer, special_tokens
+from slava_jax.data.tokenizer import (
+    decode_text,
+    encode_texts,
+    load_tokenizer,
+    save_tokenizer,
+    special_tokens,
+)
 from slava_jax.inference import decode
 from slava_jax.models.presets import model_config
 from slava_jax.models.slava import Memory, Prompt, Slava
-from slava_jax.nn.adapters import AdapterCall
+from slava_jax.nn.adapters import AdapterCall, joined, split_base
 
-MODEL, TOKENIZER = "assistant/model", "data/tokenizer"  # below a work directory
+MODEL = "assistant/model"  # below a work directory
+# Below that. The adapters are everything that was trained, and every A.
+_ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +60,16 @@ class Assistant:
         """The largest adapter rank, which inference uses unless asked otherwise."""
         adapter = self.model.config.adapter
         return adapter.r_max if adapter else 0
+
+    @property
+    def base(self) -> dict:
+        """The frozen Llama without its adapters: the same arrays, which others may share."""
+        return split_base(self.variables["frozen"])[0]
+
+    @functools.cached_property
+    def base_hash(self) -> str:
+        """SHA-256 of `base` (checkpoint.content_hash)."""
+        return content_hash(self.base)
 
     def remember(self, batch: dict, rank: int | None = None) -> Memory:
         """Reads prompts: the decoder's memory of an assistant batch or one of `prompts`."""
@@ -128,25 +155,71 @@ def as_prompt(batch: dict) -> Prompt:
     )
 
 
-def load_assistant(workdir: str | Path) -> Assistant:
-    """The assistant that a run left in its work directory.
+def load_assistant(
+    path: str | Path, base: str | Path | None = None, beside: Assistant | None = None
+) -> Assistant:
+    """The assistant that a run left in its work directory, or in a folder copied from it.
+
+    Args:
+      path: the work directory, or its folder assistant/model.
+      base: converted weights (docs/convert.md) to take the frozen Llama from, where it is neither
+        in the folder nor where it was.
+      beside: an assistant whose frozen Llama this one shall share, without a copy.
 
     Raises:
-      CheckpointError: there is none, it is not whole, or its arrays are not of its config.
+      CheckpointError: there is none, it is not whole, its arrays are not of its config, or the
+        frozen Llama is not the one that it was trained on.
       FileNotFoundError: its tokenizer is gone.
     """
-    path = Path(workdir) / MODEL
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{workdir}: no trained assistant here (no {path}); train one with "
-            "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
-        )
-    facts = load_facts(path)
+    folder = _folder(Path(path))
+    facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))
-    tokenizer = load_tokenizer(Path(workdir) / TOKENIZER)
+    tokenizer = load_tokenizer(folder / _TOKENIZER)
     model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
-    variables, _ = load_tree(path, _variable_shapes(model))
+    shapes = _variable_shapes(model)
+    base_shapes, lora_a = split_base(shapes["frozen"])
+    held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "lora_a": lora_a})
+    if beside is not None:
+        shared, found, place = beside.base, beside.base_hash, "that of the assistant beside it"
+    else:
+        place = _base_place(folder, facts["base"]["place"], base)
+        shared, _ = load_tree(place, base_shapes)
+        found = content_hash(shared)
+    if found != facts["base"]["sha256"]:
+        raise CheckpointError(
+            f"{folder}: its adapters were trained on the frozen Llama of SHA-256 "
+            f"{facts['base']['sha256']}, but {place} is {found}: give the right one"
+        )
+    variables = {"params": held["params"], "frozen": joined(shared, held["lora_a"])}
     return Assistant(model, variables, tokenizer, tuple(facts["class_names"]))
+
+
+def _folder(path: Path) -> Path:
+    for folder in (path, path / MODEL):
+        if (folder / _ADAPTERS).is_dir():
+            return folder
+    if (path / MODEL).is_dir():
+        raise CheckpointError(
+            f"{path / MODEL}: cut short, or written by an older slava_jax; the command of its run "
+            "writes it anew and repeats no stage that is done"
+        )
+    raise CheckpointError(
+        f"{path}: no trained assistant here (no {path / MODEL}); train one with "
+        "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
+    )
+
+
+def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> Path:
+    """The checkpoint of the frozen Llama."""
+    if asked is None and stored is None:
+        return folder / _BASE
+    place = Path(asked or stored)
+    if not (place / WEIGHTS).is_dir():
+        raise CheckpointError(
+            f"{folder}: its frozen Llama is not in {place}; say where the converted weights are "
+            "(--base DIR, or load_assistant(..., base=DIR))"
+        )
+    return place / WEIGHTS
 
 
 def _variable_shapes(model: Slava) -> dict:
@@ -161,7 +234,42 @@ def _variable_shapes(model: Slava) -> dict:
     return jax.eval_shape(model.init, jax.random.key(0), batch, AdapterCall(jnp.int32(1)))
 
 
-def save_assistant(assistant: Assistant, config: ConfigDict, workdir: str | Path) -> None:
-    """Writes what `load_assistant` reads, atomically. Raises CheckpointError on a full disk."""
-    facts = {"config": config.to_json(), "class_names": list(assistant.class_names)}
-    save_tree(Path(workdir) / MODEL, assistant.variables, facts)
+def save_assistant(
+    assistant: Assistant,
+    config: ConfigDict,
+    workdir: str | Path,
+    base_place: str | Path | None = None,
+) -> None:
+    """Writes what `load_assistant` reads: one folder that can be copied and holds all it needs.
+
+    Args:
+      base_place: converted weights in which the frozen Llama lies exactly as the assistant holds
+        it. It is not written again then; its place and hash are.
+
+    Raises:
+      CheckpointError: there is one already, or the disk is full. Nothing is taken for an assistant
+        then: `adapters`, which comes last, is not there.
+    """
+    folder = Path(workdir) / MODEL
+    base, lora_a = split_base(assistant.variables["frozen"])
+    if jax.process_index() == 0 and not has_assistant(workdir):
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left
+        try:
+            save_tokenizer(assistant.tokenizer, folder / _TOKENIZER)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: could not be written: {error}") from error
+    place = None if base_place is None else str(Path(base_place).absolute())
+    facts = {
+        "config": config.to_json(),
+        "class_names": list(assistant.class_names),
+        "base": {"sha256": assistant.base_hash, "place": place},
+    }
+    if place is None and not has_assistant(workdir):
+        save_tree(folder / _BASE, base, {})
+    adapters = {"params": assistant.variables["params"], "lora_a": lora_a}
+    save_tree(folder / _ADAPTERS, adapters, facts)
+
+
+def has_assistant(workdir: str | Path) -> bool:
+    """Whether `save_assistant` was through with a work directory."""
+    return (Path(workdir) / MODEL / _ADAPTERS).is_dir()

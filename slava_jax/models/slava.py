@@ -166,12 +166,22 @@ class Slava(nn.Module):
         text = TextInputs(order, call, values, seen, slot)
         if self.config.decoder == "llama":
             states, cache = self.llama(self.embed(tokens), text, cache)
-            special = jnp.dot(states, self.special_embedding.T.astype(states.dtype))
-            logits = [self.llama.logits(states), special.astype(jnp.float32)]
-            return jnp.concatenate(logits, axis=-1), cache
+            return self._token_logits(states), cache
         states, cache = self.decoder(self.answer_embedding[tokens].astype(self.dtype), text, cache)
         logits = jnp.dot(states, self.answer_embedding.T.astype(states.dtype))
         return logits.astype(jnp.float32), cache
+
+    def next_token_logits(self, tokens, order, call: AdapterCall):
+        """The text encoder as a language model, as which it leaves (convert/export.py).
+
+        tokens, order int32[B, T] -> float32[B, T, V], over base vocabulary and special tokens.
+        """
+        return self._token_logits(self.read(self.embed(tokens), order, call))
+
+    def _token_logits(self, states):
+        special = jnp.dot(states, self.special_embedding.T.astype(states.dtype))
+        logits = [self.llama.logits(states), special.astype(jnp.float32)]
+        return jnp.concatenate(logits, axis=-1)
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
         """A decoder cache with room for `length` tokens, stacked over layers."""
@@ -209,6 +219,8 @@ class Slava(nn.Module):
         right = grounded[: states.shape[0]]
         memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0])
         logits, _ = self.decode(batch["decoder_in"], memory, call)
+        if self.is_initializing():
+            self.llama.logits(states)  # so that the base is whole, whichever decoder reads it
         return {"logits": logits, "match": match, "match_wrong": match_wrong}
 
 

@@ -86,6 +86,31 @@ def gates(logits, top_k: int):
     return probabilities / probabilities.sum(axis=-1, keepdims=True)
 
 
+def split_base(frozen: dict) -> tuple[dict, dict]:
+    """The collection `frozen` as (base, every A): nested dicts of the same arrays, not copied.
+
+    Several adapters can then stand beside one base; `joined` puts one of them on it.
+    """
+    base, lora_a = {}, {}
+    for name, value in frozen.items():
+        if isinstance(value, dict):
+            base[name], below = split_base(value)
+            if below:
+                lora_a[name] = below
+        else:
+            (lora_a if name == "lora_a" else base)[name] = value
+    return base, lora_a
+
+
+def joined(left: dict, right: dict) -> dict:
+    """One nested dict of the arrays of two; `right`'s where both have one."""
+    out = dict(left)
+    for name, value in right.items():
+        both = isinstance(value, dict) and name in left
+        out[name] = joined(left[name], value) if both else value
+    return out
+
+
 class Linear(nn.Module):
     """`y = x W (+ b)`, optionally frozen, int8 and adapted; its path is the same in each case.
 

@@ -55,12 +55,15 @@ int8_matmul.defvjp(_forward, _backward)
 
 
 def quantize_linear_layers(tree: dict) -> dict:
-    """Every `kernel` of a nested dict as int8, with its `scale` beside it; paths do not move."""
+    """Every `kernel` of a nested dict as int8, with its `scale` beside it; paths do not move.
+
+    What is int8 already stays as it is.
+    """
     out = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             out[name] = quantize_linear_layers(value)
-        elif name == "kernel":
+        elif name == "kernel" and value.dtype != jnp.int8:
             out["kernel"], out["scale"] = quantize(value)
         else:
             out[name] = value

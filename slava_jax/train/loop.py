@@ -13,7 +13,7 @@ from slava_jax.convert.pretrained import is_converted
 from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
-from slava_jax.inference.assistant import MODEL, Assistant, save_assistant
+from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
 from slava_jax.train import stages
 from slava_jax.train.evaluation import Findings, evaluate, vision_metrics, yardstick_metrics
 from slava_jax.train.fit import Stage, best_params, fit
@@ -57,8 +57,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
     untrained = _assistant(start, first, materials)
     trained = _assistant(start, params, materials)
-    if not (workdir / MODEL).exists():
-        save_assistant(trained, config, workdir)
+    if not has_assistant(workdir):
+        save_assistant(trained, config, workdir, stages.base_place(config))
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from slava_jax.config import ConfigError
-from slava_jax.convert.pretrained import load
+from slava_jax.convert.peft import read_peft, with_lora
+from slava_jax.convert.pretrained import is_converted, is_quantized, load
 from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
 from slava_jax.data.pipeline import (
     Augmentation,
@@ -22,7 +24,7 @@ from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import model_config
 from slava_jax.models.slava import Slava
 from slava_jax.models.vit import VitClassifier, VitConfig
-from slava_jax.nn.adapters import AdapterCall
+from slava_jax.nn.adapters import AdapterCall, joined, split_base
 from slava_jax.nn.quantized import quantize_linear_layers
 from slava_jax.train.fit import Stage, device_fields
 from slava_jax.train.materials import Materials, Split
@@ -153,24 +155,25 @@ def assistant_start(config, materials, vision: dict | None, language: dict) -> A
     if vision is not None:
         params = {**params, "vit": vision["vit"]}
     base = language["llama"]
-    if config.quantized and not _is_int8(base):
+    if config.quantized:
         base = quantize_linear_layers(base)
-    return AssistantStart(model, params, {**frozen, "llama": _fill(frozen["llama"], base)})
+    _, lora_a = split_base(frozen)  # as drawn
+    variables = {"params": params, "frozen": joined({"llama": base}, lora_a)}
+    if config.start_from.adapter:
+        lora = read_peft(Path(config.start_from.adapter), model.config)
+        variables = with_lora(variables, lora)
+    return AssistantStart(model, **variables)
 
 
-def _is_int8(base: dict) -> bool:
-    return base["blocks"]["gate"]["kernel"].dtype == jnp.int8
+def base_place(config: ConfigDict) -> str | None:
+    """Converted weights that hold the frozen Llama exactly as the assistant does, if it is in any.
 
-
-def _fill(template: dict, weights: dict) -> dict:
-    """`template` with every leaf that `weights` has; the A of the adapters stay as drawn."""
-    filled = {}
-    for name, value in template.items():
-        if isinstance(value, dict):
-            filled[name] = _fill(value, weights[name])
-        else:
-            filled[name] = value if name == "lora_a" else weights[name]
-    return filled
+    Kernels that the run itself made int8 are not in them.
+    """
+    place = config.start_from.language
+    if "language" in config.stages or not is_converted(place):
+        return None
+    return place if is_quantized(place) == config.quantized else None
 
 
 def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:

@@ -85,8 +85,8 @@ def test_the_source_is_never_deleted(tmp_path):
     source = tiny_folder(tmp_path / "llama.unfinished")
     main(["--from", str(source), "--to", str(tmp_path / "llama")])
     assert (source / "model.safetensors").is_file()
-    source = tiny_folder(tmp_path / ".a.slava-convert-tmp" / "theirs")
-    with pytest.raises(SystemExit, match=r"theirs: lies in .*slava-convert-tmp.* move it"):
+    source = tiny_folder(tmp_path / ".a.slava-tmp" / "theirs")
+    with pytest.raises(SystemExit, match=r"theirs: lies in .*slava-tmp.* move it"):
         main(["--from", str(source), "--to", str(tmp_path / "a")])
     assert (source / "model.safetensors").is_file()
 
@@ -109,7 +109,7 @@ def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
     paths = ["--from", str(folder), "--to", str(killed)]
     command = [sys.executable, "-c", SLOWLY, "--quantize", "int8", *paths]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    unfinished = tmp_path / ".killed.slava-convert-tmp"
+    unfinished = tmp_path / ".killed.slava-tmp"
     while len(list(unfinished.rglob("d/*"))) < 60:
         assert process.poll() is None, "ended before it was killed"
         time.sleep(0.002)
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """Asked before, and met on the way."""
     source = read_folder(tiny_folder(tmp_path / "theirs"))
     usage = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
-    monkeypatch.setattr("slava_jax.streaming.shutil.disk_usage", usage)
+    monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(CheckpointError, match="GiB needed"):
         write(source, tmp_path / "ours")
     monkeypatch.undo()

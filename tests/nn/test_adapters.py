@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear, gates
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear, gates, joined, split_base
 from slava_jax.nn.quantized import dequantize, quantize
 
 B, T, D_IN, D_OUT = 3, 5, 12, 7
@@ -249,3 +249,14 @@ def test_settings_that_cannot_work_are_refused(changes, message):
     """By name, when the configuration is made."""
     with pytest.raises(ValueError, match=message):
         AdapterConfig(**changes)
+
+
+def test_the_base_and_its_adapters_come_apart_without_a_copy():
+    """And together again: the same arrays, whichever adapter is put on."""
+    frozen = {"block": {"q": dict(filled()["frozen"]), "norm": {"scale": jnp.ones(3)}}}
+    base, lora_a = split_base(frozen)
+    assert set(base["block"]["q"]) == {"kernel", "scale"} and "norm" in base["block"]
+    assert lora_a == {"block": {"q": {"lora_a": frozen["block"]["q"]["lora_a"]}}}
+    again = joined(base, lora_a)
+    same = jax.tree.map(lambda x, y: x is y, again, frozen)
+    assert all(jax.tree.leaves(same)) and "lora_a" not in base["block"]["q"]

@@ -84,3 +84,11 @@ def test_quantising_a_tree_moves_no_path():
     assert out["blocks"]["q"]["kernel"].dtype == jnp.int8
     assert out["embedding"] is tree["embedding"]
     assert out["blocks"]["norm"]["scale"] is tree["blocks"]["norm"]["scale"]
+
+
+def test_what_is_int8_stays_as_it_is():
+    """Converted weights may come quantised."""
+    once = quantize_linear_layers({"up": {"kernel": normal(4, 3)}, "norm": {"scale": normal(4)}})
+    twice = quantize_linear_layers(once)
+    assert twice["up"]["kernel"] is once["up"]["kernel"]
+    assert twice["up"]["scale"] is once["up"]["scale"]

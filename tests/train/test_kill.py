@@ -75,7 +75,8 @@ def outcome(workdir: Path) -> dict:
         for kind in ("best", "last"):
             (path,) = (p for p in (workdir / stage / kind).iterdir() if p.name.isdecimal())
             out[f"{stage} {kind}"] = (path.name, *contents(path))
-    out["model"] = contents(workdir / "assistant/model")
+    for part in ("adapters", "base"):
+        out[part] = contents(workdir / "assistant/model" / part)
     out["tokenizer"] = (workdir / "data/tokenizer/tokenizer.json").read_text()
     return out
 

@@ -11,6 +11,7 @@ from tiny_run import get_config
 
 from slava_jax.config import ConfigError, check
 from slava_jax.convert.huggingface import read_folder
+from slava_jax.convert.peft import Lora, write_peft
 from slava_jax.convert.pretrained import load, write
 from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
@@ -97,3 +98,36 @@ def test_a_config_of_another_model_is_refused(config, start):
     other.start_from.vision = other.start_from.language
     with pytest.raises(ConfigError, match="holds a LlamaConfig, not a vit"):
         stages.pretrained(other, "vision", 270)
+
+
+def test_the_base_stays_where_it_was_converted(config, converted):
+    """Unless the run itself makes it int8, or trains it."""
+    assert stages.base_place(config) == str(converted / "llama")
+    other = config.copy_and_resolve_references()
+    other.quantized = False
+    assert stages.base_place(other) is None
+    other.update(quantized=True, stages=("language", "assistant"))
+    assert stages.base_place(other) is None
+
+
+def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
+    """As the first expert, its A in the place of the one that was drawn."""
+    materials, held = start
+    size, rng = held.model.config, np.random.default_rng(0)
+    attention = held.params["llama"]["blocks"]["attention"]
+    shapes = {name: attention[name]["lora_b"].shape for name in "qkvo"}
+    frozen = held.frozen["llama"]["blocks"]["attention"]
+    a = {n: rng.normal(size=frozen[n]["lora_a"].shape).astype(np.float32) for n in "qkvo"}
+    b = {n: rng.normal(size=(s[0], *s[2:])).astype(np.float32) for n, s in shapes.items()}
+    write_peft(Lora(size.adapter.r_max, size.adapter.alpha, a, b), size.llama, tmp_path / "lora")
+    other = config.copy_and_resolve_references()
+    other.start_from.adapter = str(tmp_path / "lora")
+    language = stages.pretrained(other, "language", 270)
+    found = stages.assistant_start(other, materials, None, language)
+    for n in "qkvo":
+        trained = found.params["llama"]["blocks"]["attention"][n]["lora_b"]
+        kept = found.frozen["llama"]["blocks"]["attention"][n]
+        np.testing.assert_array_equal(kept["lora_a"], a[n])
+        np.testing.assert_array_equal(kept["kernel"], frozen[n]["kernel"])
+        np.testing.assert_allclose(trained[:, 0], b[n], rtol=1e-6)
+        assert not np.any(trained[:, 1:])

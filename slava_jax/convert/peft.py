@@ -1,0 +1,202 @@
+"""Adapters as PEFT folders: adapter_config.json and adapter_model.safetensors.
+
+PEFT's LoRA is `y = W x + (lora_alpha / r) B A x`, so one expert of ours at rank b is PEFT's LoRA
+of `r = b` and `lora_alpha = alpha`: the first b columns of A, the first b rows of B. Several
+experts are no LoRA, because their router looks at each token; see convert/routing.py.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from slava_jax.checkpoint import CheckpointError, appearing
+from slava_jax.convert.huggingface import Safetensors, read_json
+from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
+from slava_jax.convert.settings import flag, positive
+from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.slava import SlavaConfig
+from slava_jax.nn.adapters import joined
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_MODULES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}  # and our names
+# What would make the folder something else than LoRA on the weights it was trained on, and the
+# values that do not. The initialisations are those that leave the base weights alone.
+_PLAIN = {
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "use_dora": (False, None),
+    "lora_bias": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+    "trainable_token_indices": ([], {}, None),
+    "layers_to_transform": ([], None),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """One expert: `y += (alpha / rank) (x A) B`.
+
+    Attributes:
+      a, b: of 'q', 'k', 'v' and 'o', float32[layers, D_in, rank] and float32[layers, rank, D_out].
+    """
+
+    rank: int
+    alpha: float
+    a: dict[str, np.ndarray]
+    b: dict[str, np.ndarray]
+
+    def update(self, name: str, layer: int) -> np.ndarray:
+        """What it adds to the kernel of a projection, float32[D_in, D_out]."""
+        return (self.alpha / self.rank) * (self.a[name][layer] @ self.b[name][layer])
+
+
+def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lora:
+    """The adapters of an assistant that has one expert, at a rank (the largest by default).
+
+    Raises:
+      ConvertError: it has no adapters or several experts; or was never trained at that rank.
+    """
+    adapter = config.adapter
+    if adapter is None:
+        raise ConvertError("the model has no adapters")
+    if adapter.experts > 1:
+        raise ConvertError(
+            f"the adapters have {adapter.experts} experts, and their router looks at each token: "
+            "no one matrix, and so no LoRA, is equal to them. --merge_at_mean_routing TEXTS.jsonl "
+            "mixes them as the router does on average over texts, and prints what that costs"
+        )
+    rank = adapter.r_max if rank is None else rank
+    if not adapter.r_min <= rank <= adapter.r_max:
+        raise ConvertError(f"rank {rank}: trained from {adapter.r_min} to {adapter.r_max}")
+    held_a = variables["frozen"]["llama"]["blocks"]["attention"]
+    held_b = variables["params"]["llama"]["blocks"]["attention"]
+    a = {n: np.asarray(held_a[n]["lora_a"][..., :rank], np.float32) for n in _MODULES.values()}
+    b = {n: np.asarray(held_b[n]["lora_b"][:, 0, :rank], np.float32) for n in _MODULES.values()}
+    return Lora(rank, adapter.alpha, a, b)
+
+
+def with_lora(variables: dict, lora: Lora) -> dict:
+    """`variables` with a LoRA as expert 0: its A is the frozen A, its B that expert's.
+
+    With one expert the model at rank `lora.rank` answers as with the LoRA itself; with several,
+    the router's gate weighs it, and the others stay as they are.
+    """
+    frozen, params = {}, {}
+    held = variables["params"]["llama"]["blocks"]["attention"]
+    for name in _MODULES.values():
+        frozen[name] = {"lora_a": jnp.asarray(lora.a[name])}
+        params[name] = {"lora_b": jnp.asarray(held[name]["lora_b"]).at[:, 0].set(lora.b[name])}
+    changed = {"frozen": frozen, "params": params}
+    return joined(
+        variables, {k: {"llama": {"blocks": {"attention": v}}} for k, v in changed.items()}
+    )
+
+
+def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
+    """Writes a folder that `peft` loads onto the Llama that the adapters were trained on.
+
+    Raises:
+      CheckpointError: the directory exists, or cannot be written.
+    """
+    held = {f"{name}/lora_a": array for name, array in lora.a.items()}
+    held.update({f"{name}/lora_b": array for name, array in lora.b.items()})
+    tensors = {
+        step.name: np.ascontiguousarray(row.change(held[row.path][step.layer]))
+        for row in _table(config, lora.rank)
+        for step in steps_of(row, config.layers)
+    }
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(_MODULES),
+        "bias": "none",
+        "fan_in_fan_out": False,
+    }
+    with appearing(directory, sum(array.nbytes for array in tensors.values())) as folder:
+        folder.mkdir()
+        try:
+            save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        except SafetensorError as error:  # so safetensors reports a full disk
+            raise CheckpointError(f"{directory}: could not be written: {error}") from error
+        (folder / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def read_peft(folder: Path, config: SlavaConfig) -> Lora:
+    """A PEFT LoRA folder for the adapters of a model.
+
+    PEFT's scaling is folded into B, so that the result is the LoRA at rank `r_max` and our alpha.
+
+    Raises:
+      ConvertError: no LoRA, or one that these adapters cannot hold: the error names the key.
+    """
+    path = folder / CONFIG
+    settings = read_json(path)
+    _check(settings, config, path)
+    if not (folder / WEIGHTS).is_file():
+        raise ConvertError(
+            f"{folder}: holds no {WEIGHTS}. An adapter_model.bin is a pickle, which is never "
+            "opened here; peft's save_pretrained writes safetensors in its place"
+        )
+    rank, alpha, layers = settings["r"], config.adapter.alpha, config.llama.layers
+    scaling = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
+    table, tensors = _table(config.llama, rank), Safetensors(folder, WEIGHTS)
+    held: dict[str, list[np.ndarray]] = {row.path: [] for row in table}
+    for name, _, array in slices(plan(table, tensors, layers, list(held)), tensors):
+        held[name].append(array)
+    a = {name: np.stack(held[f"{name}/lora_a"]) for name in _MODULES.values()}
+    b = {name: np.stack(held[f"{name}/lora_b"]) for name in _MODULES.values()}
+    fold = np.float32(scaling * rank / alpha)
+    return Lora(rank, alpha, a, {name: fold * array for name, array in b.items()})
+
+
+def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
+    adapter = config.adapter
+    problems = []
+    if settings.get("peft_type") != "LORA":
+        problems.append(f"peft_type: {settings.get('peft_type')!r}; only 'LORA' is read")
+    if adapter is None or settings.get("r") != adapter.r_max:
+        largest = adapter and adapter.r_max
+        problems.append(f"r: {settings.get('r')!r} there, adapter.r_max: {largest} in the config")
+    try:
+        positive({"lora_alpha": settings.get("lora_alpha")}, "lora_alpha")
+        flag(settings, "use_rslora", False)
+    except ValueError as error:
+        problems.append(str(error))
+    modules = settings.get("target_modules")
+    if not isinstance(modules, list) or set(map(str, modules)) != set(_MODULES):
+        problems.append(f"target_modules: {modules!r}; the adapters here are {list(_MODULES)}")
+    problems += [
+        f"{key}: {settings[key]!r} changes more than these adapters can"
+        for key, plain in _PLAIN.items()
+        if settings.get(key) not in plain
+    ]
+    if problems:
+        raise ConvertError("\n  ".join([f"{path}: does not fit the adapters here:", *problems]))
+
+
+def _table(c: LlamaConfig, rank: int) -> list[Row]:
+    """Rows of both directions: turning an axis pair round undoes itself."""
+    queries, keys = c.heads * c.head_width, c.kv_heads * c.head_width
+    widths = {"q": (c.width, queries), "k": (c.width, keys), "v": (c.width, keys)}
+    widths["o"] = (queries, c.width)
+    rows = []
+    for module, name in _MODULES.items():
+        stem, (d_in, d_out) = f"base_model.model.model.layers.{{}}.self_attn.{module}", widths[name]
+        rows += [
+            Row(f"{stem}.lora_A.weight", f"{name}/lora_a", (rank, d_in), transposed),
+            Row(f"{stem}.lora_B.weight", f"{name}/lora_b", (d_out, rank), transposed),
+        ]
+    return rows

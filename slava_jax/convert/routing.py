@@ -1,0 +1,144 @@
+"""Several experts as one: mixed as their router does on average over texts.
+
+The router looks at each token, so no one expert is equal to the mixture; `divergence` says how far
+apart the two are. Letters: see nn/attention.py; `L` layers.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from slava_jax.convert.rules import ConvertError
+from slava_jax.data.collate import pad_prompts
+from slava_jax.data.instructions import IMAGE_TOKEN
+from slava_jax.data.prompts import encode_prompt
+from slava_jax.data.tokenizer import special_tokens
+from slava_jax.models.slava import Slava
+from slava_jax.nn.adapters import AdapterCall
+
+_LENGTHS = 32  # prompts are padded to a multiple of this, so that a few shapes are compiled
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The texts of a JSON Lines file: each line's `text`, or its `question` (an instruction's).
+
+    Raises:
+      ConvertError: it cannot be read, or a line has neither; file and line are named.
+    """
+    texts = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConvertError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            texts.append(record["text"] if "text" in record else record["question"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConvertError(
+                f'{path}:{number}: write {{"text": "..."}}, or an instruction with a question'
+            ) from error
+    if not all(isinstance(text, str) for text in texts) or not texts:
+        raise ConvertError(f"{path}: holds no texts, or values that are none")
+    return texts
+
+
+def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[dict]:
+    """Each text as the text encoder reads it, up to `<Encode>`: tokens and order int32[1, T]."""
+    batches = []
+    for text in texts:
+        row = encode_prompt(text, "", text.count(IMAGE_TOKEN), tokenizer)
+        length = -(-len(row) // _LENGTHS) * _LENGTHS
+        fields = pad_prompts([row], special_tokens(tokenizer), length)
+        batches.append({name: fields[name] for name in ("tokens", "order")})
+    return batches
+
+
+def mean_gates(model: Slava, variables: dict, batches: Sequence[dict], rank: int) -> dict:
+    """The router's average over all tokens of `prompts`: float32[L, K] of 'q', 'k', 'v', 'o'."""
+    sums = [_read(model, variables, batch, rank)[1] for batch in batches]
+    total = jax.tree.map(lambda *parts: sum(parts), *sums)
+    return {name: gates / gates.sum(axis=-1, keepdims=True) for name, gates in total.items()}
+
+
+def one_expert(model: Slava, variables: dict, gates: dict) -> tuple[Slava, dict]:
+    """The model whose only expert is the mixture of all, `sum_k gates_k B_k`; the base is shared.
+
+    Args:
+      gates: float32[L, K] of each projection, as `mean_gates` gives them.
+
+    Returns:
+      (model, variables).
+    """
+    adapter = dataclasses.replace(model.config.adapter, experts=1)
+    merged = Slava(dataclasses.replace(model.config, adapter=adapter), model.dtype)
+    params = variables["params"]
+    blocks = params["llama"]["blocks"]
+    attention = {
+        name: {"lora_b": jnp.einsum("LK,LKRD->LRD", gates[name], held["lora_b"])[:, None]}
+        for name, held in blocks["attention"].items()
+    }
+    llama = {**params["llama"], "blocks": {**blocks, "attention": attention}}
+    return merged, {**variables, "params": {**params, "llama": llama}}
+
+
+def merged_at_mean(
+    model: Slava, variables: dict, batches: Sequence[dict], rank: int
+) -> tuple[Slava, dict]:
+    """`one_expert` at the `mean_gates` of these batches.
+
+    Raises:
+      ConvertError: there is one expert only, or no adapter, and nothing to merge.
+    """
+    adapter = model.config.adapter
+    if adapter is None or adapter.experts == 1:
+        raise ConvertError("one expert leaves as it is: leave --merge_at_mean_routing out")
+    return one_expert(model, variables, mean_gates(model, variables, batches, rank))
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """What a merge costs, over the tokens of some texts.
+
+    Attributes:
+      kl: nats a token, of the merged model's next-token distribution from the mixture's.
+      top1: share of tokens after which both find the same token likeliest.
+    """
+
+    kl: float
+    top1: float
+
+
+def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
+    """How far the text encoder `after` is from `before`; each is (model, variables)."""
+    kl = agree = tokens = 0.0
+    for batch in batches:
+        p, q = (jax.nn.log_softmax(_read(*one, batch, rank)[0]) for one in (before, after))
+        real = batch["order"] < batch["tokens"].shape[1]
+        kl += float(jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * real))
+        agree += float(jnp.sum((p.argmax(axis=-1) == q.argmax(axis=-1)) * real))
+        tokens += float(np.sum(real))
+    return Divergence(kl / tokens, agree / tokens)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _read(model: Slava, variables, batch, rank):
+    """(logits float32[B, T, V], gates summed over real tokens float32[L, K] of each projection)."""
+    logits, sown = model.apply(
+        variables, batch["tokens"], batch["order"], AdapterCall(jnp.int32(rank)),
+        method="next_token_logits", mutable=["intermediates"],
+    )  # fmt: skip
+    if not sown:  # one expert has no gates
+        return logits, {}
+    attention = sown["intermediates"]["llama"]["blocks"]["attention"]
+    real = (batch["order"] < batch["tokens"].shape[1])[None, :, :, None]
+    return logits, {n: jnp.sum(attention[n]["gates"][0] * real, axis=(1, 2)) for n in "qkvo"}

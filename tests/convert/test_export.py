@@ -1,0 +1,230 @@
+"""Weights out, read back by our own reader; several experts as one; the command and its errors."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference_models import plain_logits
+from text_encoder import ALL_TOKENS, TOKENS, logits_of, made, tokenizer
+from tiny_model import as_config
+
+from slava_jax.checkpoint import CheckpointError
+from slava_jax.convert import export, routing
+from slava_jax.convert.__main__ import main
+from slava_jax.convert.huggingface import read_folder
+from slava_jax.convert.peft import lora_of
+from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.rules import ConvertError
+from slava_jax.data.tokenizer import train_tokenizer
+from slava_jax.inference.assistant import Assistant, save_assistant
+from slava_jax.nn.quantized import dequantize
+
+TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous sponge?", "nm?"]
+
+
+def read_back(folder, to):
+    """A folder of Hugging Face's through our own way in."""
+    write(read_folder(folder), to)
+    return load(to)
+
+
+def test_a_base_that_went_out_comes_in_the_same(tmp_path):
+    """Bit by bit, dequantised: every tensor, the config and the tokenizer."""
+    model, variables = made()
+    base = variables["frozen"]["llama"]
+    export.write_folder(export.base_model(model.config.llama, base), tokenizer(), tmp_path / "out")
+    found = read_back(tmp_path / "out", tmp_path / "ours")
+    assert found.config == model.config.llama
+    assert found.tokenizer.get_vocab() == tokenizer().get_vocab()
+    up, wanted = found.tree["llama"]["blocks"]["up"]["kernel"], base["blocks"]["up"]
+    np.testing.assert_array_equal(up, dequantize(wanted["kernel"], wanted["scale"]))
+    np.testing.assert_array_equal(found.tree["llama"]["embedding"], base["embedding"])
+
+
+@pytest.mark.parametrize("rank", [2, 6])
+def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
+    """Also in several shards, and for the four tokens behind the table."""
+    monkeypatch.setattr(export, "_SHARD", 20_000)
+    model, variables = made()
+    merged = export.merged_model(model.config, variables, lora_of(model.config, variables, rank))
+    export.write_folder(merged, tokenizer(), tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
+    found = read_back(tmp_path / "out", tmp_path / "ours")
+    wanted = logits_of(model, variables, ALL_TOKENS, rank)
+    np.testing.assert_allclose(plain_logits(found, ALL_TOKENS), wanted, atol=1e-4)
+    other = logits_of(model, variables, ALL_TOKENS, 8 - rank)
+    assert np.abs(other - wanted).max() > 0.01
+    assert found.tokenizer.convert_tokens_to_ids(["<image>", "<EOS>"]) == [264, 267]
+
+
+def test_a_vocabulary_that_has_one_of_the_four_tokens(tmp_path):
+    """It would be taken for the assistant's own."""
+    model, variables = made()
+    merged = export.merged_model(model.config, variables, lora_of(model.config, variables))
+    taken = train_tokenizer(["the film is thin"] * 3, 263)
+    taken.add_tokens(["<image>"])
+    with pytest.raises(ConvertError, match="one of <image>"):
+        export.write_folder(merged, taken, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_asked_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    model, variables = made()
+    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    with pytest.raises(CheckpointError, match="GiB needed"):
+        export.write_folder(base, tokenizer(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def with_routers(variables, change):
+    def at(path, leaf):
+        return change(leaf) if path[-1].key == "router" else leaf
+
+    return jax.tree_util.tree_map_with_path(at, variables)
+
+
+def cost(model, variables, merged, batches):
+    return routing.divergence((model, variables), merged, batches, 6)
+
+
+def test_a_router_that_looks_at_nothing_is_merged_exactly():
+    """Constant gates are their own mean: the one expert is the mixture."""
+    model, variables = made(4)
+    variables = with_routers(variables, jnp.zeros_like)
+    batches = routing.prompts(TEXTS, tokenizer())
+    merged = routing.merged_at_mean(model, variables, batches, 6)
+    wanted = logits_of(model, variables)
+    np.testing.assert_allclose(logits_of(*merged), wanted, atol=1e-5)
+    found = cost(model, variables, merged, batches)
+    assert abs(found.kl) < 1e-6 and found.top1 == 1
+
+
+def test_a_router_that_looks_costs_something_and_the_mean_least():
+    """Less than any expert alone; the gates are the average over real tokens, of each layer."""
+    model, variables = made(4)
+    variables = with_routers(variables, lambda leaf: 5 * leaf)
+    batches = routing.prompts(TEXTS, tokenizer())
+    gates = routing.mean_gates(model, variables, batches, 6)
+    np.testing.assert_allclose(gates["o"].sum(axis=-1), [1, 1], atol=1e-6)
+    mean = cost(model, variables, routing.one_expert(model, variables, gates), batches)
+    assert mean.kl > 1e-4
+    for k in range(4):
+        alone = jax.tree.map(lambda g, k=k: jnp.zeros_like(g).at[:, k].set(1), gates)
+        assert cost(model, variables, routing.one_expert(model, variables, alone), batches).kl > (
+            mean.kl
+        )
+
+
+def test_gates_are_averaged_over_tokens_and_not_over_padding():
+    """Two texts weigh as many tokens as they have."""
+    model, variables = made(4)
+    one, other = (routing.prompts([text], tokenizer()) for text in TEXTS[:2])
+    means = [routing.mean_gates(model, variables, batches, 6)["v"] for batches in (one, other)]
+    lengths = [int((batch["order"] < 10_000).sum()) for (batch,) in (one, other)]
+    together = routing.mean_gates(model, variables, [*one, *other], 6)["v"]
+    weighted = (lengths[0] * means[0] + lengths[1] * means[1]) / sum(lengths)
+    np.testing.assert_allclose(together, weighted, atol=1e-6)
+    (batch,) = one
+    longer = {"tokens": np.pad(batch["tokens"], ((0, 0), (0, 32)))}
+    longer["order"] = np.pad(batch["order"], ((0, 0), (0, 32)), constant_values=2**30)
+    padded = routing.mean_gates(model, variables, [longer], 6)["v"]
+    np.testing.assert_allclose(padded, means[0], atol=1e-6)
+
+
+def test_divergence_is_kl_and_agreement():
+    """Against the plain formula in float64, over real tokens."""
+    model, variables = made(4)
+    _, other = merged = routing.merged_at_mean(
+        model, variables, routing.prompts(TEXTS, tokenizer()), 6
+    )
+    batches = routing.prompts(TEXTS[:1], tokenizer())
+    tokens = batches[0]["tokens"][:, : (batches[0]["order"] < 10_000).sum()]
+    p, q = (np.float64(logits_of(*x, tokens)) for x in ((model, variables), (merged[0], other)))
+    p, q = (x - np.log(np.exp(x).sum(axis=-1, keepdims=True)) for x in (p, q))
+    found = cost(model, variables, merged, batches)
+    assert found.kl == pytest.approx((np.exp(p) * (p - q)).sum(axis=-1).mean(), rel=1e-2)
+    assert found.top1 == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
+
+
+def test_texts_are_lines_with_text_or_question(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n\n{"id": "1", "question": "<image>b?"}\n')
+    assert routing.read_texts(path) == ["a", "<image>b?"]
+    path.write_text('{"text": "a"}\n{"body": "b"}\n')
+    with pytest.raises(ConvertError, match=r"texts\.jsonl:2: write"):
+        routing.read_texts(path)
+    path.write_text("")
+    with pytest.raises(ConvertError, match="holds no texts"):
+        routing.read_texts(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Work directories of one expert and of four."""
+    folder = tmp_path_factory.mktemp("runs")
+    for experts in (1, 4):
+        model, variables = made(experts)
+        assistant = Assistant(model, variables, tokenizer())
+        save_assistant(assistant, as_config(model), folder / str(experts))
+    return folder
+
+
+def test_the_command_writes_each_form(run, tmp_path, capsys):
+    """From a run; the base from converted weights, too."""
+    for form in ("peft", "huggingface", "base"):
+        options = [] if form == "base" else ["--rank", "4"]
+        main(["--from", f"{run}/1", "--to", f"{tmp_path}/{form}", "--as", form, *options])
+    said = capsys.readouterr().out
+    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "base alone" in said
+    model, variables = made()
+    merged = read_back(tmp_path / "huggingface", tmp_path / "merged")
+    wanted = logits_of(model, variables, rank=4)
+    np.testing.assert_allclose(plain_logits(merged, TOKENS), wanted, atol=1e-4)
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["r"] == 4
+    read_back(tmp_path / "base", tmp_path / "converted")
+    main(["--from", f"{tmp_path}/converted", "--to", f"{tmp_path}/again", "--as", "base"])
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
+
+
+def test_several_experts_leave_merged_and_the_cost_is_printed(run, tmp_path, capsys):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    paths = ["--from", f"{run}/4", "--to", f"{tmp_path}/out", "--as", "huggingface"]
+    main([*paths, "--merge_at_mean_routing", str(texts)])
+    model, variables = made(4)
+    batches = routing.prompts(TEXTS, tokenizer())
+    merged = routing.merged_at_mean(model, variables, batches, 6)
+    found = cost(model, variables, merged, batches)
+    said = capsys.readouterr().out
+    assert f"over 3 texts, on which that costs KL {found.kl:.3g} nats" in said
+    assert f"agreement {found.top1:.4f}" in said
+    out = read_back(tmp_path / "out", tmp_path / "ours")
+    np.testing.assert_allclose(plain_logits(out, TOKENS), logits_of(*merged), atol=1e-4)
+
+
+def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
+    """And nothing is written."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "thin"}')
+    merge = ["--merge_at_mean_routing", str(texts)]
+    cases = [
+        (["4", "--as", "peft"], "4 experts, and their router looks at each token"),
+        (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
+        (["1", "--as", "peft", "--rank", "7"], "rank 7: trained from 2 to 6"),
+        (["1", "--as", "peft", *merge], "one expert leaves as it is"),
+        (["none", "--as", "peft"], "no trained assistant here"),
+        (["1"], "config.json"),
+    ]
+    for (name, *options), part in cases:
+        with pytest.raises(SystemExit) as error:
+            main(["--from", f"{run}/{name}", "--to", f"{tmp_path}/out", *options])
+        assert str(error.value.code).startswith("error: ") and part in str(error.value.code)
+    for options in (["--as", "peft", "--quantize", "int8"], ["--rank", "3"]):
+        with pytest.raises(SystemExit):
+            main(["--from", f"{run}/1", "--to", f"{tmp_path}/out", *options])
+        assert options[-2] in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

@@ -1,0 +1,174 @@
+"""An assistant in one folder: what it holds, whose base it takes, and several beside one base."""
+
+import dataclasses
+import functools
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from text_encoder import made, tokenizer
+from tiny_model import as_config, random_variables
+
+from slava_jax.checkpoint import CheckpointError, content_hash
+from slava_jax.convert.export import base_model, write_folder
+from slava_jax.convert.huggingface import read_folder
+from slava_jax.convert.pretrained import load, write
+from slava_jax.inference import decode
+from slava_jax.inference.assistant import (
+    Assistant,
+    has_assistant,
+    load_assistant,
+    save_assistant,
+)
+from slava_jax.nn.adapters import joined, split_base
+
+QUESTIONS = ("What is shown?", "<image>Are the wires parallel?")
+
+
+def on_base_of(first: Assistant, seed: int) -> Assistant:
+    """Other adapters, grounded stack and heads on the same base."""
+    fresh = random_variables(first.model, seed)
+    _, lora_a = split_base(fresh["frozen"])
+    variables = {"params": fresh["params"], "frozen": joined(first.base, lora_a)}
+    return dataclasses.replace(first, variables=variables)
+
+
+@functools.cache
+def pair():
+    """Two assistants of four experts over one base."""
+    model, variables = made(4)
+    first = Assistant(model, variables, tokenizer(), ("Nanowires", "Powder"))
+    return first, on_base_of(first, seed=1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Work directories of both, each with its base."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, assistant in zip("ab", pair(), strict=True):
+        save_assistant(assistant, as_config(assistant.model), folder / name)
+    return folder
+
+
+def values(assistant: Assistant) -> np.ndarray:
+    """What an assistant makes of two questions: its decoder's memory."""
+    images = list(np.random.default_rng(4).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8))
+    return np.asarray(assistant.remember(assistant.prompts(images, QUESTIONS)).values)
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_one_folder_is_all_it_needs(runs, tmp_path):
+    """Copied somewhere else, it comes back whole: weights, tokenizer, class names."""
+    folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
+    found, wanted = load_assistant(folder), pair()[0]
+    assert_same(found.variables, wanted.variables)
+    assert (found.model, found.class_names) == (wanted.model, wanted.class_names)
+    assert found.tokenizer.get_vocab() == wanted.tokenizer.get_vocab()
+
+
+def test_assistants_beside_one_base_answer_as_alone(runs):
+    """The base is there once: the same buffers; and a call compiles nothing anew."""
+    first, alone = load_assistant(runs / "a"), load_assistant(runs / "b")
+    second = load_assistant(runs / "b", beside=first)
+    shared = jax.tree.map(lambda x, y: x is y, first.base, second.base)
+    assert all(jax.tree.leaves(shared)) and len(jax.tree.leaves(shared)) > 10
+    own = jax.tree.map(lambda x, y: x is y, first.base, alone.base)
+    assert not any(jax.tree.leaves(own))
+    wanted = [values(first), values(alone)]
+    compiled = decode.encode._cache_size()
+    chosen = {"a": first, "b": second}
+    for name in "abba":
+        np.testing.assert_array_equal(values(chosen[name]), wanted["ab".index(name)])
+    assert decode.encode._cache_size() == compiled
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.1
+
+
+def changed_base(assistant: Assistant) -> Assistant:
+    """One number of one int8 kernel is another."""
+    base, lora_a = split_base(assistant.variables["frozen"])
+    blocks = base["llama"]["blocks"]
+    kernel = blocks["up"]["kernel"].at[0, 0, 0].add(1)
+    up = {**blocks["up"], "kernel": kernel}
+    base = {"llama": {**base["llama"], "blocks": {**blocks, "up": up}}}
+    return dataclasses.replace(
+        assistant, variables={**assistant.variables, "frozen": joined(base, lora_a)}
+    )
+
+
+def test_another_base_is_refused_beside_an_assistant(runs):
+    """Both hashes are named."""
+    other = changed_base(pair()[0])
+    with pytest.raises(CheckpointError) as error:
+        load_assistant(runs / "b", beside=other)
+    text = str(error.value)
+    assert other.base_hash in text and pair()[0].base_hash in text and "beside it" in text
+
+
+@pytest.fixture
+def converted(tmp_path):
+    """The base of a model, as converted float32 weights."""
+    model, variables = made(4)
+    base = base_model(model.config.llama, variables["frozen"]["llama"])
+    write_folder(base, tokenizer(), tmp_path / "theirs")
+    write(read_folder(tmp_path / "theirs"), tmp_path / "weights", quantized=True)
+    return tmp_path / "weights"
+
+
+def on_converted(folder) -> Assistant:
+    first = pair()[0]
+    _, lora_a = split_base(first.variables["frozen"])
+    frozen = joined(jax.tree.map(jax.numpy.asarray, load(folder).tree), lora_a)
+    return dataclasses.replace(first, variables={**first.variables, "frozen": frozen})
+
+
+def test_a_base_elsewhere_is_read_from_its_place(converted, tmp_path):
+    """It is not written again; moved, it is asked for; another one there is refused."""
+    saved, folder = on_converted(converted), tmp_path / "run/assistant/model"
+    save_assistant(saved, as_config(saved.model), tmp_path / "run", converted)
+    assert sorted(path.name for path in folder.iterdir()) == ["adapters", "tokenizer"]
+    assert_same(load_assistant(tmp_path / "run").variables, saved.variables)
+    moved = shutil.move(converted, tmp_path / "moved")
+    with pytest.raises(CheckpointError, match=r"not in .*weights; say where .*--base DIR"):
+        load_assistant(folder)
+    assert_same(load_assistant(folder, base=moved).variables, saved.variables)
+    theirs = read_folder(tmp_path / "theirs")
+    read = theirs.tensors.read
+    theirs.tensors.read = lambda name: read(name) * (2 if name == "lm_head.weight" else 1)
+    write(theirs, converted, quantized=True)
+    with pytest.raises(CheckpointError) as error:
+        load_assistant(folder)
+    found = content_hash(load(converted).tree)
+    assert saved.base_hash in str(error.value) and found in str(error.value)
+    assert str(converted) in str(error.value) and found != saved.base_hash
+
+
+def test_a_damaged_base_of_its_own_is_refused(runs, tmp_path):
+    """Another run's base in its place: same shapes, other numbers."""
+    other = changed_base(pair()[0])
+    save_assistant(other, as_config(other.model), tmp_path / "c")
+    shutil.copytree(runs / "a", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/assistant/model/base")
+    shutil.copytree(tmp_path / "c/assistant/model/base", tmp_path / "a/assistant/model/base")
+    with pytest.raises(CheckpointError, match=other.base_hash):
+        load_assistant(tmp_path / "a")
+
+
+def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
+    """The adapters come last; a folder of an older layout looks the same."""
+    first = pair()[0]
+    config = as_config(first.model)
+    save_assistant(first, config, tmp_path)
+    shutil.rmtree(tmp_path / "assistant/model/adapters")
+    assert not has_assistant(tmp_path)
+    with pytest.raises(CheckpointError, match="cut short, or written by an older slava_jax"):
+        load_assistant(tmp_path)
+    save_assistant(first, config, tmp_path)
+    assert_same(load_assistant(tmp_path).variables, first.variables)
+    with pytest.raises(CheckpointError, match="exists already"):
+        save_assistant(first, config, tmp_path)
+    assert has_assistant(tmp_path)
