@@ -105,6 +105,11 @@ def test_a_text_file_and_a_missing_one_are_no_images(workdir, tmp_path):
     assert "there is no such file" in refusal(workdir, tmp_path / "missing.png", QUESTION)
 
 
+def test_a_base_that_is_not_there(workdir, tmp_path, image):
+    text = refusal(workdir, image, QUESTION, "--base", tmp_path)
+    assert f"its frozen Llama is not in {tmp_path}" in text
+
+
 def test_a_question_that_asks_for_more_images_is_refused(workdir, image):
     assert "2 <image> in the question for 1 image" in refusal(workdir, image, "<image><image> ?")
 

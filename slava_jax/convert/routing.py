@@ -127,7 +127,7 @@ def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
         kl += float(jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * real))
         agree += float(jnp.sum((p.argmax(axis=-1) == q.argmax(axis=-1)) * real))
         tokens += float(np.sum(real))
-    return Divergence(kl / tokens, agree / tokens)
+    return Divergence(max(kl / tokens, 0.0), agree / tokens)  # rounding can go below zero
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
