@@ -9,7 +9,7 @@ def stack(block, layers: int, in_axes=nn.broadcast):
     """`block` scanned `layers` times: every leaf of its variables is stacked along axis 0.
 
     A short stack is unrolled. Its loop would fill the stacks of what the backward pass keeps with
-    zeros first and slice them in every turn: a fifth to a third of a small model's step on CPU.
+    zeros first and slice them in every turn: a seventh of the grounded encoder's gradient on CPU.
 
     Args:
       block: a module class called as `block(...)(carry, *inputs) -> (carry, output)`.
