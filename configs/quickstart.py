@@ -66,15 +66,15 @@ def _plan_stages(config: ConfigDict) -> None:
         eval_every=500,
     )
     config.language.update(
-        steps=160,
+        steps=120,
         batch_size=32,
         learning_rate=1e-3,
         length=96,
         validation_batches=8,
-        eval_every=80,
+        eval_every=60,
     )
     config.assistant.update(
-        steps=480,
+        steps=380,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
@@ -85,10 +85,10 @@ def _plan_stages(config: ConfigDict) -> None:
         always=("class",),
         buckets=((36, 8), (64, 36), (96, 60)),
         validation_batches=12,
-        eval_every=160,
+        eval_every=190,
     )
     config.evaluation.update(
-        batch_size=32,
+        batch_size=64,
         pair_block=8,
         classification=800,
         captions=96,

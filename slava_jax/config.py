@@ -28,6 +28,7 @@ def default_config() -> ConfigDict:
         "stages": STAGES,  # any of them; an earlier one left out is read from start_from
         # What stands for the stages that are left out: a work directory with its best weights, or
         # a folder of converted ones (docs/convert.md). The tokenizer comes with the language's.
+        # A vision stage that is not left out starts from converted weights, where they are named.
         # adapter: a PEFT folder of a LoRA that the first expert starts as.
         "start_from": {"vision": "", "language": "", "adapter": ""},
         "dtype": "float32",  # 'bfloat16' on accelerators that have it
@@ -37,11 +38,17 @@ def default_config() -> ConfigDict:
             "images_per_category": 400,  # for 'procedural'
             "size": 256,  # side the images are stored at, pixels
             "seed": 0,  # of the drawings, the split and the wording
+            "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
+            "test": 0.2,
             "question": "",  # the classification question; '' for the teacher's wordings
         },
         "image": {
             "cache_mb": 1024,  # splits that need more are decoded again for every batch
-            "augmentation": {"flips": True, "turns": True, "shift": 16},  # shift: pixels
+            # turns: 4 for quarter turns, 2 for half turns alone, 1 for none; shift: pixels.
+            "augmentation": {"flips": True, "turns": 4, "shift": 16},
+            # Where the states of vit.frozen_layers are kept; '' for the work directory. Runs that
+            # share a folder compute them once.
+            "states": "",
         },
         "tokenizer": {"vocab_size": 1024},
         # What the fields mean stands at the classes: models/vit.py, llama.py, grounded.py and
@@ -53,6 +60,7 @@ def default_config() -> ConfigDict:
         "decoder": PAPER.decoder,  # 'transformer' or 'llama'
         "quantized": PAPER.quantized,  # int8 kernels in the frozen Llama
         "image_memory": PAPER.image_memory,  # the decoder looks at the image tokens too
+        "text_encoder": PAPER.text_encoder,  # 'llama', or 'embeddings' for a control
         "vision": _stage(weight_decay=0.05, smoothing=0.1),  # smoothing of the labels
         "language": _stage(
             length=96,  # tokens of a training sequence
@@ -170,6 +178,7 @@ def _value_problems(config) -> Iterator[str]:
     if config["seed"] < 0 or config["data"]["seed"] < 0:
         yield "seed, data.seed: must be 0 or more"
     yield from _data_problems(config)
+    yield from _image_problems(config)
     for name in STAGES:
         if name in stages:
             yield from (f"{name}.{problem}" for problem in _stage_problems(config[name]))
@@ -198,8 +207,21 @@ def _data_problems(config) -> Iterator[str]:
         yield f"data.size: must be {smallest} or more, is {data['size']}"
     if vocabulary < _SMALLEST_VOCABULARY:
         yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
-    if config["image"]["augmentation"]["shift"] < 0:
+    if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):
+        yield "data.validation, data.test: must be above 0, and their sum below 1"
+
+
+def _image_problems(config) -> Iterator[str]:
+    change = config["image"]["augmentation"]
+    if change["shift"] < 0:
         yield "image.augmentation.shift: must be 0 or more"
+    if change["turns"] not in (1, 2, 4):
+        yield f"image.augmentation.turns: must be 1, 2 or 4, is {change['turns']}"
+    if config["vit"]["frozen_layers"]:
+        if change["shift"]:
+            yield "image.augmentation.shift: must be 0, because vit.frozen_layers are computed once"
+        if not config["start_from"]["vision"]:
+            yield "start_from.vision: must name converted weights for vit.frozen_layers"
 
 
 def _stage_problems(stage) -> Iterator[str]:

@@ -6,6 +6,7 @@ the instructions, orders it by bucket and cuts it into batches, each padded to t
 longest row; the number of batches is the same in every epoch.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -13,7 +14,6 @@ import numpy as np
 
 from slava_jax.data.collate import assistant_fields
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.data.images import augment
 from slava_jax.data.instructions import Instruction, claims_hold
 from slava_jax.data.pairs import PairChooser
 from slava_jax.data.pipeline import (
@@ -323,20 +323,22 @@ def _pixels(
 ) -> np.ndarray:
     """uint8[B, I, S, S, ch]; black where an example has fewer than I images."""
     most = data.image_rows.shape[1]
-    pixels = np.zeros((len(rows), most, *data.cache.shape), np.uint8)
+    pixels = np.zeros((len(rows), most, *data.cache.shape), data.cache.dtype)
     seed, epoch = seeds
     for out, row, straight in zip(pixels, rows.tolist(), upright.tolist(), strict=True):
         images = [image for image in data.image_rows[row].tolist() if image >= 0]
         images[-1] = int(shown[row])
         for slot, image in enumerate(images):
-            picture = data.cache[image]
-            if augmentation is not None:
+            if augmentation is None:
+                out[slot] = data.cache[image]
+            else:
                 rng = stream(seed, STREAM_PIXELS, epoch, row, slot)
-                flips = augmentation.flips and not straight
-                turns = augmentation.turns and not straight
-                picture = augment(picture, rng, flips, turns, augmentation.shift)
-            out[slot] = picture
+                out[slot] = data.cache.augmented(image, rng, _kept_upright(augmentation, straight))
     return pixels
+
+
+def _kept_upright(augmentation: Augmentation, straight: bool) -> Augmentation:
+    return dataclasses.replace(augmentation, flips=False, turns=1) if straight else augmentation
 
 
 def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:

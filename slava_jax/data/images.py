@@ -101,28 +101,40 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> tuple[int, int]:
+    """A random member of the square's symmetries: mirrored (0 or 1), then quarter turns (0 to 3).
+
+    Args:
+      rng: two numbers are drawn of it, whatever is asked for.
+      flips: mirror left to right, one time in two.
+      turns: 4 for any number of quarter turns, 2 for half turns alone, 1 for none.
+    """
+    mirrored, quarters = int(rng.integers(2)), int(rng.integers(4))
+    return (mirrored if flips else 0), quarters % turns * (4 // turns)
+
+
+def symmetric(image: np.ndarray, mirrored: int, quarters: int) -> np.ndarray:
+    """The image [S, S, ch] under a symmetry of the square; a view of it."""
+    return np.rot90(image[:, ::-1] if mirrored else image, quarters)
+
+
 def augment(
-    image: np.ndarray, rng: np.random.Generator, flips: bool, turns: bool, shift: int
+    image: np.ndarray, rng: np.random.Generator, flips: bool, turns: int, shift: int
 ) -> np.ndarray:
     """A random member of the square's symmetries, then a random shift by reflection.
 
     Args:
       image: uint8[S, S, ch].
       rng: draws the flip, the turn and the shift, always in this order and number.
-      flips: mirror left to right, one time in two.
-      turns: a random number of quarter turns.
+      flips, turns: see draw_symmetry.
       shift: furthest shift along each axis, pixels; less than S.
 
     Returns:
       uint8[S, S, ch], a new array unless nothing is to be done.
     """
     size = image.shape[0]
-    flip, quarters = int(rng.integers(2)), int(rng.integers(4))
+    image = symmetric(image, *draw_symmetry(rng, flips, turns))
     down, right = (int(step) for step in rng.integers(-shift, shift + 1, 2))
-    if flips and flip:
-        image = image[:, ::-1]
-    if turns and quarters:
-        image = np.rot90(image, quarters)
     if down:
         image = image[_reflected(size, down)]
     if right:

@@ -57,12 +57,17 @@ class Augmentation:
     """Random changes of a training image; see images.augment."""
 
     flips: bool = True
-    turns: bool = True
+    turns: int = 4
     shift: int = 0  # pixels, along each axis
 
 
 class ImageCache:
-    """Decoded and resized images of a set, kept in memory where all of them fit."""
+    """Decoded and resized images of a set, kept in memory where all of them fit.
+
+    It is what batches are made of; train/frozen_states.py has another such thing.
+    """
+
+    dtype = np.uint8
 
     def __init__(self, images: ImageSet, size: int, channels: int, cache_mb: int):
         self.shape = (size, size, channels)
@@ -81,6 +86,10 @@ class ImageCache:
             self._pixels[i] = pixels
             self._done[i] = True
         return pixels
+
+    def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
+        """The same, changed at random."""
+        return augment(self[i], rng, change.flips, change.turns, change.shift)
 
 
 class EpochPlans:
@@ -150,13 +159,13 @@ class VisionBatches:
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         epoch, step = split_position(self, i, self.batches_per_epoch)
         index = self._plans[epoch][step][self._rows].astype(np.int32)
-        pixels = np.empty((len(index), *self._cache.shape), np.uint8)
+        pixels = np.empty((len(index), *self._cache.shape), self._cache.dtype)
         for row, image in enumerate(index.tolist()):
-            pixels[row] = self._cache[image]
-            if self._augmentation is not None:
+            if self._augmentation is None:
+                pixels[row] = self._cache[image]
+            else:
                 rng = stream(self._seed, STREAM_PIXELS, epoch, image)
-                change = self._augmentation
-                pixels[row] = augment(pixels[row], rng, change.flips, change.turns, change.shift)
+                pixels[row] = self._cache.augmented(image, rng, self._augmentation)
         return {
             "images": pixels,
             "labels": self._images.labels[index],

@@ -33,11 +33,11 @@ from slava_jax.data.tokenizer import (
 )
 from slava_jax.inference import decode
 from slava_jax.models.presets import model_config
-from slava_jax.models.slava import Memory, Prompt, Slava
-from slava_jax.nn.adapters import AdapterCall, joined, split_base
+from slava_jax.models.slava import Memory, Prompt, Slava, split_frozen
+from slava_jax.nn.adapters import AdapterCall, joined
 
 MODEL = "assistant/model"  # below a work directory
-# Below that. The adapters are everything that was trained, and every A.
+# Below that. The adapters are everything that was trained, and what is frozen beside the Llama.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 
 
@@ -64,7 +64,7 @@ class Assistant:
     @property
     def base(self) -> dict:
         """The frozen Llama without its adapters: the same arrays, which others may share."""
-        return split_base(self.variables["frozen"])[0]
+        return split_frozen(self.variables["frozen"])[0]
 
     @functools.cached_property
     def base_hash(self) -> str:
@@ -177,8 +177,8 @@ def load_assistant(
     tokenizer = load_tokenizer(folder / _TOKENIZER)
     model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
     shapes = _variable_shapes(model)
-    base_shapes, lora_a = split_base(shapes["frozen"])
-    held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "lora_a": lora_a})
+    base_shapes, own = split_frozen(shapes["frozen"])
+    held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if beside is not None:
         shared, found, place = beside.base, beside.base_hash, "that of the assistant beside it"
     else:
@@ -190,7 +190,7 @@ def load_assistant(
             f"{folder}: its adapters were trained on the frozen Llama of SHA-256 "
             f"{facts['base']['sha256']}, but {place} is {found}: give the right one"
         )
-    variables = {"params": held["params"], "frozen": joined(shared, held["lora_a"])}
+    variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
     return Assistant(model, variables, tokenizer, tuple(facts["class_names"]))
 
 
@@ -251,7 +251,7 @@ def save_assistant(
         then: `adapters`, which comes last, is not there.
     """
     folder = Path(workdir) / MODEL
-    base, lora_a = split_base(assistant.variables["frozen"])
+    base, own = split_frozen(assistant.variables["frozen"])
     if jax.process_index() == 0 and not has_assistant(workdir):
         shutil.rmtree(folder, ignore_errors=True)  # what a kill left
         try:
@@ -266,7 +266,7 @@ def save_assistant(
     }
     if place is None and not has_assistant(workdir):
         save_tree(folder / _BASE, base, {})
-    adapters = {"params": assistant.variables["params"], "lora_a": lora_a}
+    adapters = {"params": assistant.variables["params"], "frozen": own}
     save_tree(folder / _ADAPTERS, adapters, facts)
 
 

@@ -15,7 +15,8 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
     """The model of a run's config (see configs/quickstart.py).
 
     Args:
-      config: has vit, llama, grounded, adapter, decoder, quantized and image_memory.
+      config: has vit, llama, grounded, adapter, decoder, quantized, image_memory and
+        text_encoder.
       vocab_size: of its tokenizer, without the special tokens of the assistant.
     """
     return SlavaConfig(
@@ -26,6 +27,7 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
         config["decoder"],
         config["quantized"],
         config["image_memory"],
+        config["text_encoder"],
     )
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from slava_jax.models.grounded import GroundedConfig, GroundedDecoder, GroundedEncoder
 from slava_jax.models.llama import BlockCache, Llama, LlamaConfig, LlamaMode, TextInputs
 from slava_jax.models.vit import Vit, VitConfig
-from slava_jax.nn.adapters import AdapterCall, AdapterConfig
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig, split_base
 from slava_jax.nn.attention import HIDDEN, KeysValues
 
 SPECIAL_TOKENS = ("<image>", "<Encode>", "<Decode>", "<EOS>")
@@ -38,6 +38,8 @@ class SlavaConfig:
         frozen int8 blocks with their adapters a second time, with zero-gated cross-attention.
       quantized: int8 kernels in the frozen Llama.
       image_memory: the decoder looks at the image tokens beside the grounded question.
+      text_encoder: 'llama', or 'embeddings' for a control: the grounded encoder then reads the
+        frozen embedding table, and the language model between the two is left out.
     """
 
     vit: VitConfig = VitConfig()
@@ -47,8 +49,13 @@ class SlavaConfig:
     decoder: str = "transformer"
     quantized: bool = True
     image_memory: bool = True
+    text_encoder: str = "llama"
 
     def __post_init__(self):
+        if self.text_encoder not in ("llama", "embeddings"):
+            raise ValueError(
+                f"text_encoder must be 'llama' or 'embeddings', got {self.text_encoder!r}"
+            )
         if self.decoder not in ("transformer", "llama"):
             raise ValueError(f"decoder must be 'transformer' or 'llama', got {self.decoder!r}")
 
@@ -63,7 +70,7 @@ class Prompt:
     """A batch of multimodal prompts.
 
     Attributes:
-      images: uint8[B, I, S, S, channels].
+      images: uint8[B, I, S, S, channels], or what VitStem made of them, float[B, I, N, D].
       tokens: int32[B, T]; order: int32[B, T], `HIDDEN` for padding.
       images_before: int32[B, T], images that stand at or before each token.
       encode_at: int32[B], position of the first `<Encode>`.
@@ -105,7 +112,7 @@ class Slava(nn.Module):
             self.answer_embedding = self.param("answer_embedding", init, table)
 
     def see(self, images):
-        """uint8[B, I, S, S, channels] -> image tokens float[B, I, N, E]."""
+        """Images as those of a Prompt -> image tokens float[B, I, N, E]."""
         B, I = images.shape[:2]  # noqa: E741
         tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
         return self.encoder.project_images(tokens).reshape(B, I, tokens.shape[1], -1)
@@ -119,6 +126,8 @@ class Slava(nn.Module):
 
     def read(self, embedded, order, call: AdapterCall):
         """Text encoder: embedded float[B, T, D] -> states float[B, T, D]."""
+        if self.config.text_encoder == "embeddings" and not self.is_initializing():
+            return embedded  # the base is whole all the same
         return self.llama(embedded, TextInputs(order, call))[0]
 
     def ground(self, states, image_tokens, order, images_before):
@@ -222,6 +231,16 @@ class Slava(nn.Module):
         if self.is_initializing():
             self.llama.logits(states)  # so that the base is whole, whichever decoder reads it
         return {"logits": logits, "match": match, "match_wrong": match_wrong}
+
+
+def split_frozen(frozen: dict) -> tuple[dict, dict]:
+    """The collection `frozen` as (the Llama without its adapters, all else): the same arrays.
+
+    The first is what several assistants can share; the second belongs to this one: every A, and
+    the frozen layers of the vision encoder.
+    """
+    base, own = split_base({"llama": frozen["llama"]})
+    return base, {**frozen, **own}
 
 
 def exchange_target(image_tokens, batch):

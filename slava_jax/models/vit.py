@@ -6,6 +6,7 @@ Axis letters: see nn/attention.py; here `N` counts the `<cls>` token and the pat
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from slava_jax.models.gradients import gradient_cells
@@ -28,6 +29,9 @@ class VitConfig:
       patch_bias: the patch embedding has a bias (CLIP's has none).
       mean, deviation: subtracted from pixels in [0, 1], and dividing them; one number for all
         channels, or one for each.
+
+    `frozen_layers`: so many of the first layers, and the embedding, lie in the collection `frozen`
+    and are not trained. Their states can be computed once (train/frozen_states.py).
     """
 
     image_size: int = 224
@@ -46,6 +50,7 @@ class VitConfig:
     patch_bias: bool = True
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.5,)
+    frozen_layers: int = 0
 
     def __post_init__(self):
         if self.frontend not in ("pixels", "gradients"):
@@ -56,6 +61,8 @@ class VitConfig:
             raise ValueError(f"vit.activation must be one of {', '.join(ACTIVATIONS)}, got {self}")
         if not {len(self.mean), len(self.deviation)} <= {1, self.channels}:
             raise ValueError(f"vit.mean and vit.deviation need one number a channel, got {self}")
+        if not 0 <= self.frozen_layers <= self.layers:
+            raise ValueError(f"vit.frozen_layers must lie in 0..vit.layers, got {self}")
 
     @property
     def tokens(self) -> int:
@@ -99,11 +106,51 @@ class VitBlock(nn.Module):
         return h * self.param(name, nn.initializers.ones, h.shape[-1:]).astype(h.dtype)
 
 
+def _embed(module, images):
+    """uint8[B, S, S, channels] -> float[B, N, D] before the first block, by parameters of `module`.
+
+    Mean and deviation are taken off here (the paper's 0.5 and 0.5 give [-1, 1]).
+    """
+    c = module.config
+    if images.shape[1:] != (c.image_size, c.image_size, c.channels):
+        wanted = (c.image_size, c.image_size, c.channels)
+        raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
+    B, unit = images.shape[0], images.astype(jnp.float32) / 255
+    x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(module.dtype)
+    if c.frontend == "gradients":
+        x = gradient_cells(x)
+    x = fold(x, x.shape[1] * c.patch // c.image_size)
+    x = nn.Dense(c.width, c.patch_bias, module.dtype, name="patch_embedding")(x)
+    x = x.reshape(B, -1, c.width)
+    cls = module.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))
+    x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)
+    positions = module.param("positions", nn.initializers.normal(0.02), (c.tokens, c.width))
+    x = x + positions.astype(x.dtype)
+    return _layer_norm(module, "pre_norm")(x) if c.pre_norm else x
+
+
+def _blocks(module, layers: int, x):
+    if not layers:
+        return x
+    return stack(VitBlock, layers)(module.config, module.dtype, name="blocks")(x, None)[0]
+
+
+class VitStem(nn.Module):
+    """The embedding and the first `frozen_layers` blocks: uint8[B, S, S, channels] to states."""
+
+    config: VitConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        return _blocks(self, self.config.frozen_layers, _embed(self, images))
+
+
 class Vit(nn.Module):
     """Images to tokens.
 
-    Call with uint8[B, S, S, channels]; mean and deviation are taken off here (the paper's 0.5
-    and 0.5 give [-1, 1]). Returns float[B, N, D], normalised, `<cls>` first.
+    Call with uint8[B, S, S, channels], or with what VitStem made of them, float[B, N, D]. Returns
+    float[B, N, D], normalised, `<cls>` first.
     """
 
     config: VitConfig
@@ -112,24 +159,36 @@ class Vit(nn.Module):
     @nn.compact
     def __call__(self, images):
         c = self.config
-        if images.shape[1:] != (c.image_size, c.image_size, c.channels):
-            wanted = (c.image_size, c.image_size, c.channels)
-            raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
-        B, unit = images.shape[0], images.astype(jnp.float32) / 255
-        x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(self.dtype)
-        if c.frontend == "gradients":
-            x = gradient_cells(x)
-        x = fold(x, x.shape[1] * c.patch // c.image_size)
-        x = nn.Dense(c.width, c.patch_bias, self.dtype, name="patch_embedding")(x)
-        x = x.reshape(B, -1, c.width)
-        cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))
-        x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)
-        positions = self.param("positions", nn.initializers.normal(0.02), (c.tokens, c.width))
-        x = x + positions.astype(x.dtype)
-        if c.pre_norm:
-            x = _layer_norm(self, "pre_norm")(x)
-        x, _ = stack(VitBlock, c.layers)(c, self.dtype, name="blocks")(x, None)
+        if c.frozen_layers:
+            # As one variable: a module would put its parameters among the trained ones.
+            stem = VitStem(c, self.dtype, parent=None)
+            weights = self.variable("frozen", "stem", self._random_stem, stem).value
+            x = images if images.ndim == 3 else stem.apply({"params": weights}, images)
+        else:
+            x = _embed(self, images)
+        x = _blocks(self, c.layers - c.frozen_layers, x.astype(self.dtype))
         return _layer_norm(self, "norm")(x)
+
+    def _random_stem(self, stem):
+        side, channels = self.config.image_size, self.config.channels
+        images = jnp.zeros((1, side, side, channels), jnp.uint8)
+        return stem.init(self.make_rng("params"), images)["params"]
+
+
+def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
+    """Weights of a whole encoder as (`params`, `frozen`) of one with frozen layers."""
+    count = config.frozen_layers
+    if not count:
+        return weights, {}
+    first, late = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], weights["blocks"])
+        for part in (slice(count), slice(count, None))
+    )
+    stem = {name: part for name, part in weights.items() if name not in ("blocks", "norm")}
+    params = {"norm": weights["norm"]}
+    if count < config.layers:
+        params["blocks"] = late
+    return params, {"stem": {**stem, "blocks": first}}
 
 
 class VitClassifier(nn.Module):

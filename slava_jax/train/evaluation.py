@@ -38,6 +38,7 @@ class Findings:
       confusion: int[classes, classes], of the assistant.
       experts: {projection: float[layers, K]}. rank_scores: {metric: {rank: score}}.
       examples: unseen images with question, truth and answers.
+      predictions: (control, image, class, log p of each class name), what predictions.csv holds.
     """
 
     metrics: dict[str, float]
@@ -45,6 +46,7 @@ class Findings:
     experts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rank_scores: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
     examples: list[ReportExample] = dataclasses.field(default_factory=list)
+    predictions: list[tuple] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +70,8 @@ class _Test:
 
     @property
     def told_rows(self) -> np.ndarray:
-        """Questions with answers of several words: VQA, or captions where only labels are known."""
-        return self.vqa_rows if len(self.vqa_rows) else self.caption_rows
+        """Questions with the longest answers there are: VQA, else captions, else the class."""
+        return next(r for r in (self.vqa_rows, self.caption_rows, self.class_rows) if len(r))
 
     def labels(self, rows):
         return self.data.images.labels[self.data.targets[rows]]
@@ -103,6 +105,8 @@ def evaluate(
         labels = test.labels(test.class_rows)
         names = materials.class_names
         found.metrics.update(tasks.classification(labels, scores, names, control))
+        keys = [test.data.images.keys[i] for i in test.data.targets[test.class_rows]]
+        found.predictions += _predictions(control, keys, labels, scores, names)
         if not control:
             found.confusion = confusion_matrix(labels, predictions(scores), len(names))
         rows = np.concatenate([test.class_rows, test.caption_rows, test.vqa_rows])
@@ -116,10 +120,15 @@ def evaluate(
                 found.metrics.update(tasks.texts(task, truths, answers, control))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
-    found.rank_scores = _ranks(trained, test)
+    found.rank_scores = _ranks(trained, test, found.metrics["classification.top1"])
     found.experts = _experts(trained, test)
     found.examples = _examples(trained, test)
     return found
+
+
+def _predictions(control: str, keys, labels, scores, names) -> Iterator[tuple]:
+    for key, label, row in zip(keys, labels.tolist(), scores.tolist(), strict=True):
+        yield (control.lstrip("_"), key, names[label], *row)
 
 
 def _test(config, materials) -> _Test:
@@ -190,21 +199,24 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
     yield "classification_generated.top1", float(np.mean(right))
 
 
-def _ranks(assistant, test) -> dict[str, dict[int, float]]:
+def _ranks(assistant, test, top1_at_largest: float) -> dict[str, dict[int, float]]:
     adapter = assistant.model.config.adapter
     ranks = sorted({adapter.r_min, *range(8, adapter.r_max, 4), adapter.r_max})
     labels = test.labels(test.class_rows)
-    top1, nats = {}, {}
+    top1, nats = {adapter.r_max: top1_at_largest}, {}
     for rank in ranks:
-        scores = class_scores(assistant, test, rank=rank)
-        top1[rank] = float(np.mean(predictions(scores) == labels))
+        if rank not in top1:
+            scores = class_scores(assistant, test, rank=rank)
+            top1[rank] = float(np.mean(predictions(scores) == labels))
         losses = _losses(assistant, test, test.told_rows, None, rank)
         nats[rank] = dict(tasks.language_modelling(losses))["lm.nats_per_token"]
+    top1 = {rank: top1[rank] for rank in ranks}
     return {"Top-1 accuracy": top1, "Answer loss (nats/token)": nats}
 
 
 def _experts(assistant, test) -> dict[str, np.ndarray]:
-    if assistant.model.config.adapter.experts == 1:
+    model = assistant.model.config
+    if model.adapter.experts == 1 or model.text_encoder != "llama":
         return {}
     use = [
         decode.gate_use(
@@ -236,15 +248,18 @@ def _examples(assistant, test) -> list[ReportExample]:
     return out
 
 
-def vision_metrics(stage, params: dict, materials: Materials) -> dict[str, float]:
+def evaluate_vision(stage, params: dict, materials: Materials) -> Findings:
     """`classification_vit.*`: the ViT classifier alone, on the test split."""
-    split, model = materials.test, stage.objective.model
-    apply = jax.jit(lambda images: model.apply({"params": params}, images))
+    split, model, names = materials.test, stage.objective.model, materials.class_names
+    variables = {"params": params, "frozen": stage.frozen}
+    apply = jax.jit(lambda images: model.apply(variables, images))
     source = VisionEvaluation(split.images, split.cache, stage.config.batch_size)
     scores = np.concatenate([np.asarray(apply(batch["images"])) for batch in source])
     labels = split.images.labels
-    names = materials.class_names
-    return dict(tasks.classification(labels, scores[: len(labels)], names, "_vit"))
+    scores = np.asarray(jax.nn.log_softmax(scores[: len(labels)]))
+    metrics = dict(tasks.classification(labels, scores, names, "_vit"))
+    rows = list(_predictions("_vit", split.images.keys, labels, scores, names))
+    return Findings(metrics, predictions=rows)
 
 
 def yardstick_metrics(materials: Materials) -> dict[str, float]:
@@ -252,8 +267,8 @@ def yardstick_metrics(materials: Materials) -> dict[str, float]:
     train, test = materials.train, materials.test
     labels, names = test.images.labels, materials.class_names
     fitted = evenly(len(train.images), _YARDSTICK_IMAGES)
-    pixels = [train.cache[i] for i in fitted]
-    unseen = [test.cache[i] for i in range(len(test.images))]
+    pixels = [train.pixels[i] for i in fitted]
+    unseen = [test.pixels[i] for i in range(len(test.images))]
     _, scores = fit_predict(pixels, train.images.labels[fitted], unseen)
     metrics = dict(tasks.classification(labels, scores, names, "_classical"))
     counts = np.bincount(train.images.labels, minlength=len(names)).astype(float)

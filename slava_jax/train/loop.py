@@ -1,5 +1,7 @@
 """The one linear story of a run: data, stages, evaluation, report."""
 
+import csv
+import io
 import json
 import sys
 import time
@@ -15,17 +17,18 @@ from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
 from slava_jax.train import stages
-from slava_jax.train.evaluation import Findings, evaluate, vision_metrics, yardstick_metrics
+from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
-from slava_jax.train.materials import Materials, prepare
+from slava_jax.train.materials import Materials, prepare, with_frozen_states
 from slava_jax.train.workdir import Clock, claim, environment, machine_metrics, write_atomically
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
 
-    `workdir` gets config.json, data/, one directory a stage, metrics.json and report.html.
+    `workdir` gets config.json, data/, one directory a stage, metrics.json, predictions.csv and
+    report.html.
 
     Raises:
       ConfigError, WordNetError: before anything is written. WorkdirError: the directory belongs
@@ -39,18 +42,25 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     clock = Clock(workdir / "clock.json")
     with clock.part("data"):
         materials = prepare(config, workdir)
+    encoder = stages.pretrained_encoder(config)
+    if config.vit.frozen_layers:
+        with clock.part("frozen"):
+            materials = with_frozen_states(config, materials, encoder[1]["stem"], workdir)
     vision_stage = vision = language = None
     if {"vision", "assistant"} & set(config.stages):
         with clock.part("vision"):
-            vision_stage, vision = _trained(config, "vision", materials, workdir)
+            vision_stage, vision = _trained_vision(config, materials, workdir, encoder)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
-            _, language = _trained(config, "language", materials, workdir)
+            language = _trained_language(config, materials, workdir)
     if "assistant" not in config.stages:
-        metrics = vision_metrics(vision_stage, vision, materials) if vision_stage else {}
-        return _finish(config, workdir, clock, materials, Findings(metrics))
+        found = Findings({})
+        if vision_stage is not None:
+            found = evaluate_vision(vision_stage, vision, materials)
+        return _finish(config, workdir, clock, materials, found)
     with clock.part("assistant"):
-        start = stages.assistant_start(config, materials, vision, language)
+        stem = encoder[1] if encoder else None
+        start = stages.assistant_start(config, materials, vision, language, stem)
         stage = stages.assistant_stage(config, materials, start)
         params = fit(stage, workdir / "assistant", config.seed)
     # Placed alike, or every function of the evaluation would be compiled for either.
@@ -62,22 +72,32 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
-            found.metrics.update(vision_metrics(vision_stage, vision, materials))
+            alone = evaluate_vision(vision_stage, vision, materials)
+            found.metrics.update(alone.metrics)
+            found.predictions += alone.predictions
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
 
 
-def _trained(config, name: str, materials: Materials, workdir: Path) -> tuple[Stage | None, dict]:
-    """A stage and its best parameters: trained here, or where `start_from` says.
+def _trained_vision(config, materials: Materials, workdir: Path, encoder) -> tuple:
+    """The stage and its best parameters: trained here, or where `start_from` says.
 
     Converted weights belong to no stage; `None` stands for it then.
     """
-    trained_here = name in config.stages
-    if not trained_here and is_converted(config.start_from[name]):
-        return None, stages.pretrained(config, name, len(materials.tokenizer))
-    make = {"vision": stages.vision_stage, "language": stages.language_stage}[name]
-    stage = make(config, materials)
-    if trained_here:
+    if "vision" not in config.stages and is_converted(config.start_from.vision):
+        return None, {"vit": encoder[0]}
+    return _trained(config, "vision", stages.vision_stage(config, materials, encoder), workdir)
+
+
+def _trained_language(config, materials: Materials, workdir: Path) -> dict:
+    place = config.start_from.language
+    if "language" not in config.stages and is_converted(place):
+        return stages.pretrained(config, "language", len(materials.tokenizer))
+    return _trained(config, "language", stages.language_stage(config, materials), workdir)[1]
+
+
+def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dict]:
+    if name in config.stages:
         return stage, fit(stage, workdir / name, config.seed)
     return stage, best_params(stage, Path(config.start_from[name]) / name)
 
@@ -91,14 +111,24 @@ def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+def _table(class_names, predictions) -> str:
+    """Every test image's scores as CSV; `control` is '' for the assistant itself."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["control", "image", "class", *(f"log p {name}" for name in class_names)])
+    writer.writerows(predictions)
+    return out.getvalue()
+
+
 def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Findings) -> dict:
-    """Writes metrics.json and report.html."""
+    """Writes metrics.json, predictions.csv and report.html."""
     metrics = {**found.metrics, **clock.metrics(), **machine_metrics()}
     sizes = {name: len(getattr(materials, name).images) for name in ("train", "validation", "test")}
     metrics.update({f"data.{name}_images": float(count) for name, count in sizes.items()})
     if jax.process_index() != 0:
         return metrics
     write_atomically(workdir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))
+    write_atomically(workdir / "predictions.csv", _table(materials.class_names, found.predictions))
     licence = "CC BY-NC-SA 4.0, non-commercial" if config.data.name == "elpv" else ""
     write_report(
         workdir / "report.html",

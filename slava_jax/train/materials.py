@@ -1,13 +1,12 @@
 """What a run trains on: image sets, instructions on disk, the tokenizer."""
 
 import dataclasses
-import os
-import shutil
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
+from slava_jax.checkpoint import appearing
 from slava_jax.convert.pretrained import TOKENIZER, is_converted
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.datasets.elpv import Elpv
@@ -15,19 +14,27 @@ from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
-from slava_jax.data.pipeline import ImageCache
+from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.prompts import Example, encode_examples
 from slava_jax.data.records import GroundTruth
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from slava_jax.models.presets import hashable
+from slava_jax.models.vit import VitConfig
 from slava_jax.teacher import procedural as teacher
+from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split: its images, decoded on request, the instructions about them, their token ids."""
+    """One split: its images, the instructions about them, their token ids.
+
+    `pixels` are the decoded images; `cache` is what the model is given: the same, or the states of
+    frozen layers (frozen_states.py).
+    """
 
     images: ImageSet
-    cache: ImageCache
+    pixels: ImageCache
+    cache: ImageCache | FrozenStates
     instructions: list[Instruction]
     examples: list[Example]
 
@@ -58,30 +65,46 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
     folder = workdir / "data" / "tokenizer"
     tokenizer = _tokenizer(config, folder, instructions["train"], answers)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
-    splits = {
-        name: Split(
-            images[name],
-            ImageCache(images[name], size, channels, cache_mb),
-            instructions[name],
-            encode_examples(instructions[name], tokenizer),
-        )
-        for name in images
-    }
+    splits = {}
+    for name in images:
+        pixels = ImageCache(images[name], size, channels, cache_mb)
+        examples = encode_examples(instructions[name], tokenizer)
+        splits[name] = Split(images[name], pixels, pixels, instructions[name], examples)
     return Materials(**splits, tokenizer=tokenizer, class_names=names, class_answers=answers)
+
+
+def with_frozen_states(
+    config: ConfigDict, materials: Materials, stem: dict, workdir: Path
+) -> Materials:
+    """The same, the model to be given the states of its frozen layers, which are computed here.
+
+    Args:
+      stem: weights of models/vit.VitStem.
+    """
+    vit = VitConfig(**hashable(config.vit))
+    change = Augmentation(**config.image.augmentation)
+    place = Path(config.image.states or workdir / "data" / "states")
+    changes = {"train": change, "validation": UNCHANGED, "test": UNCHANGED}
+    splits = {}
+    for name, augmentation in changes.items():
+        split = getattr(materials, name)
+        states = FrozenStates(place, vit, stem, split.images, split.pixels)
+        states.compute(augmentation)
+        splits[name] = dataclasses.replace(split, cache=states)
+    return dataclasses.replace(materials, **splits)
 
 
 def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
     data = config.data
+    shares = (data.validation, data.test)
+    place = directory / data.name
     if data.name == "procedural":
-        builder = Procedural(
-            directory / "procedural", data.images_per_category, data.size, data.seed
-        )
+        count = data.images_per_category
+        builder = Procedural(place, count, data.size, data.seed, shares=shares)
     elif data.name == "elpv":
-        builder = Elpv(directory / "elpv", data.size, data.seed)
+        builder = Elpv(place, data.size, data.seed, shares)
     elif data.name == "folder":
-        builder = Folder(
-            data.folder, directory / "folder", data.size, config.vit.channels, data.seed
-        )
+        builder = Folder(data.folder, place, data.size, config.vit.channels, data.seed, shares)
     else:
         raise ValueError(f"data.name must be procedural, elpv or folder, got {data.name!r}")
     return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
@@ -119,11 +142,8 @@ def _tokenizer(config, folder: Path, train: list[Instruction], answers: list[str
             texts += [item.metadata.get("supplement", "") for item in train]
             texts = [text.replace("<image> ", "") for text in texts + answers]
             tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
-        # One rename, so that a kill leaves no folder with half of the files.
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save_tokenizer(tokenizer, unfinished)
-        os.rename(unfinished, folder)
+        with appearing(folder) as unfinished:
+            save_tokenizer(tokenizer, unfinished)
     return load_tokenizer(folder)
 
 

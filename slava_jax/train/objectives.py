@@ -29,7 +29,7 @@ class Vision:
 
     def loss(self, params, frozen, batch, totals, key, rank):
         """See the module's text."""
-        logits = self.model.apply({"params": params}, batch["images"])
+        logits = self.model.apply({"params": params, "frozen": frozen}, batch["images"])
         weights = _row_weights(batch)
         loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == batch["labels"]) * weights)

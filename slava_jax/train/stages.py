@@ -21,14 +21,15 @@ from slava_jax.data.pipeline import (
 )
 from slava_jax.data.tokenizer import special_tokens
 from slava_jax.models.llama import LanguageModel, LlamaConfig
-from slava_jax.models.presets import model_config
-from slava_jax.models.slava import Slava
-from slava_jax.models.vit import VitClassifier, VitConfig
-from slava_jax.nn.adapters import AdapterCall, joined, split_base
+from slava_jax.models.presets import hashable, model_config
+from slava_jax.models.slava import Slava, split_frozen
+from slava_jax.models.vit import VitClassifier, VitConfig, split_stem
+from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
 from slava_jax.train.fit import Stage, device_fields
 from slava_jax.train.materials import Materials, Split
 from slava_jax.train.objectives import Assistant, Language, Vision
+from slava_jax.train.workdir import run_config
 
 
 def _dtype(config):
@@ -57,10 +58,18 @@ class _Steps(Sequence):
         return self._source[i]
 
 
-def vision_stage(config: ConfigDict, materials: Materials) -> Stage:
-    """The ViT as a classifier (section 4.4)."""
+def vision_stage(
+    config: ConfigDict, materials: Materials, encoder: tuple[dict, dict] | None = None
+) -> Stage:
+    """The ViT as a classifier (section 4.4).
+
+    Args:
+      encoder: where it starts (see `pretrained_encoder`); `None` for random weights.
+    """
     c = config.vision
-    model = VitClassifier(VitConfig(**config.vit), len(materials.class_names), _dtype(config))
+    model = VitClassifier(
+        VitConfig(**hashable(config.vit)), len(materials.class_names), _dtype(config)
+    )
     augmentation = Augmentation(**config.image.augmentation)
 
     def batches(epochs):
@@ -75,7 +84,12 @@ def vision_stage(config: ConfigDict, materials: Materials) -> Stage:
     )
     init = jax.jit(model.init)
     params = init(jax.random.key(config.seed), source[0]["images"][:1])["params"]
-    return Stage("vision", c, Vision(model, c.smoothing), params, {}, source, validation)
+    frozen = {}
+    if encoder is not None:
+        trained, stem = encoder
+        params = {**params, "vit": trained}
+        frozen = {"vit": stem} if stem else {}
+    return Stage("vision", c, Vision(model, c.smoothing), params, frozen, source, validation)
 
 
 def language_stage(config: ConfigDict, materials: Materials) -> Stage:
@@ -99,21 +113,48 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
     return Stage("language", c, Language(model), params, {}, source, validation)
 
 
-def pretrained(config: ConfigDict, name: str, vocab_size: int) -> dict:
+def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
+    """The converted vision encoder that a run starts from, as `params` and `frozen` of its Vit.
+
+    Where `start_from.vision` is the work directory of another run, it is the one that run started
+    from. `None` where no converted weights are in play.
+
+    Raises:
+      ConfigError: it is not the encoder that the config describes, or vit.frozen_layers has none.
+      CheckpointError: it cannot be read.
+    """
+    place = config.start_from.vision
+    if place and not is_converted(place):
+        place = run_config(Path(place))["start_from"]["vision"]
+    if place and is_converted(place):
+        weights = pretrained(config, "vision", 1, place)["vit"]
+        return split_stem(weights, VitConfig(**hashable(config.vit)))
+    if config.vit.frozen_layers:
+        raise ConfigError(
+            f"start_from.vision: {config.start_from.vision} neither is nor starts from converted "
+            "weights, which vit.frozen_layers needs (docs/convert.md)"
+        )
+    return None
+
+
+def pretrained(config: ConfigDict, name: str, vocab_size: int, place: str | None = None) -> dict:
     """Converted weights that stand for the stage `name`: `{"vit": ...}` or `{"llama": ...}`.
 
     Args:
-      vocab_size: of the run's tokenizer.
+      vocab_size: of the run's tokenizer; a vision encoder has none.
+      place: where they are; `start_from` says so by default.
 
     Raises:
       ConfigError: the model they are of is not the one that the config describes.
       CheckpointError: they cannot be read.
     """
     part = {"vision": "vit", "language": "llama"}[name]
-    held = load(config.start_from[name])
+    held = load(place or config.start_from[name])
     wanted = getattr(model_config(config, vocab_size), part)
     if type(held.config) is not type(wanted):
         raise ConfigError(f"start_from.{name}: holds a {type(held.config).__name__}, not a {part}")
+    if part == "vit":  # which layers are frozen is the run's affair
+        wanted = dataclasses.replace(wanted, frozen_layers=0)
     stored = dataclasses.asdict(held.config)
     problems = [
         f"{part}.{key}: {stored[key]!r} in start_from.{name}, {value!r} in the config"
@@ -136,11 +177,14 @@ class AssistantStart:
     frozen: dict
 
 
-def assistant_start(config, materials, vision: dict | None, language: dict) -> AssistantStart:
+def assistant_start(
+    config, materials, vision: dict | None, language: dict, stem: dict | None = None
+) -> AssistantStart:
     """Puts the trained ViT and the frozen, int8 Llama into a fresh assistant.
 
     Args:
       vision: parameters of the vision stage; `None` starts the encoder at random.
+      stem: the frozen layers of the encoder (`pretrained_encoder`), where it has any.
       language: parameters of the language stage, or converted ones, which may be int8 already.
     """
     model = Slava(model_config(config, len(materials.tokenizer)), _dtype(config))
@@ -157,8 +201,11 @@ def assistant_start(config, materials, vision: dict | None, language: dict) -> A
     base = language["llama"]
     if config.quantized:
         base = quantize_linear_layers(base)
-    _, lora_a = split_base(frozen)  # as drawn
-    variables = {"params": params, "frozen": joined({"llama": base}, lora_a)}
+    _, own = split_frozen(frozen)  # every A, as drawn
+    frozen = joined({"llama": base}, own)
+    if stem:
+        frozen["vit"] = stem
+    variables = {"params": params, "frozen": frozen}
     if config.start_from.adapter:
         lora = read_peft(Path(config.start_from.adapter), model.config)
         variables = with_lora(variables, lora)

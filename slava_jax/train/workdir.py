@@ -71,6 +71,15 @@ def _differences(held, wanted, name="") -> list[str]:
     return [] if held == wanted else [f"{name}: {held} there, {wanted} now"]
 
 
+def run_config(workdir: Path) -> dict:
+    """The config of the run in a work directory. Raises WorkdirError where there is none."""
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{workdir}: not a work directory ({path}: {error})") from error
+
+
 class Clock:
     """Wall-clock seconds of each part of a run, summed over the sessions that a killed run takes.
 

@@ -129,8 +129,8 @@ def test_a_bad_file_is_named_and_loses_nothing(folder, tmp_path):
 
 
 def split_of(keys, seed=0):
-    labels = [len(key) % 2 for key in keys]
-    parts = split_stratified(keys, labels, ["even", "odd"], seed, "set")
+    strata = [("even", "odd")[len(key) % 2] for key in keys]
+    parts = split_stratified(keys, strata, seed, "set")
     assert sorted(i for rows in parts.values() for i in rows) == list(range(len(keys)))
     return {keys[i]: split for split, rows in parts.items() for i in rows}
 
@@ -148,6 +148,14 @@ def test_splits_are_stratified_and_stable():
     assert sum(more[key] != split[key] for key in keys) <= 4
     with pytest.raises(DataError, match="set: holds no images"):
         split_of([])
+
+
+def test_other_shares_are_another_data_set(folder, tmp_path):
+    """The default's files are not taken for theirs."""
+    first = image_sets(Folder(folder, tmp_path / "data", size=16))
+    second = image_sets(Folder(folder, tmp_path / "data", size=16, shares=(0.2, 0.4)))
+    assert len(first["test"]) == 4 and len(second["test"]) == 4 + 2 + 1
+    assert len(second["validation"]) == 2 + 1 + 1
 
 
 def test_procedural_micrographs(tmp_path):
@@ -239,20 +247,23 @@ def test_neither_tensorflow_nor_the_network(folder, tmp_path):
 
 
 def make_elpv(root, lines):
-    for i in range(12):
-        write_image(root / "elpv_dataset" / "data" / "images" / f"cell{i:04d}.png", 20 * i, 30)
+    for i in range(16):
+        write_image(root / "elpv_dataset" / "data" / "images" / f"cell{i:04d}.png", 15 * i, 30)
     (root / "elpv_dataset" / "__init__.py").write_text("")
     (root / "elpv_dataset" / "data" / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_elpv_is_read_where_pip_put_it(tmp_path, monkeypatch):
     levels, cells = ["0.0", "0.3333333333333333", "0.6666666666666666", "1.0"], ["mono", "poly"]
-    lines = [f"images/cell{i:04d}.png  {levels[i % 4]}   {cells[i // 6]}" for i in range(12)]
+    lines = [f"images/cell{i:04d}.png  {levels[i % 4]}   {cells[i // 8]}" for i in range(16)]
     make_elpv(tmp_path / "site", lines)
     monkeypatch.syspath_prepend(tmp_path / "site")
     sets = image_sets(Elpv(tmp_path / "data", size=SIZE))
     found = {k: (s, i) for s in sets.values() for i, k in enumerate(s.keys)}
-    assert len(found) == 12
+    assert len(found) == 16
+    for part in sets.values():  # stratified by class and kind of cell
+        kinds = zip(part.labels.tolist(), (f["cell_type"] for f in part.facts), strict=True)
+        assert len(set(kinds)) == 4
     images, i = found["cell0002"]
     assert images.category(i) == "defective" and images.class_names == ["functional", "defective"]
     assert images.facts[i] == {
@@ -260,12 +271,12 @@ def test_elpv_is_read_where_pip_put_it(tmp_path, monkeypatch):
         "defect_probability": 2 / 3,
         "cell_type": "monocrystalline",
     }
-    assert (read_image(images.encoded(i), SIZE, 1) == 40).all()
+    assert (read_image(images.encoded(i), SIZE, 1) == 30).all()
     images, i = found["cell0009"]
     assert images.category(i) == "functional"
     assert images.facts[i]["cell_type"] == "polycrystalline"
     make_elpv(tmp_path / "site", [*lines, "images/cell0001.png much mono"])
-    with pytest.raises(DataError, match=r"labels\.csv:13"):
+    with pytest.raises(DataError, match=r"labels\.csv:17"):
         image_sets(Elpv(tmp_path / "other"))
 
 

@@ -186,11 +186,14 @@ def test_list_images(tmp_path):
 
 def test_augment_reaches_the_eight_symmetries_and_no_more():
     image = np.arange(25, dtype=np.uint8).reshape(5, 5, 1)
-    seen = {augment(image, np.random.default_rng(i), True, True, 0).tobytes() for i in range(200)}
+    seen = {augment(image, np.random.default_rng(i), True, 4, 0).tobytes() for i in range(200)}
     turned = [np.rot90(image, k) for k in range(4)]
     assert seen == {t.tobytes() for t in turned} | {t[:, ::-1].tobytes() for t in turned}
+    seen = {augment(image, np.random.default_rng(i), True, 2, 0).tobytes() for i in range(200)}
+    kept = [image, image[::-1], image[:, ::-1], image[::-1, ::-1]]
+    assert seen == {k.tobytes() for k in kept}  # columns stay columns
     for i in range(20):
-        kept = augment(image, np.random.default_rng(i), False, False, 0)
+        kept = augment(image, np.random.default_rng(i), False, 1, 0)
         assert np.array_equal(kept, image)
 
 
@@ -198,12 +201,12 @@ def test_shifts_reflect_at_the_border():
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 1), np.uint8)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     windows = {padded[i : i + 9, j : j + 9].tobytes() for i in range(9) for j in range(9)}
-    seen = {augment(image, np.random.default_rng(i), False, False, 4).tobytes() for i in range(900)}
+    seen = {augment(image, np.random.default_rng(i), False, 1, 4).tobytes() for i in range(900)}
     assert seen == windows
 
 
 def test_augment_is_decided_by_its_generator():
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    first, again = (augment(image, np.random.default_rng(5), True, True, 3) for _ in range(2))
+    first, again = (augment(image, np.random.default_rng(5), True, 4, 3) for _ in range(2))
     assert np.array_equal(first, again)
     assert first.shape == image.shape and first.dtype == np.uint8

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
-from slava_jax.data.datasets.store import Entry, ImageBuilder
+from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.data.images import encode_png, read_image
 
 CLASS_NAMES = ("functional", "defective")
@@ -22,10 +22,19 @@ class Elpv(ImageBuilder):
     Facts: category, defect_probability (0, 1/3, 2/3 or 1), cell_type.
     """
 
-    def __init__(self, data_dir: Path | str, size: int = 256, seed: int = 0):
+    def __init__(
+        self,
+        data_dir: Path | str,
+        size: int = 256,
+        seed: int = 0,
+        shares: tuple[float, float] = SHARES,
+    ):
         """Sets the builder up; `size` is the side the 300-pixel images are stored at."""
         self._size = size
-        super().__init__(data_dir, f"size{size}-seed{seed}", CLASS_NAMES, 1, seed)
+        super().__init__(data_dir, f"size{size}-seed{seed}", CLASS_NAMES, 1, seed, shares)
+
+    def _stratum(self, entry: Entry) -> str:
+        return f"class {self.class_names[entry.label]!r}, {entry.facts['cell_type']}"
 
     def _entries(self) -> list[Entry]:
         return read_labels(package_folder() / "data")

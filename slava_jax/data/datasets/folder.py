@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
-from slava_jax.data.datasets.store import Entry, ImageBuilder
+from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.data.images import encode_png, list_images, read_image
 
 LABELS = "labels.csv"
@@ -28,6 +28,7 @@ class Folder(ImageBuilder):
         size: int = 256,
         channels: int = 1,
         seed: int = 0,
+        shares: tuple[float, float] = SHARES,
     ):
         """Lists the images.
 
@@ -43,7 +44,7 @@ class Folder(ImageBuilder):
         self._pairs = _labelled_files(self._folder)
         names = sorted({label for _, label in self._pairs})
         variant = f"{self._folder.resolve().name}-{self._digest(size, channels, seed)}"
-        super().__init__(data_dir, variant, names, channels, seed)
+        super().__init__(data_dir, variant, names, channels, seed, shares)
 
     def _digest(self, *parameters: int) -> str:
         stats = ((path, path.stat(), label) for path, label in self._pairs)

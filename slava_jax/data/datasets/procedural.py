@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from slava_jax.data.datasets.drawing import draw_all
-from slava_jax.data.datasets.store import Entry, ImageBuilder
+from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.data.records import CATEGORIES
 
 # Below this many images the processes take longer to start than the drawing lasts.
@@ -28,6 +28,7 @@ class Procedural(ImageBuilder):
         size: int = 256,
         seed: int = 0,
         workers: int | None = None,
+        shares: tuple[float, float] = SHARES,
     ):
         """Sets the builder up.
 
@@ -39,7 +40,7 @@ class Procedural(ImageBuilder):
         self._count, self._size = images_per_category, size
         self._workers = workers or len(os.sched_getaffinity(0))
         variant = f"n{images_per_category}-size{size}-seed{seed}"
-        super().__init__(data_dir, variant, CATEGORIES, 1, seed)
+        super().__init__(data_dir, variant, CATEGORIES, 1, seed, shares)
 
     def _entries(self) -> list[Entry]:
         return [

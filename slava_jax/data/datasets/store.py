@@ -20,6 +20,7 @@ from tqdm import tqdm
 from slava_jax.data.datasets.base import DataError, ImageSet
 
 SPLITS = ("train", "validation", "test")
+SHARES = (0.1, 0.2)  # of validation and test split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +48,19 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         class_names: Sequence[str],
         channels: int,
         seed: int,
+        shares: tuple[float, float] = SHARES,
     ):
         """Sets the builder up; nothing is read yet.
 
         Args:
-          data_dir: where the files go, in the folder `variant`, which stands for all parameters.
-          seed: of the split.
+          data_dir: where the files go, in the folder `variant`, which with the shares stands for
+            all parameters.
+          seed: of the split. shares: of validation and test split.
         """
         self.class_names, self.channels, self.seed = list(class_names), channels, seed
+        self.shares = shares
+        if shares != SHARES:
+            variant = f"{variant}-validation{shares[0]}-test{shares[1]}"
         super().__init__(data_dir=Path(data_dir) / variant)
 
     @abc.abstractmethod
@@ -64,6 +70,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
     @abc.abstractmethod
     def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
         """PNG and record of each entry, in order."""
+
+    def _stratum(self, entry: Entry) -> str:
+        """What every split has an equal share of: the classes, unless a data set is finer."""
+        return f"class {self.class_names[entry.label]!r}"
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, self.channels), encoding_format="png")
@@ -81,10 +91,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         entries = self._entries()
         parts = split_stratified(
             [entry.key for entry in entries],
-            [entry.label for entry in entries],
-            self.class_names,
+            [self._stratum(entry) for entry in entries],
             self.seed,
             self.name,
+            self.shares,
         )
         bar = tqdm(total=len(entries), desc=f"{self.name} images", unit="img", mininterval=1)
         return {
@@ -134,36 +144,39 @@ def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
 
 def split_stratified(
     keys: Sequence[str],
-    labels: Sequence[int],
-    class_names: Sequence[str],
+    strata: Sequence[str],
     seed: int,
     name: str,
+    shares: tuple[float, float] = SHARES,
 ) -> dict[str, list[int]]:
-    """Splits 70/10/20 within every class, whatever the order of the images.
+    """Splits within every stratum, 70/10/20 by default, whatever the order of the images.
 
-    The images of a class are ranked by a hash of seed and key; the first fifth is the test split,
-    the next tenth validation (rounded, at least one each), the rest training. Adding an image
-    therefore moves at most one other across each border.
+    The images of a stratum are ranked by a hash of seed and key; the first of them are the test
+    split, the next ones validation (rounded, at least one each), the rest training. Adding an
+    image therefore moves at most one other across each border.
+
+    Args:
+      strata: what each image belongs to, as errors call it. shares: of validation and test.
 
     Returns:
       split -> positions in `keys`.
 
     Raises:
-      DataError: no images, or a class with fewer than three.
+      DataError: no images, or a stratum with fewer than three.
     """
     if not keys:
         raise DataError(f"{name}: holds no images; nothing to split")
-    ranked: dict[int, list[int]] = {label: [] for label in range(len(class_names))}
+    ranked: dict[str, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
-        ranked[labels[i]].append(i)
+        ranked.setdefault(strata[i], []).append(i)
     parts = {split: [] for split in SPLITS}
-    for label, rows in ranked.items():
+    for stratum, rows in ranked.items():
         if len(rows) < 3:
             raise DataError(
-                f"{name}: class {class_names[label]!r} has {len(rows)} image(s), and needs 3, one "
-                "for each of training, validation and test; add images or remove the class"
+                f"{name}: {stratum} has {len(rows)} image(s), and needs 3, one for each of "
+                "training, validation and test; add images or remove the class"
             )
-        test, validation = _share(len(rows), 0.2), _share(len(rows), 0.1)
+        validation, test = (_share(len(rows), share) for share in shares)
         parts["test"] += rows[:test]
         parts["validation"] += rows[test : test + validation]
         parts["train"] += rows[test + validation :]

@@ -1,0 +1,94 @@
+"""Pretrained parts on real images: ViT-S/14 and SmolLM2-135M tell defective solar cells.
+
+    make elpv weights
+    python -m slava_jax.main --config configs/elpv_pretrained.py --workdir runs/elpv_pretrained
+
+The first ten layers of the ViT are frozen and computed once, the last two are trained; the
+language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets it write the
+answer too, `--config.data.seed=1` takes another split (75/25, a fifteenth of the 75 to validate).
+experiments/elpv_pretrained.py runs the splits and controls and writes experiments/elpv/.
+
+Hardware: 2 CPU cores, 4 GB of disk.
+"""
+
+from ml_collections import ConfigDict
+
+from slava_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """The configuration; slava_jax/config.py says what every setting means."""
+    config = default_config()
+    config.stages = ("vision", "assistant")
+    config.start_from.update(vision="weights/vit-s14", language="weights/smollm2")
+    config.data.update(
+        name="elpv",
+        size=294,
+        validation=0.05,
+        test=0.25,
+        question="Is this solar cell functional or defective?",
+    )
+    config.image.states = "runs/elpv_states"
+    # Half turns and flips leave the bus bars as they run.
+    config.image.augmentation.update(flips=True, turns=2, shift=0)
+    _size_model(config)
+    _plan_stages(config)
+    return config
+
+
+def _size_model(config: ConfigDict) -> None:
+    config.vit.update(
+        image_size=294,
+        channels=3,
+        patch=14,
+        width=384,
+        layers=12,
+        heads=6,
+        head_width=64,
+        mlp_width=1536,
+        activation="gelu",
+        layer_scale=True,
+        mean=(0.485, 0.456, 0.406),
+        deviation=(0.229, 0.224, 0.225),
+        frozen_layers=10,
+    )
+    config.llama.update(
+        width=576,
+        layers=30,
+        heads=9,
+        kv_heads=3,
+        head_width=64,
+        mlp_width=1536,
+        rope_theta=1e5,
+        tie_embeddings=True,
+    )
+    config.grounded.update(
+        width=128,
+        encoder_layers=2,
+        decoder_layers=2,
+        heads=4,
+        head_width=32,
+        mlp_width=256,
+    )
+
+
+def _plan_stages(config: ConfigDict) -> None:
+    config.vision.update(
+        steps=456,  # eight epochs
+        learning_rate=2e-4,
+        warmup=40,
+        weight_decay=0.05,
+        smoothing=0.1,
+        eval_every=57,
+    )
+    config.assistant.update(
+        steps=171,  # three epochs
+        learning_rate=1e-3,
+        vision_rate=0.1,
+        warmup=20,
+        per_image=1,
+        buckets=((24, 4),),
+        validation_batches=5,
+        eval_every=57,
+    )
+    config.evaluation.update(classification=656, captions=0, answers=0, examples=6)

@@ -1,0 +1,143 @@
+"""The real run: ViT-S/14 and SmolLM2-135M on real solar cells, over splits, decoders, controls.
+
+    make elpv weights
+    python -m experiments.elpv_probes
+    python -m experiments.elpv_pretrained              # hours on two cores; killed, it goes on
+    python -m experiments.elpv_pretrained --splits 0   # one split
+    python -m experiments.elpv_pretrained --splits     # none: the summary of what is there
+
+A split is three runs of configs/elpv_pretrained.py. `transformer` trains the last layers of the
+vision encoder and an assistant with the paper's small decoder. `llama` starts from that encoder,
+and the language model writes the answer. `embeddings` is the control in which the text encoder
+is replaced by its embedding table. Every run has the controls of every evaluation: every B at
+zero, exchanged images, the vision classifier alone. Writes `experiments/elpv/splitN-NAME.json`, and
+`experiments/elpv/summary.json` beside them, with the paired difference to the best probe.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from configs.elpv_pretrained import get_config
+from experiments.elpv_probes import RESULT as PROBES
+from experiments.elpv_scores import SPLITS, Cells, scores_of
+from slava_jax.data.datasets.elpv import CLASS_NAMES
+from slava_jax.train.loop import run
+from slava_jax.train.workdir import environment, write_atomically
+
+RESULTS = Path(__file__).parent / "elpv"
+RUNS = Path("runs/elpv_pretrained")
+VARIANTS = ("transformer", "llama", "embeddings")
+SCORES = ("accuracy", "macro_f1", "weighted_accuracy", "weighted_as_functional", "sure_accuracy")
+# Of predictions.csv: what the classifier alone and the controls are called in the results.
+CONTROLS = {"": "assistant", "zero_b": "every_b_at_zero", "vit": "vision_classifier_alone"}
+
+
+def config_of(split: int, variant: str):
+    """The configuration of one run."""
+    config = get_config()
+    config.data.seed = config.seed = split
+    if variant != "transformer":
+        config.stages = ("assistant",)
+        config.start_from.vision = str(workdir_of(split, "transformer"))
+    if variant == "llama":
+        config.decoder = "llama"
+    if variant == "embeddings":
+        config.text_encoder = "embeddings"
+    return config
+
+
+def workdir_of(split: int, variant: str) -> Path:
+    """Where one run is."""
+    return RUNS / f"split{split}-{variant}"
+
+
+def predictions(workdir: Path) -> dict[str, dict[str, int]]:
+    """{control: {key: 0 or 1}} of a finished run."""
+    found = {}
+    with open(workdir / "predictions.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            log_p = [float(row[f"log p {name}"]) for name in CLASS_NAMES]
+            found.setdefault(row["control"], {})[row["image"]] = int(np.argmax(log_p))
+    return found
+
+
+def do(split: int, variant: str) -> None:
+    """One run and its result file."""
+    place = RESULTS / f"split{split}-{variant}.json"
+    if place.exists():
+        return
+    metrics = run(config_of(split, variant), workdir_of(split, variant))
+    found, cells = predictions(workdir_of(split, variant)), Cells.read()
+    if set(found[""]) != set(cells.split(split)["test"]):
+        raise RuntimeError(f"split {split}: the run was not tested on the split's test cells")
+    result = {
+        "split": split,
+        "seed": split,
+        "variant": variant,
+        "scores": {name: scores_of(cells, found[key]) for key, name in CONTROLS.items()},
+        "exchanged_images_accuracy": metrics["classification_shuffled.top1"],
+        "generated_in_words_accuracy": metrics["classification_generated.top1"],
+        "itm_auc": metrics["itm.auc_class_question"],
+        "run": {k: v for k, v in metrics.items() if k.startswith("run.")},
+        "environment": environment(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    write_atomically(place, json.dumps(result, indent=1) + "\n")
+
+
+def summary() -> dict:
+    """Mean and standard deviation over the splits that are there, and paired differences."""
+    probes = json.loads(PROBES.read_text())
+    best = max(probes["splits"], key=lambda name: probes["summary"][f"{name}.accuracy"][0])
+    out = {"best_probe": best, "probes": probes["summary"]}
+    for variant in VARIANTS:
+        files = [RESULTS / f"split{n}-{variant}.json" for n in SPLITS]
+        held = [json.loads(file.read_text()) for file in files if file.exists()]
+        if not held:
+            continue
+        rows = {"splits": [result["split"] for result in held]}
+        for who in held[0]["scores"]:
+            for score in SCORES:
+                values = [result["scores"][who][score] for result in held]
+                rows[f"{who}.{score}"] = _spread(values)
+        for score in SCORES:
+            gains = [
+                result["scores"]["assistant"][score]
+                - probes["splits"][best][result["split"]][score]
+                for result in held
+            ]
+            rows[f"minus_best_probe.{score}"] = _spread(gains)
+        names = held[0]["scores"]["assistant"]["confusion"]
+        rows["confusion_summed"] = {
+            name: sum(r["scores"]["assistant"]["confusion"][name] for r in held) for name in names
+        }
+        for name in ("exchanged_images_accuracy", "generated_in_words_accuracy", "itm_auc"):
+            rows[name] = _spread([result[name] for result in held])
+        rows["minutes"] = [result["run"]["run.wall_seconds"] / 60 for result in held]
+        out[variant] = rows
+    return out
+
+
+def _spread(values: list[float]) -> dict:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": spread, "values": values}
+
+
+def main() -> None:
+    """Runs what was asked for and writes the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--splits", type=int, nargs="*", default=list(SPLITS))
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)
+    asked = parser.parse_args()
+    for split in asked.splits:
+        for variant in asked.variants:
+            do(split, variant)
+    write_atomically(RESULTS / "summary.json", json.dumps(summary(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""States of the vision encoder's frozen layers: computed once, kept on disk, given to the model.
+
+A file an image and symmetry of the square, named by the image's content and written in one piece:
+whatever run needs it next, of this split or another, finds it, also after a kill.
+"""
+
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from slava_jax.checkpoint import content_hash
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.images import draw_symmetry, symmetric
+from slava_jax.data.pipeline import Augmentation, ImageCache
+from slava_jax.models.vit import VitConfig, VitStem
+
+UNCHANGED = Augmentation(flips=False, turns=1)
+_BATCH = 16  # images that go through the layers together
+
+Symmetry = tuple[int, int]  # mirrored, quarter turns
+
+
+class FrozenStates:
+    """What ImageCache is for pixels: float16[N, D] for each image, N tokens of width D."""
+
+    dtype = np.float16
+
+    def __init__(
+        self, place: Path, config: VitConfig, stem: dict, images: ImageSet, pixels: ImageCache
+    ):
+        """Sets it up; nothing is computed yet.
+
+        Args:
+          place: the folder to keep states in; below it, a folder for each set of weights.
+          stem: weights of VitStem. pixels: of the same images.
+        """
+        self.shape = (config.tokens, config.width)
+        self._config, self._stem = config, stem
+        self._images, self._pixels = images, pixels
+        name = hashlib.sha256(f"{content_hash(stem)} {config}".encode()).hexdigest()
+        self._folder = Path(place) / name[:16]
+        contents = (images.encoded(i) for i in range(len(images)))
+        self._names = [hashlib.sha256(content).hexdigest()[:24] for content in contents]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """float16[N, D] of the i-th image as it is."""
+        return self._read(i, (0, 0))
+
+    def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
+        """The same of the image under a random symmetry."""
+        return self._read(i, draw_symmetry(rng, change.flips, change.turns))
+
+    def compute(self, change: Augmentation) -> None:
+        """Computes what is not there yet of all images, under all symmetries of `change`.
+
+        Raises:
+          ValueError: a state is too large for float16. ImageError: an image cannot be read.
+        """
+        symmetries = list(_symmetries(change))
+        wanted = itertools.product(range(len(self._images)), symmetries)
+        missing = [(i, s) for i, s in wanted if not self._path(i, s).exists()]
+        if not missing:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        module = VitStem(self._config)
+        run = jax.jit(functools.partial(module.apply, {"params": self._stem}))
+        with tqdm(total=len(missing), desc="frozen layers", unit="img", mininterval=1) as bar:
+            for start in range(0, len(missing), _BATCH):
+                part = missing[start : start + _BATCH]
+                shown = [symmetric(self._pixels[i], *s) for i, s in part]
+                filled = np.stack(shown + shown[:1] * (_BATCH - len(part)))  # one shape
+                for (i, s), states in zip(part, np.asarray(run(filled)), strict=False):
+                    self._write(i, s, states)
+                bar.update(len(part))
+
+    def _write(self, i: int, symmetry: Symmetry, states: np.ndarray) -> None:
+        if not np.abs(states).max() <= np.finfo(self.dtype).max:  # nor NaN
+            raise ValueError(
+                f"{self._images.name}: image {self._images.keys[i]!r}: states of the frozen layers "
+                "are too large for float16; set vit.frozen_layers to 0"
+            )
+        path = self._path(i, symmetry)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        with open(unfinished, "wb") as file:
+            np.save(file, states.astype(self.dtype))
+        os.replace(unfinished, path)
+
+    def _read(self, i: int, symmetry: Symmetry) -> np.ndarray:
+        return np.load(self._path(i, symmetry))
+
+    def _path(self, i: int, symmetry: Symmetry) -> Path:
+        return self._folder / f"{self._names[i]}-{symmetry[0]}{symmetry[1]}.npy"
+
+
+def _symmetries(change: Augmentation) -> Iterator[Symmetry]:
+    mirrored = (0, 1) if change.flips else (0,)
+    return itertools.product(mirrored, range(0, 4, 4 // change.turns))
