@@ -3,8 +3,10 @@
     make elpv
     python -m slava_jax.main --config configs/elpv.py --workdir runs/elpv
 
-Hardware: 2 CPU cores, 4 GiB. Time and scores: not measured yet. There is no target; the
-report has the majority class beside the scores.
+Hardware: 2 CPU cores, 3 GiB. Time: 12 minutes with other work on the machine. Scores of seed 0 on
+525 unseen cells: accuracy 0.830, macro F1 0.784; the vision classifier alone 0.821, the classical
+yardstick 0.827, always the commonest class 0.688. 1,836 images are few for an encoder that starts
+from nothing: configs/elpv_pretrained.py has one that does not.
 """
 
 from ml_collections import ConfigDict

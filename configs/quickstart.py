@@ -56,25 +56,25 @@ def _size_model(config: ConfigDict) -> None:
 
 def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
-        steps=1500,
+        steps=1440,
         batch_size=64,
         optimizer="muon",
         learning_rate=4e-3,
         warmup=100,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=500,
+        eval_every=480,
     )
     config.language.update(
-        steps=120,
+        steps=160,
         batch_size=32,
         learning_rate=1e-3,
         length=96,
         validation_batches=8,
-        eval_every=60,
+        eval_every=80,
     )
     config.assistant.update(
-        steps=380,
+        steps=470,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
@@ -85,10 +85,10 @@ def _plan_stages(config: ConfigDict) -> None:
         always=("class",),
         buckets=((36, 8), (64, 36), (96, 60)),
         validation_batches=12,
-        eval_every=190,
+        eval_every=235,
     )
     config.evaluation.update(
-        batch_size=64,
+        batch_size=32,
         pair_block=8,
         classification=800,
         captions=96,

@@ -46,14 +46,14 @@ def features() -> tuple[list[str], np.ndarray]:
         materials = prepare(config, WORKDIR)
         materials = with_frozen_states(config, materials, frozen["stem"], WORKDIR)
         model = Vit(VitConfig(**hashable(config.vit)))
-        run = jax.jit(lambda states: model.apply({"params": params, "frozen": frozen}, states))
+        variables, run = {"params": params, "frozen": frozen}, jax.jit(model.apply)
         keys, rows = [], []
         for split in (materials.train, materials.validation, materials.test):
             keys += split.images.keys
             for part in itertools.batched(range(len(split.images)), _BATCH):
                 states = np.stack([split.cache[i] for i in part])
                 states = np.pad(states, ((0, _BATCH - len(part)), (0, 0), (0, 0)))
-                tokens = np.asarray(run(states))[: len(part)]
+                tokens = np.asarray(run(variables, states))[: len(part)]
                 patches = tokens[:, 1:]
                 pooled = (tokens[:, 0], patches.mean(axis=1), patches.max(axis=1))
                 rows.append(np.concatenate(pooled, axis=1))

@@ -32,16 +32,7 @@ def default_config() -> ConfigDict:
         # adapter: a PEFT folder of a LoRA that the first expert starts as.
         "start_from": {"vision": "", "language": "", "adapter": ""},
         "dtype": "float32",  # 'bfloat16' on accelerators that have it
-        "data": {
-            "name": "procedural",  # or 'elpv', or 'folder' for images of one's own
-            "folder": "",  # a folder a class, or images and a labels.csv; for 'folder'
-            "images_per_category": 400,  # for 'procedural'
-            "size": 256,  # side the images are stored at, pixels
-            "seed": 0,  # of the drawings, the split and the wording
-            "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
-            "test": 0.2,
-            "question": "",  # the classification question; '' for the teacher's wordings
-        },
+        "data": _data(),
         "image": {
             "cache_mb": 1024,  # splits that need more are decoded again for every batch
             # turns: 4 for quarter turns, 2 for half turns alone, 1 for none; shift: pixels.
@@ -88,6 +79,19 @@ def default_config() -> ConfigDict:
     return config
 
 
+def _data() -> dict:
+    return {
+        "name": "procedural",  # or 'elpv', or 'folder' for images of one's own
+        "folder": "",  # a folder a class, or images and a labels.csv; for 'folder'
+        "images_per_category": 400,  # for 'procedural'
+        "size": 256,  # side the images are stored at, pixels
+        "seed": 0,  # of the drawings, the split and the wording
+        "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
+        "test": 0.2,
+        "question": "",  # the classification question; '' for the teacher's wordings
+    }
+
+
 def _without(settings: dict, name: str) -> dict:
     return {key: value for key, value in settings.items() if key != name}
 
@@ -100,7 +104,7 @@ def _stage(**own) -> dict:
         "microbatches": 1,  # gradient accumulation inside the step
         "optimizer": "adam",  # or 'muon', for kernels; see train/optim.py
         "learning_rate": 1e-3,
-        "vision_rate": 1.0,  # factor on it for the vision encoder, which comes trained
+        "vision_rate": 1.0,  # factor on it for the vision encoder, which comes trained; 0 freezes
         "warmup": 50,  # steps
         "schedule": "cosine",  # or 'constant', which leaves it to the plateau rule
         "weight_decay": 0.0,

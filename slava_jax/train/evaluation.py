@@ -201,7 +201,7 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
 
 def _ranks(assistant, test, top1_at_largest: float) -> dict[str, dict[int, float]]:
     adapter = assistant.model.config.adapter
-    ranks = sorted({adapter.r_min, *range(8, adapter.r_max, 4), adapter.r_max})
+    ranks = sorted({adapter.r_min, (adapter.r_min + adapter.r_max) // 2, adapter.r_max})
     labels = test.labels(test.class_rows)
     top1, nats = {adapter.r_max: top1_at_largest}, {}
     for rank in ranks:

@@ -4,7 +4,6 @@ A file an image and symmetry of the square, named by the image's content and wri
 whatever run needs it next, of this split or another, finds it, also after a kill.
 """
 
-import functools
 import hashlib
 import itertools
 import os
@@ -16,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from slava_jax.checkpoint import content_hash
-from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.images import draw_symmetry, symmetric
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.models.vit import VitConfig, VitStem
@@ -61,7 +60,8 @@ class FrozenStates:
         """Computes what is not there yet of all images, under all symmetries of `change`.
 
         Raises:
-          ValueError: a state is too large for float16. ImageError: an image cannot be read.
+          DataError: a state is too large for float16, or cannot be written. ImageError: an image
+            cannot be read.
         """
         symmetries = list(_symmetries(change))
         wanted = itertools.product(range(len(self._images)), symmetries)
@@ -69,28 +69,33 @@ class FrozenStates:
         if not missing:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        module = VitStem(self._config)
-        run = jax.jit(functools.partial(module.apply, {"params": self._stem}))
+        run = jax.jit(VitStem(self._config).apply)
         with tqdm(total=len(missing), desc="frozen layers", unit="img", mininterval=1) as bar:
             for start in range(0, len(missing), _BATCH):
                 part = missing[start : start + _BATCH]
                 shown = [symmetric(self._pixels[i], *s) for i, s in part]
                 filled = np.stack(shown + shown[:1] * (_BATCH - len(part)))  # one shape
-                for (i, s), states in zip(part, np.asarray(run(filled)), strict=False):
-                    self._write(i, s, states)
+                states = np.asarray(run({"params": self._stem}, filled))
+                for (i, s), of_one in zip(part, states, strict=False):
+                    self._write(i, s, of_one)
                 bar.update(len(part))
 
     def _write(self, i: int, symmetry: Symmetry, states: np.ndarray) -> None:
         if not np.abs(states).max() <= np.finfo(self.dtype).max:  # nor NaN
-            raise ValueError(
+            raise DataError(
                 f"{self._images.name}: image {self._images.keys[i]!r}: states of the frozen layers "
                 "are too large for float16; set vit.frozen_layers to 0"
             )
         path = self._path(i, symmetry)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:
-            np.save(file, states.astype(self.dtype))
-        os.replace(unfinished, path)
+        try:
+            with open(unfinished, "wb") as file:
+                np.save(file, states.astype(self.dtype))
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error}") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _read(self, i: int, symmetry: Symmetry) -> np.ndarray:
         return np.load(self._path(i, symmetry))

@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         stem = encoder[1] if encoder else None
         start = stages.assistant_start(config, materials, vision, language, stem)
         stage = stages.assistant_stage(config, materials, start)
-        params = fit(stage, workdir / "assistant", config.seed)
+        params = stages.whole(fit(stage, workdir / "assistant", config.seed), stage)
     # Placed alike, or every function of the evaluation would be compiled for either.
     first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
     untrained = _assistant(start, first, materials)

@@ -112,10 +112,12 @@ def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
 
 def _instructions(config, workdir: Path, name: str, images: ImageSet) -> list[Instruction]:
     path = workdir / "data" / "instructions" / f"{name}.jsonl"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(path, _teach(config, images))
-    return read_jsonl(path)
+    if path.exists():
+        return read_jsonl(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    items = _teach(config, images)
+    write_jsonl(path, items)
+    return items  # as they would be read again, which takes seconds
 
 
 def _teach(config, images: ImageSet) -> list[Instruction]:

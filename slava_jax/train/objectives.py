@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig
 from slava_jax.train.losses import class_cross_entropy, match_cross_entropy, token_cross_entropy
 
+SETTLED = "settled"
+
 
 @dataclasses.dataclass(frozen=True)
 class Vision:
@@ -62,7 +64,10 @@ class Language:
 
 @dataclasses.dataclass(frozen=True)
 class Assistant:
-    """ITM + LM (section 4.5), both over global counts; LM is a mean over answer tokens."""
+    """ITM + LM (section 4.5), both over global counts; LM is a mean over answer tokens.
+
+    `frozen` may hold, under `SETTLED`, parameters that the stage leaves as they are.
+    """
 
     model: nn.Module
     adapter: AdapterConfig | None = None
@@ -76,7 +81,8 @@ class Assistant:
 
     def loss(self, params, frozen, batch, totals, key, rank):
         """See the module's text; `rank` int32[] is the microbatch's, `key` seeds its dropout."""
-        variables = {"params": params, "frozen": frozen}
+        held = {name: leaves for name, leaves in frozen.items() if name != SETTLED}
+        variables = {"params": {**params, **frozen.get(SETTLED, {})}, "frozen": held}
         if key is None:
             out = self.model.apply(variables, batch, AdapterCall(rank))
         else:

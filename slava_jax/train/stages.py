@@ -28,8 +28,8 @@ from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
 from slava_jax.train.fit import Stage, device_fields
 from slava_jax.train.materials import Materials, Split
-from slava_jax.train.objectives import Assistant, Language, Vision
-from slava_jax.train.workdir import run_config
+from slava_jax.train.objectives import SETTLED, Assistant, Language, Vision
+from slava_jax.train.workdir import CONFIG, run_config
 
 
 def _dtype(config):
@@ -124,7 +124,7 @@ def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
       CheckpointError: it cannot be read.
     """
     place = config.start_from.vision
-    if place and not is_converted(place):
+    if place and (Path(place) / CONFIG).exists():
         place = run_config(Path(place))["start_from"]["vision"]
     if place and is_converted(place):
         weights = pretrained(config, "vision", 1, place)["vit"]
@@ -233,8 +233,16 @@ def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> As
 
 
 def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantStart) -> Stage:
-    """ITM + LM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5)."""
+    """ITM + LM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5).
+
+    With a `vision_rate` of 0 the vision encoder is no part of what the stage trains: no gradient of
+    it is computed. `whole` puts it back.
+    """
     c = config.assistant
+    params, frozen = start.params, start.frozen
+    if c.vision_rate == 0:
+        params = {name: leaves for name, leaves in params.items() if name != "vit"}
+        frozen = {**frozen, SETTLED: {"vit": start.params["vit"]}}
     train = assistant_data(config, materials, materials.train)
     augmentation = Augmentation(**config.image.augmentation)
 
@@ -254,9 +262,14 @@ def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantSt
         return "instructions " + ", ".join(ids)
 
     return Stage(
-        "assistant", c, objective, start.params, start.frozen, _Steps(batches, c.steps),
+        "assistant", c, objective, params, frozen, _Steps(batches, c.steps),
         [evaluation[i] for i in chosen], describe,
     )  # fmt: skip
+
+
+def whole(params: dict, stage: Stage) -> dict:
+    """Trained parameters, and those that the stage left as they were."""
+    return {**params, **stage.frozen.get(SETTLED, {})}
 
 
 def evenly(length: int, most: int) -> list[int]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+CONFIG = "config.json"  # in a work directory
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -40,7 +41,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
       WorkdirError: it belongs to another config (the keys that differ are listed), or cannot be
         written to.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     wanted = json.loads(config.to_json())
     if path.exists():
         try:
@@ -73,7 +74,7 @@ def _differences(held, wanted, name="") -> list[str]:
 
 def run_config(workdir: Path) -> dict:
     """The config of the run in a work directory. Raises WorkdirError where there is none."""
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

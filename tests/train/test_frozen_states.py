@@ -14,6 +14,7 @@ from tiny_run import get_config
 from slava_jax.config import ConfigError, check
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
+from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import symmetric
 from slava_jax.data.pipeline import Augmentation, stream
 from slava_jax.inference.assistant import load_assistant
@@ -21,6 +22,7 @@ from slava_jax.models.presets import hashable
 from slava_jax.models.slava import split_frozen
 from slava_jax.models.vit import Vit, VitConfig, split_stem
 from slava_jax.train import frozen_states, stages
+from slava_jax.train.fit import device_fields
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare, with_frozen_states
 
@@ -125,7 +127,7 @@ def test_states_beyond_float16_stop_the_run(config, materials, tmp_path):
     stem = jax.tree.map(lambda a: a * 1e4, stages.pretrained_encoder(config)[1]["stem"])
     split = materials.test
     states = frozen_states.FrozenStates(tmp_path, vit, stem, split.images, split.pixels)
-    with pytest.raises(ValueError, match=r"test split.*image .*too large for float16"):
+    with pytest.raises(DataError, match=r"test split.*image .*too large for float16"):
         states.compute(frozen_states.UNCHANGED)
 
 
@@ -152,6 +154,27 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
         for row in rows
     ]
     assert np.mean(right) == pytest.approx(metrics["classification.top1"])
+
+
+def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
+    """It is no part of the state, has no moments, and the loss is that of the whole."""
+    other = config.copy_and_resolve_references()
+    encoder = stages.pretrained_encoder(other)
+    language = stages.pretrained(other, "language", len(materials.tokenizer))
+    start = stages.assistant_start(other, materials, {"vit": encoder[0]}, language, encoder[1])
+    free = stages.assistant_stage(other, materials, start)
+    other.assistant.vision_rate = 0.0
+    settled = stages.assistant_stage(other, materials, start)
+    assert "vit" in free.params and "vit" not in settled.params
+    jax.tree.map(np.testing.assert_array_equal, stages.whole(settled.params, settled), start.params)
+    batch = device_fields(free.batches[0])
+    losses = [
+        stage.objective.loss(
+            stage.params, stage.frozen, batch, stage.objective.counts(batch), None, jnp.int32(2)
+        )[0]
+        for stage in (free, settled)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_an_assistant_can_start_from_the_encoder_of_another_run(config, tmp_path):
