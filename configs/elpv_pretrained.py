@@ -8,7 +8,7 @@ language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets 
 answer too, `--config.data.seed=1` takes another split (75/25, a fifteenth of the 75 to validate).
 experiments/elpv_pretrained.py runs the splits and controls and writes experiments/elpv/.
 
-Hardware: 2 CPU cores, 4 GB of disk.
+Hardware: 2 CPU cores, 4 GB of disk. Time and scores: not measured yet.
 """
 
 from ml_collections import ConfigDict

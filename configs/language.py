@@ -2,7 +2,8 @@
 
     python -m slava_jax.main --config configs/language.py --workdir runs/language
 
-Hardware: 2 CPU cores, 4 GiB. Time: about 2 minutes. Scores: not measured yet.
+Hardware: 2 CPU cores, 4 GiB. Time: about 2 minutes. It is not scored: its loss is in
+the report.
 """
 
 from ml_collections import ConfigDict

@@ -23,9 +23,13 @@ from slava_jax.train.logging import read_history
 from slava_jax.train.materials import Materials, prepare, with_frozen_states
 from slava_jax.train.workdir import Clock, claim, environment, machine_metrics, write_atomically
 
+REPORT = "report.html"  # in the work directory
+
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
+
+    A run that is finished only returns them.
 
     `workdir` gets config.json, data/, one directory a stage, metrics.json, predictions.csv and
     report.html.
@@ -39,6 +43,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
     claim(workdir, config)
+    if (workdir / REPORT).exists():  # the last thing that is written
+        _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
+        return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     clock = Clock(workdir / "clock.json")
     with clock.part("data"):
         materials = prepare(config, workdir)
@@ -131,7 +138,7 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
     write_atomically(workdir / "predictions.csv", _table(materials.class_names, found.predictions))
     licence = "CC BY-NC-SA 4.0, non-commercial" if config.data.name == "elpv" else ""
     write_report(
-        workdir / "report.html",
+        workdir / REPORT,
         metrics,
         title=f"sLAVA on {config.data.name} images",
         description=(
@@ -151,5 +158,5 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
         config_text=str(config),
         environment=environment(),
     )
-    _say(f"report: {workdir / 'report.html'}")
+    _say(f"report: {workdir / REPORT}")
     return metrics

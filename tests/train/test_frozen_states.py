@@ -156,6 +156,16 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
     assert np.mean(right) == pytest.approx(metrics["classification.top1"])
 
 
+def test_a_finished_run_is_left_as_it_is(config, tmp_path):
+    """Its metrics are returned, and its clock does not go on."""
+    first = config.copy_and_resolve_references()
+    first.stages = ("vision",)
+    metrics = run(first, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert run(first, tmp_path / "run") == metrics
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
 def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
     """It is no part of the state, has no moments, and the loss is that of the whole."""
     other = config.copy_and_resolve_references()
