@@ -240,7 +240,8 @@ def split_frozen(frozen: dict) -> tuple[dict, dict]:
     the frozen layers of the vision encoder.
     """
     base, own = split_base({"llama": frozen["llama"]})
-    return base, {**frozen, **own}
+    beside = {name: part for name, part in frozen.items() if name != "llama"}
+    return base, {**beside, **own}
 
 
 def exchange_target(image_tokens, batch):
