@@ -74,7 +74,7 @@ def _plan_stages(config: ConfigDict) -> None:
         eval_every=80,
     )
     config.assistant.update(
-        steps=480,
+        steps=520,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
@@ -85,7 +85,7 @@ def _plan_stages(config: ConfigDict) -> None:
         always=("class",),
         buckets=((36, 8), (64, 36), (96, 60)),
         validation_batches=12,
-        eval_every=240,
+        eval_every=260,
     )
     config.evaluation.update(
         batch_size=32,

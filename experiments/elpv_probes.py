@@ -10,7 +10,6 @@ strength chosen there by five-fold cross-validation, over ten splits; the model'
 them. Writes `experiments/elpv/probes.json`, with the predictions of every split left out.
 """
 
-import itertools
 import json
 from pathlib import Path
 
@@ -50,7 +49,8 @@ def features() -> tuple[list[str], np.ndarray]:
         keys, rows = [], []
         for split in (materials.train, materials.validation, materials.test):
             keys += split.images.keys
-            for part in itertools.batched(range(len(split.images)), _BATCH):
+            for start in range(0, len(split.images), _BATCH):
+                part = range(start, min(start + _BATCH, len(split.images)))
                 states = np.stack([split.cache[i] for i in part])
                 states = np.pad(states, ((0, _BATCH - len(part)), (0, 0), (0, 0)))
                 tokens = np.asarray(run(variables, states))[: len(part)]

@@ -3,10 +3,13 @@
 import errno
 import re
 import sys
+import time
 import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+_STARTED = time.monotonic()  # before jax and all else is loaded, which takes seconds
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The run; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it makes.")
@@ -29,7 +32,7 @@ def main(_) -> None:
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     try:
-        run(_CONFIG.value, _WORKDIR.value)
+        run(_CONFIG.value, _WORKDIR.value, _STARTED)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except OSError as error:

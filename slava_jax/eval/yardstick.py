@@ -7,7 +7,6 @@ the models' scores.
 import functools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import ndimage
@@ -15,9 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from slava_jax.processes import map_in_processes
+
 BINS = 32  # of the histogram
 SCALES = (0.0, 1.5, 3.0)  # pixels, the blurs under which gradients are taken
 BANDS = 11  # of the radial power spectrum
+_MANY = 500  # images that are worth starting processes for
 
 
 def features(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -30,9 +32,8 @@ def features(images: Sequence[np.ndarray]) -> np.ndarray:
         raise ValueError(
             f"images have shape {(len(images), *shape)}; expected [n, S, S] with n of 1 or more"
         )
-    # numpy and scipy let other threads run meanwhile.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return np.stack(list(pool.map(_features, images))).astype(np.float32)
+    workers = len(os.sched_getaffinity(0)) if len(images) >= _MANY else 1
+    return np.stack(list(map_in_processes(_features, images, workers))).astype(np.float32)
 
 
 def _features(image: np.ndarray) -> np.ndarray:
@@ -72,12 +73,15 @@ def _gradients(image: np.ndarray, blur: float) -> np.ndarray:
 
 def _spectrum(image: np.ndarray) -> np.ndarray:
     """Log power in `BANDS` rings, equally wide in the logarithm of the frequency."""
-    rows, columns = image.shape
-    window = np.outer(np.hanning(rows), np.hanning(columns))
-    power = np.abs(np.fft.rfft2((image - image.mean()) * window)) ** 2
-    ring, inside = _rings(rows, columns)
+    power = np.abs(np.fft.rfft2((image - image.mean()) * _window(*image.shape))) ** 2
+    ring, inside = _rings(*image.shape)
     total = np.bincount(ring[inside], power.ravel()[inside], BANDS)
     return np.log(total / np.maximum(np.bincount(ring[inside], minlength=BANDS), 1) + 1e-3)
+
+
+@functools.lru_cache
+def _window(rows: int, columns: int) -> np.ndarray:
+    return np.outer(np.hanning(rows), np.hanning(columns))
 
 
 @functools.lru_cache

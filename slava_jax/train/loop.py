@@ -26,10 +26,12 @@ from slava_jax.train.workdir import Clock, claim, environment, machine_metrics, 
 REPORT = "report.html"  # in the work directory
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
+def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
 
     A run that is finished only returns them.
+
+    `started` is the `time.monotonic()` that `run.wall_seconds` counts from, now unless given.
 
     `workdir` gets config.json, data/, one directory a stage, metrics.json, predictions.csv and
     report.html.
@@ -38,6 +40,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
       ConfigError, WordNetError: before anything is written. WorkdirError: the directory belongs
         to another config. And what data, checkpoints and training raise, each saying what to do.
     """
+    started = time.monotonic() if started is None else started
     check(config)
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
@@ -46,7 +49,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     if (workdir / REPORT).exists():  # the last thing that is written
         _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
-    clock = Clock(workdir / "clock.json")
+    clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
         materials = prepare(config, workdir)
     encoder = stages.pretrained_encoder(config)

@@ -53,25 +53,19 @@ def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=Non
     keys = jax.random.split(jax.random.fold_in(key, state.step), microbatches)
 
     def one(carry, xs):
+        grads, touched = carry
         microbatch, micro_key = xs
-        grads, sums, touched = carry
         rank_key, dropout_key = jax.random.split(micro_key)
         rank = draw_rank(rank_key, adapter)
         gradient = jax.value_and_grad(objective.loss, has_aux=True)
-        (_, more), g = gradient(state.params, frozen, microbatch, totals, dropout_key, rank)
+        (_, sums), g = gradient(state.params, frozen, microbatch, totals, dropout_key, rank)
         if adapter is not None:
             g = normalise_rank(g, rank, adapter.r_max)
-        add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-        return (add(grads, g), add(sums, more), jnp.maximum(touched, rank)), None
+        return (jax.tree.map(jnp.add, grads, g), jnp.maximum(touched, rank)), sums
 
-    first = jax.tree.map(lambda a: a[0], batch)
-    shapes = jax.eval_shape(
-        objective.loss, state.params, frozen, first, totals, keys[0], jnp.int32(0)
-    )
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
-    start = (zeros, sums, jnp.int32(0))
-    (grads, sums, touched), _ = jax.lax.scan(one, start, (batch, keys))
+    start = (jax.tree.map(jnp.zeros_like, state.params), jnp.int32(0))
+    (grads, touched), sums = jax.lax.scan(one, start, (batch, keys))
+    sums = jax.tree.map(lambda s: s.sum(axis=0), sums)
     grads, sums = everywhere((grads, sums))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, touched=touched)
     updates = jax.tree.map(lambda u: u * state.lr_scale, updates)

@@ -82,27 +82,32 @@ def run_config(workdir: Path) -> dict:
 
 
 class Clock:
-    """Wall-clock seconds of each part of a run, summed over the sessions that a killed run takes.
+    """Wall-clock seconds of a run and of its parts, summed over the sessions a killed run takes.
 
     The time of a part cut off by a kill is lost up to the kill.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    def __init__(self, path: Path, started: float):
+        """`started`: `time.monotonic()` when this session began, before the libraries loaded."""
+        self._path, self._started = path, started
+        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._before, self._parts = held.get("wall", 0.0), held.get("parts", {})
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Times the body as part `name`."""
         start = time.monotonic()
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
-        write_atomically(self._path, json.dumps(self._seconds))
+        self._parts[name] = self._parts.get(name, 0.0) + time.monotonic() - start
+        write_atomically(self._path, json.dumps({"wall": self._wall(), "parts": self._parts}))
 
     def metrics(self) -> dict[str, float]:
-        """`run.wall_seconds` and `run.seconds.<part>`."""
-        parts = {f"run.seconds.{name}": value for name, value in self._seconds.items()}
-        return {"run.wall_seconds": sum(self._seconds.values()), **parts}
+        """`run.wall_seconds` up to now, and `run.seconds.<part>`."""
+        parts = {f"run.seconds.{name}": value for name, value in self._parts.items()}
+        return {"run.wall_seconds": self._wall(), **parts}
+
+    def _wall(self) -> float:
+        return self._before + time.monotonic() - self._started
 
 
 def machine_metrics(size: int = 1024, repeats: int = 10) -> dict[str, float]:
