@@ -91,4 +91,6 @@ def _plan_stages(config: ConfigDict) -> None:
         validation_batches=5,
         eval_every=57,
     )
-    config.evaluation.update(classification=656, captions=0, answers=0, examples=6)
+    config.evaluation.update(
+        classification=656, captions=0, answers=0, examples=6, test_time_augmentation=True
+    )

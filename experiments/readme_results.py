@@ -79,8 +79,9 @@ def block(runs: list[Run]) -> str:
 
 def _setting(run: Run) -> str:
     m, e = run.metrics, run.environment
-    scored = [f"{m[f'{task}.n']:.0f} {task}" for task in ("caption", "vqa") if f"{task}.n" in m]
-    texts = f" Texts scored: {', '.join(scored)}." if scored else ""
+    tasks = ("classification", "caption", "vqa")
+    scored = [f"{m[f'{task}.n']:.0f} {task}" for task in tasks if f"{task}.n" in m]
+    texts = f" Questions scored: {', '.join(scored)}." if scored else ""
     return "\n".join(
         (
             f"`{run.name}` ({run.config['data']['name']} images): "

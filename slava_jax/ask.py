@@ -10,6 +10,8 @@ from slava_jax.teacher.procedural import DETAIL_REQUEST
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: the answer on stdout, and nothing else."""
     asked = parser().parse_args(arguments)
+    if sys.stderr.isatty():
+        print("loading and compiling takes some seconds ...", file=sys.stderr, flush=True)
     # Only now, so that --help and wrong options answer at once.
     from absl import logging
 

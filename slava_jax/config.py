@@ -65,18 +65,25 @@ def default_config() -> ConfigDict:
             buckets=((48, 16), (64, 32), (96, 48), (128, 80)),
             validation_batches=12,
         ),
-        "evaluation": {
-            "batch_size": 32,
-            "pair_block": 8,
-            "classification": 800,  # test questions of each task, at most
-            "captions": 160,
-            "answers": 320,
-            "examples": 12,  # of the report
-        },
+        "evaluation": _evaluation(),
     }
     config = ConfigDict(settings)
     config.lock()
     return config
+
+
+def _evaluation() -> dict:
+    return {
+        "batch_size": 32,
+        "pair_block": 8,
+        "classification": 800,  # test questions of each task, at most
+        "captions": 160,
+        "answers": 320,
+        "examples": 12,  # of the report
+        # The class of a test image is scored under all symmetries of image.augmentation, and the
+        # mean probability counts; with every B at zero and by the vision classifier alone, too.
+        "test_time_augmentation": False,
+    }
 
 
 def _data() -> dict:

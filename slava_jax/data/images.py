@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # A large image is converted in strips of about so many pixels.
 _STRIP_PIXELS = 4_000_000
 _ORIENTATION = 0x0112  # the EXIF tag
+
+Symmetry = tuple[int, int]  # mirrored (0 or 1), then quarter turns (0 to 3)
+UPRIGHT = (0, 0)
 
 
 class ImageError(ValueError):
@@ -101,8 +105,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> tuple[int, int]:
-    """A random member of the square's symmetries: mirrored (0 or 1), then quarter turns (0 to 3).
+def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> Symmetry:
+    """A random member of the square's symmetries.
 
     Args:
       rng: two numbers are drawn of it, whatever is asked for.
@@ -116,6 +120,12 @@ def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> tuple[in
 def symmetric(image: np.ndarray, mirrored: int, quarters: int) -> np.ndarray:
     """The image [S, S, ch] under a symmetry of the square; a view of it."""
     return np.rot90(image[:, ::-1] if mirrored else image, quarters)
+
+
+def symmetries(flips: bool, turns: int) -> list[Symmetry]:
+    """All that `draw_symmetry` may draw, the image as it is first."""
+    mirrored = (0, 1) if flips else (0,)
+    return list(itertools.product(mirrored, range(0, 4, 4 // turns)))
 
 
 def augment(

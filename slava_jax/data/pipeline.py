@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.data.images import augment, read_image
+from slava_jax.data.images import Symmetry, augment, read_image, symmetric
 from slava_jax.data.prompts import Example
 
 # What a random stream is for; part of its seed, so that no two streams coincide.
@@ -87,9 +87,24 @@ class ImageCache:
             self._done[i] = True
         return pixels
 
+    def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
+        """The same under a symmetry of the square; a view of it."""
+        return symmetric(self[i], *symmetry)
+
     def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
         """The same, changed at random."""
         return augment(self[i], rng, change.flips, change.turns, change.shift)
+
+
+class SymmetricView:
+    """A cache whose images are all shown under one symmetry."""
+
+    def __init__(self, cache, symmetry: Symmetry):
+        self.shape, self.dtype = cache.shape, cache.dtype
+        self._cache, self._symmetry = cache, symmetry
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._cache.under(i, self._symmetry)
 
 
 class EpochPlans:
@@ -261,8 +276,8 @@ def whole_batches(rows: int, batch_size: int, name: str) -> int:
     """Batches in so many rows. Raises PipelineError where there is not one."""
     if rows < batch_size:
         raise PipelineError(
-            f"{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or make the "
-            "batch smaller"
+            f"{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or lower "
+            "batch_size in the settings of the stage (--config.vision.batch_size=N and so on)"
         )
     return rows // batch_size
 

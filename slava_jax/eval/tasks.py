@@ -61,9 +61,10 @@ def matching(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
 def classification(
     labels: np.ndarray, scores: np.ndarray, class_names: Sequence[str], control: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """Top-1, top-5, macro F1 and the values of each class, from scores float[n, classes]."""
+    """Top-1, top-5, macro F1, the values of each class and n, from scores float[n, classes]."""
     for name, value in classification_metrics(labels, scores, class_names).items():
         yield f"classification{control}.{name}", float(value)
+    yield f"classification{control}.n", float(len(labels))
 
 
 def texts(

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from slava_jax.processes import map_in_processes
+from slava_jax.data.processes import map_in_processes
 
 BINS = 32  # of the histogram
 SCALES = (0.0, 1.5, 3.0)  # pixels, the blurs under which gradients are taken

@@ -4,16 +4,19 @@ The same questions are put to the assistant with the right image, with an image 
 (`_shuffled`), before training (`_untrained`) and with every adapter's B at zero (`_zero_b`).
 """
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.special import logsumexp
 
 from slava_jax.data.assistant_data import AssistantData, AssistantEvaluation
-from slava_jax.data.pipeline import VisionEvaluation
+from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
+from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.eval import tasks
 from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
@@ -61,10 +64,11 @@ class _Test:
     vqa_rows: np.ndarray
     exchanged: np.ndarray
 
-    def batches(self, rows, shown=None) -> Iterator[dict]:
-        c = self.config.evaluation
+    def batches(self, rows, shown=None, symmetry=UPRIGHT) -> Iterator[dict]:
+        c, data = self.config.evaluation, copy.copy(self.data)
+        data.cache = SymmetricView(data.cache, symmetry)
         source = AssistantEvaluation(
-            self.data, c.batch_size, c.pair_block, self.config.seed, rows, shown
+            data, c.batch_size, c.pair_block, self.config.seed, rows, shown
         )
         return (source[i] for i in range(len(source)))
 
@@ -92,16 +96,17 @@ def evaluate(
     """
     test = _test(config, materials)
     zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
+    views = _views(config)
     controls = (
-        ("", trained, None),
-        ("_shuffled", trained, test.exchanged),
-        ("_zero_b", zero_b, None),
-        ("_untrained", untrained, None),
+        ("", trained, None, views),
+        ("_shuffled", trained, test.exchanged, (UPRIGHT,)),
+        ("_zero_b", zero_b, None, views),
+        ("_untrained", untrained, None, (UPRIGHT,)),
     )
     found = Findings({})
-    for control, assistant, shown in controls:
+    for control, assistant, shown, seen in controls:
         progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
-        scores = class_scores(assistant, test, shown)
+        scores = class_scores(assistant, test, shown, views=seen)
         labels = test.labels(test.class_rows)
         names = materials.class_names
         found.metrics.update(tasks.classification(labels, scores, names, control))
@@ -120,7 +125,8 @@ def evaluate(
                 found.metrics.update(tasks.texts(task, truths, answers, control))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
-    found.rank_scores = _ranks(trained, test, found.metrics["classification.top1"])
+    known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
+    found.rank_scores = _ranks(trained, test, known)
     found.experts = _experts(trained, test)
     found.examples = _examples(trained, test)
     return found
@@ -155,14 +161,29 @@ def with_zero_b(variables: dict) -> dict:
     return jax.tree_util.tree_map_with_path(zero, variables)
 
 
-def class_scores(assistant: Assistant, test: _Test, shown=None, rank=None) -> np.ndarray:
+def _views(config) -> Sequence[Symmetry]:
+    """The symmetries under which the classes of a test image are scored."""
+    if not config.evaluation.test_time_augmentation:
+        return (UPRIGHT,)
+    return symmetries(config.image.augmentation.flips, config.image.augmentation.turns)
+
+
+def _log_mean(log_p: Sequence[np.ndarray]) -> np.ndarray:
+    """Log of the mean probability over views, each float32[n, classes]."""
+    return logsumexp(log_p, axis=0, b=1 / len(log_p)).astype(np.float32)
+
+
+def class_scores(
+    assistant: Assistant, test: _Test, shown=None, rank=None, views=(UPRIGHT,)
+) -> np.ndarray:
     """float32[n, classes], log p of each class name, in the order of `test.class_rows`."""
-    scores = np.zeros((len(test.data), len(test.answers)), np.float32)
-    for batch in test.batches(test.class_rows, shown):
-        got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
-        real = batch["index"] >= 0
-        scores[batch["index"][real]] = got[real]
-    return scores[test.class_rows]
+    scores = np.zeros((len(views), len(test.data), len(test.answers)), np.float32)
+    for of_view, symmetry in zip(scores, views, strict=True):
+        for batch in test.batches(test.class_rows, shown, symmetry):
+            got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
+            real = batch["index"] >= 0
+            of_view[batch["index"][real]] = got[real]
+    return _log_mean(scores[:, test.class_rows])
 
 
 def _losses(assistant, test, rows, shown, rank=None) -> tasks.Losses:
@@ -199,11 +220,12 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
     yield "classification_generated.top1", float(np.mean(right))
 
 
-def _ranks(assistant, test, top1_at_largest: float) -> dict[str, dict[int, float]]:
+def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float]]:
+    """Scores by rank, each image as it is. `top1` of some ranks may be known."""
     adapter = assistant.model.config.adapter
     ranks = sorted({adapter.r_min, (adapter.r_min + adapter.r_max) // 2, adapter.r_max})
     labels = test.labels(test.class_rows)
-    top1, nats = {adapter.r_max: top1_at_largest}, {}
+    top1, nats = dict(top1), {}
     for rank in ranks:
         if rank not in top1:
             scores = class_scores(assistant, test, rank=rank)
@@ -248,15 +270,18 @@ def _examples(assistant, test) -> list[ReportExample]:
     return out
 
 
-def evaluate_vision(stage, params: dict, materials: Materials) -> Findings:
+def evaluate_vision(config, stage, params: dict, materials: Materials) -> Findings:
     """`classification_vit.*`: the ViT classifier alone, on the test split."""
     split, model, names = materials.test, stage.objective.model, materials.class_names
     variables = {"params": params, "frozen": stage.frozen}
     apply = jax.jit(lambda images: model.apply(variables, images))
-    source = VisionEvaluation(split.images, split.cache, stage.config.batch_size)
-    scores = np.concatenate([np.asarray(apply(batch["images"])) for batch in source])
-    labels = split.images.labels
-    scores = np.asarray(jax.nn.log_softmax(scores[: len(labels)]))
+    labels, log_p = split.images.labels, []
+    for symmetry in _views(config):
+        view = SymmetricView(split.cache, symmetry)
+        source = VisionEvaluation(split.images, view, stage.config.batch_size)
+        logits = np.concatenate([np.asarray(apply(batch["images"])) for batch in source])
+        log_p.append(np.asarray(jax.nn.log_softmax(logits[: len(labels)])))
+    scores = _log_mean(log_p)
     metrics = dict(tasks.classification(labels, scores, names, "_vit"))
     rows = list(_predictions("_vit", split.images.keys, labels, scores, names))
     return Findings(metrics, predictions=rows)

@@ -7,7 +7,6 @@ whatever run needs it next, of this split or another, finds it, also after a kil
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,14 +15,12 @@ from tqdm import tqdm
 
 from slava_jax.checkpoint import content_hash
 from slava_jax.data.datasets.base import DataError, ImageSet
-from slava_jax.data.images import draw_symmetry, symmetric
+from slava_jax.data.images import Symmetry, draw_symmetry, symmetric, symmetries
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.models.vit import VitConfig, VitStem
 
 UNCHANGED = Augmentation(flips=False, turns=1)
 _BATCH = 16  # images that go through the layers together
-
-Symmetry = tuple[int, int]  # mirrored, quarter turns
 
 
 class FrozenStates:
@@ -50,11 +47,11 @@ class FrozenStates:
 
     def __getitem__(self, i: int) -> np.ndarray:
         """float16[N, D] of the i-th image as it is."""
-        return self._read(i, (0, 0))
+        return self.under(i, (0, 0))
 
     def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
         """The same of the image under a random symmetry."""
-        return self._read(i, draw_symmetry(rng, change.flips, change.turns))
+        return self.under(i, draw_symmetry(rng, change.flips, change.turns))
 
     def compute(self, change: Augmentation) -> None:
         """Computes what is not there yet of all images, under all symmetries of `change`.
@@ -63,8 +60,7 @@ class FrozenStates:
           DataError: a state is too large for float16, or cannot be written. ImageError: an image
             cannot be read.
         """
-        symmetries = list(_symmetries(change))
-        wanted = itertools.product(range(len(self._images)), symmetries)
+        wanted = itertools.product(range(len(self._images)), symmetries(change.flips, change.turns))
         missing = [(i, s) for i, s in wanted if not self._path(i, s).exists()]
         if not missing:
             return
@@ -97,13 +93,9 @@ class FrozenStates:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _read(self, i: int, symmetry: Symmetry) -> np.ndarray:
+    def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
+        """The same of the image under this symmetry, which was computed."""
         return np.load(self._path(i, symmetry))
 
     def _path(self, i: int, symmetry: Symmetry) -> Path:
         return self._folder / f"{self._names[i]}-{symmetry[0]}{symmetry[1]}.npy"
-
-
-def _symmetries(change: Augmentation) -> Iterator[Symmetry]:
-    mirrored = (0, 1) if change.flips else (0,)
-    return itertools.product(mirrored, range(0, 4, 4 // change.turns))

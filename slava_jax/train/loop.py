@@ -21,7 +21,14 @@ from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yard
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
 from slava_jax.train.materials import Materials, prepare, with_frozen_states
-from slava_jax.train.workdir import Clock, claim, environment, machine_metrics, write_atomically
+from slava_jax.train.workdir import (
+    CONFIG,
+    Clock,
+    claim,
+    environment,
+    machine_metrics,
+    write_atomically,
+)
 
 REPORT = "report.html"  # in the work directory
 
@@ -29,12 +36,9 @@ REPORT = "report.html"  # in the work directory
 def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
 
-    A run that is finished only returns them.
-
-    `started` is the `time.monotonic()` that `run.wall_seconds` counts from, now unless given.
-
-    `workdir` gets config.json, data/, one directory a stage, metrics.json, predictions.csv and
-    report.html.
+    A run that is finished only returns them. `workdir` gets config.json, data/, one directory a
+    stage, metrics.json, predictions.csv and report.html. `started` is the `time.monotonic()` that
+    `run.wall_seconds` counts from, now unless given.
 
     Raises:
       ConfigError, WordNetError: before anything is written. WorkdirError: the directory belongs
@@ -45,13 +49,13 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
-    claim(workdir, config)
+    new = claim(workdir, config)
     if (workdir / REPORT).exists():  # the last thing that is written
         _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
-        materials = prepare(config, workdir)
+        materials = _materials(config, workdir, new)
     encoder = stages.pretrained_encoder(config)
     if config.vit.frozen_layers:
         with clock.part("frozen"):
@@ -66,11 +70,12 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if "assistant" not in config.stages:
         found = Findings({})
         if vision_stage is not None:
-            found = evaluate_vision(vision_stage, vision, materials)
+            found = evaluate_vision(config, vision_stage, vision, materials)
         return _finish(config, workdir, clock, materials, found)
     with clock.part("assistant"):
-        stem = encoder[1] if encoder else None
-        start = stages.assistant_start(config, materials, vision, language, stem)
+        start = stages.assistant_start(
+            config, materials, vision, language, encoder[1] if encoder else None
+        )
         stage = stages.assistant_stage(config, materials, start)
         params = stages.whole(fit(stage, workdir / "assistant", config.seed), stage)
     # Placed alike, or every function of the evaluation would be compiled for either.
@@ -82,11 +87,22 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
-            alone = evaluate_vision(vision_stage, vision, materials)
+            alone = evaluate_vision(config, vision_stage, vision, materials)
             found.metrics.update(alone.metrics)
             found.predictions += alone.predictions
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
+
+
+def _materials(config, workdir: Path, new: bool) -> Materials:
+    """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
+    try:
+        return prepare(config, workdir)
+    except Exception:
+        if new and not (workdir / "data" / "instructions").exists():
+            # The command with a corrected path may take the same directory.
+            (workdir / CONFIG).unlink(missing_ok=True)
+        raise
 
 
 def _trained_vision(config, materials: Materials, workdir: Path, encoder) -> tuple:

@@ -84,7 +84,8 @@ def with_frozen_states(
     vit = VitConfig(**hashable(config.vit))
     change = Augmentation(**config.image.augmentation)
     place = Path(config.image.states or workdir / "data" / "states")
-    changes = {"train": change, "validation": UNCHANGED, "test": UNCHANGED}
+    tested = change if config.evaluation.test_time_augmentation else UNCHANGED
+    changes = {"train": change, "validation": UNCHANGED, "test": tested}
     splits = {}
     for name, augmentation in changes.items():
         split = getattr(materials, name)

@@ -34,8 +34,8 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the directory this config's, or checks that it already is.
+def claim(workdir: Path, config: ConfigDict) -> bool:
+    """Makes the directory this config's, or checks that it already is; whether it was new.
 
     Raises:
       WorkdirError: it belongs to another config (the keys that differ are listed), or cannot be
@@ -54,12 +54,13 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                 f"{workdir} holds the run of another config; give another --workdir, or delete "
                 "that one. Different:\n  " + "\n  ".join(differences)
             )
-        return
+        return False
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkdirError(f"{workdir}: cannot be made: {error}") from error
     write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
+    return True
 
 
 def _differences(held, wanted, name="") -> list[str]:

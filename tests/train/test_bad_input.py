@@ -16,6 +16,7 @@ from slava_jax.checkpoint import CheckpointError
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import ImageError
 from slava_jax.data.instructions import InstructionError
+from slava_jax.data.pipeline import PipelineError
 from slava_jax.errors import USER_ERRORS
 from slava_jax.eval import text_metrics
 from slava_jax.eval.wordnet import WordNetError
@@ -69,11 +70,14 @@ def on_folder(folder: Path):
 
 
 def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):
-    folder = images(tmp_path / "images", each=1)
+    config = on_folder(images(tmp_path / "images"))
+    config.vision.batch_size = 64
     workdir = tmp_path / "run"
-    refusal(on_folder(folder), workdir, DataError)
+    text = refusal(config, workdir, PipelineError)
+    assert "do not fill one batch of 64" in text
+    assert "--config.vision.batch_size=N" in text
     before = (workdir / "config.json").read_bytes()
-    other = on_folder(folder)
+    other = config.copy_and_resolve_references()
     other.vision.steps = 77
     other.stages = ("language",)
     text = refusal(other, workdir, WorkdirError)
@@ -81,6 +85,11 @@ def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):
     assert "stages: ['vision'] there, ['language'] now" in text
     assert text.count("\n") == 2
     assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_corrected_path_may_take_the_same_directory(tmp_path):
+    refusal(on_folder(tmp_path / "imagse"), tmp_path / "run", DataError)
+    assert run(on_folder(images(tmp_path / "images", each=12)), tmp_path / "run")
 
 
 def test_a_work_directory_that_is_a_file(tmp_path):

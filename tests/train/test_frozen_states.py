@@ -22,6 +22,7 @@ from slava_jax.models.presets import hashable
 from slava_jax.models.slava import split_frozen
 from slava_jax.models.vit import Vit, VitConfig, split_stem
 from slava_jax.train import frozen_states, stages
+from slava_jax.train.evaluation import evaluate_vision
 from slava_jax.train.fit import device_fields
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare, with_frozen_states
@@ -119,6 +120,30 @@ def test_what_is_there_is_not_computed_again(config, materials, monkeypatch):
     assert lost.read_bytes() == content
     after = {file: file.stat().st_mtime_ns for file in files}
     assert [file for file in files if after[file] != before[file]] == [lost]
+
+
+def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp_path):
+    """Of the picture under each symmetry of the training augmentation; without it, of one alone."""
+    config = config.copy_and_resolve_references()
+    config.evaluation.test_time_augmentation = True
+    encoder = stages.pretrained_encoder(config)
+    held = with_frozen_states(config, prepare(config, tmp_path), encoder[1]["stem"], tmp_path)
+    stage = stages.vision_stage(config, held, encoder)
+    model, weights = whole_encoder(config)
+    head, pixels = stage.params["head"], held.test.pixels
+
+    def probabilities(symmetry):
+        images = [symmetric(pixels[i], *symmetry) for i in range(len(held.test.images))]
+        cls = model.apply({"params": weights}, np.stack(images))[:, 0]
+        return jax.nn.softmax(cls @ head["kernel"] + head["bias"])
+
+    views = [probabilities((mirrored, quarters)) for mirrored in (0, 1) for quarters in (0, 2)]
+    for averaged, want in ((True, np.mean(views, axis=0)), (False, views[0])):
+        config.evaluation.test_time_augmentation = averaged
+        found = evaluate_vision(config, stage, stage.params, held)
+        got = np.exp([row[3:] for row in found.predictions])
+        np.testing.assert_allclose(got, want, atol=5e-3)  # float16 on the way
+    assert np.abs(views[0] - np.mean(views, axis=0)).max() > 2e-2
 
 
 def test_states_beyond_float16_stop_the_run(config, materials, tmp_path):
