@@ -38,6 +38,14 @@ _PLAIN = {
     "layers_to_transform": ([], None),
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
 }
+# What is read elsewhere, what only training looks at, and what the tensors themselves show. Any
+# other key that is set (aLoRA, QALoRA, those of a later peft) may change the answer: refused.
+_FREE = {
+    "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "task_type",
+    "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "lora_dropout", "layers_pattern", "loftq_config", "eva_config", "megatron_core",
+    "qalora_group_size", "runtime_config", "ensure_weight_tying",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type: {settings.get('peft_type')!r}; only 'LORA' is read")
-    if adapter is None or settings.get("r") != adapter.r_max:
+    if adapter is None or type(settings.get("r")) is not int or settings["r"] != adapter.r_max:
         largest = adapter and adapter.r_max
         problems.append(f"r: {settings.get('r')!r} there, adapter.r_max: {largest} in the config")
     try:
@@ -182,6 +190,11 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
         f"{key}: {settings[key]!r} changes more than these adapters can"
         for key, plain in _PLAIN.items()
         if settings.get(key) not in plain
+    ]
+    problems += [
+        f"{key}: {value!r} is a setting that these adapters do not have"
+        for key, value in settings.items()
+        if key not in _FREE and key not in _PLAIN and value not in (None, False, [], {})
     ]
     if problems:
         raise ConvertError("\n  ".join([f"{path}: does not fit the adapters here:", *problems]))
