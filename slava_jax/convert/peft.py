@@ -70,11 +70,17 @@ def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lo
     """The adapters of an assistant that has one expert, at a rank (the largest by default).
 
     Raises:
-      ConvertError: it has no adapters or several experts; or was never trained at that rank.
+      ConvertError: it has no adapters or several experts; its text encoder is no Llama; or it was
+        never trained at that rank.
     """
     adapter = config.adapter
     if adapter is None:
         raise ConvertError("the model has no adapters")
+    if config.text_encoder != "llama":
+        raise ConvertError(
+            f"text_encoder is {config.text_encoder!r}: no Llama reads the text, so that none with "
+            "adapters would answer as this assistant; only --as base fits it"
+        )
     if adapter.experts > 1:
         raise ConvertError(
             f"the adapters have {adapter.experts} experts, and their router looks at each token: "

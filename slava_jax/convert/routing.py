@@ -97,11 +97,16 @@ def merged_at_mean(
     """`one_expert` at the `mean_gates` of these batches.
 
     Raises:
-      ConvertError: there is one expert only, or no adapter, and nothing to merge.
+      ConvertError: there is one expert only, or no adapter, and nothing to merge; or the text
+        encoder is no Llama.
     """
     adapter = model.config.adapter
     if adapter is None or adapter.experts == 1:
         raise ConvertError("one expert leaves as it is: leave --merge_at_mean_routing out")
+    if model.config.text_encoder != "llama":
+        raise ConvertError(
+            f"text_encoder is {model.config.text_encoder!r}: its experts see no text"
+        )
     return one_expert(model, variables, mean_gates(model, variables, batches, rank))
 
 

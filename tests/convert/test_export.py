@@ -1,5 +1,6 @@
 """Weights out, read back by our own reader; several experts as one; the command and its errors."""
 
+import dataclasses
 import json
 
 import jax
@@ -19,6 +20,7 @@ from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.data.tokenizer import train_tokenizer
 from slava_jax.inference.assistant import Assistant, save_assistant
+from slava_jax.models.slava import Slava
 from slava_jax.nn.quantized import dequantize
 
 TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous sponge?", "nm?"]
@@ -57,6 +59,19 @@ def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
     other = logits_of(model, variables, ALL_TOKENS, 8 - rank)
     assert np.abs(other - wanted).max() > 0.01
     assert found.tokenizer.convert_tokens_to_ids(["<image>", "<EOS>"]) == [264, 267]
+
+
+@pytest.mark.parametrize("experts", [1, 4])
+def test_a_text_encoder_that_is_no_llama(experts):
+    """The control that reads the embedding table alone: no Llama answers as it."""
+    model, variables = made(experts)
+    model = Slava(dataclasses.replace(model.config, text_encoder="embeddings"))
+    with pytest.raises(ConvertError, match="text_encoder is 'embeddings'"):
+        lora_of(model.config, variables)
+    if experts > 1:
+        batches = routing.prompts(TEXTS, tokenizer())
+        with pytest.raises(ConvertError, match="text_encoder is 'embeddings'"):
+            routing.merged_at_mean(model, variables, batches, 6)
 
 
 def test_a_vocabulary_that_has_one_of_the_four_tokens(tmp_path):
