@@ -23,6 +23,7 @@ from slava_jax.convert.huggingface import INDEX, SINGLE
 from slava_jax.convert.llama import huggingface_table
 from slava_jax.convert.peft import Lora
 from slava_jax.convert.rules import ConvertError, Row, Step, steps_of
+from slava_jax.data.tokenizer import save_tokenizer
 from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.slava import SPECIAL_TOKENS, SlavaConfig
 
@@ -98,7 +99,7 @@ def write_folder(
     tokenizer = _with_special(tokenizer, model.config.vocab_size)
     shards = list(_shards(steps))
     with appearing(directory, sum(map(_size, steps))) as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         names = _names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             try:

@@ -68,8 +68,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json and its companions into `folder`, made where missing."""
-    tokenizer.save_pretrained(os.fspath(folder))
+    """Writes tokenizer.json and its companions into `folder`, made where missing.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    try:
+        tokenizer.save_pretrained(os.fspath(folder))
+    except OSError:
+        raise
+    except Exception as error:  # so tokenizers reports a full disk
+        raise OSError(f"{folder}: the tokenizer could not be written: {error}") from error
 
 
 def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from slava_jax.convert.peft import lora_of
 from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.data.tokenizer import train_tokenizer
-from slava_jax.inference.assistant import Assistant, save_assistant
+from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
 from slava_jax.models.slava import Slava
 from slava_jax.nn.quantized import dequantize
 
@@ -92,6 +93,27 @@ def test_a_disk_without_room_is_asked_before(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="GiB needed"):
         export.write_folder(base, tokenizer(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_files():
+    """Writes beyond 1 KB fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_while_the_tokenizer_is_written(tmp_path, small_files):
+    """tokenizers raises no OSError of its own."""
+    model, variables = made()
+    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    with pytest.raises(CheckpointError, match=r"out: could not be written: .*File too large"):
+        export.write_folder(base, tokenizer(), tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"model: could not be written: .*File too large"):
+        save_assistant(Assistant(model, variables, tokenizer()), as_config(model), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not has_assistant(tmp_path / "run")
 
 
 def with_routers(variables, change):

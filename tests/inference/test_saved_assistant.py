@@ -158,6 +158,15 @@ def test_a_damaged_base_of_its_own_is_refused(runs, tmp_path):
         load_assistant(tmp_path / "a")
 
 
+@pytest.mark.parametrize("text", ['{"x', '{"version": "1.0"}'])
+def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
+    """Whatever the library that reads it raises."""
+    folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
+    (folder / "tokenizer/tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match="copied/tokenizer: the tokenizer is damaged"):
+        load_assistant(folder)
+
+
 def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
     """The adapters come last; a folder of an older layout looks the same."""
     first = pair()[0]
