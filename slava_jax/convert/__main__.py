@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from slava_jax.checkpoint import CheckpointError
+from slava_jax.checkpoint import CheckpointError, new_folder
 from slava_jax.convert.pretrained import Source, write
 from slava_jax.convert.rules import ConvertError
 
@@ -19,9 +19,14 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.form:
         refused = {"--quantize": asked.quantize, "--image_size": asked.image_size}
     else:
-        refused = {"--rank": asked.rank, "--merge_at_mean_routing": asked.texts}
+        refused = {
+            "--rank": asked.rank, "--merge_at_mean_routing": asked.texts, "--base": asked.base,
+        }  # fmt: skip
     if wrong := [name for name, value in refused.items() if value is not None]:
         options.error(f"{wrong[0]} goes {'without' if asked.form else 'with'} --as")
+    adapters = {"--rank": asked.rank, "--merge_at_mean_routing": asked.texts}
+    if asked.form == "base" and any(value is not None for value in adapters.values()):
+        options.error(f"--as base leaves the adapters out: {', '.join(adapters)} do not go with it")
     try:
         print(f"{asked.to}: {_export(asked) if asked.form else _import(asked)}")
     except (CheckpointError, ConvertError, ValueError, OSError) as error:
@@ -39,7 +44,11 @@ def _export(asked: argparse.Namespace) -> str:
     from slava_jax.convert import export, peft, pretrained, routing
     from slava_jax.inference.assistant import load_assistant
 
+    if Path(asked.to).exists():  # before anything is computed
+        new_folder(asked.to)
     if pretrained.is_converted(asked.source):
+        if asked.base is not None:
+            raise ConvertError(f"{asked.source}: is a base itself; leave --base out")
         if asked.form != "base":
             raise ConvertError(f"{asked.source}: has no adapters; only --as base fits it")
         held = pretrained.load(asked.source)
@@ -48,13 +57,14 @@ def _export(asked: argparse.Namespace) -> str:
         model = export.base_model(held.config, held.tree["llama"])
         export.write_folder(model, held.tokenizer, asked.to)
         return "the base alone, in float32"
-    assistant = load_assistant(asked.source)
+    assistant = load_assistant(asked.source, asked.base)
     model, variables, said = assistant.model, assistant.variables, ""
     if asked.form == "base":
         base = export.base_model(model.config.llama, variables["frozen"]["llama"])
         export.write_folder(base, assistant.tokenizer, asked.to)
         return "the base alone, in float32"
     rank = assistant.rank if asked.rank is None else asked.rank
+    peft.check_rank(model.config.adapter, rank)
     if asked.texts:
         batches = routing.prompts(routing.read_texts(asked.texts), assistant.tokenizer)
         before = model, variables
@@ -137,6 +147,9 @@ def parser() -> argparse.ArgumentParser:
         "--merge_at_mean_routing", dest="texts", metavar="TEXTS.jsonl",
         help="several experts as one, mixed as the router does on average over these texts",
     )  # fmt: skip
+    options.add_argument(
+        "--base", help="converted weights, where the frozen Llama of a run is not where it was"
+    )
     return options
 
 

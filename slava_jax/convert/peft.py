@@ -20,7 +20,7 @@ from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, t
 from slava_jax.convert.settings import flag, positive
 from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.slava import SlavaConfig
-from slava_jax.nn.adapters import joined
+from slava_jax.nn.adapters import AdapterConfig, joined
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MODULES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}  # and our names
@@ -88,13 +88,20 @@ def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lo
             "mixes them as the router does on average over texts, and prints what that costs"
         )
     rank = adapter.r_max if rank is None else rank
-    if not adapter.r_min <= rank <= adapter.r_max:
-        raise ConvertError(f"rank {rank}: trained from {adapter.r_min} to {adapter.r_max}")
+    check_rank(adapter, rank)
     held_a = variables["frozen"]["llama"]["blocks"]["attention"]
     held_b = variables["params"]["llama"]["blocks"]["attention"]
     a = {n: np.asarray(held_a[n]["lora_a"][..., :rank], np.float32) for n in _MODULES.values()}
     b = {n: np.asarray(held_b[n]["lora_b"][:, 0, :rank], np.float32) for n in _MODULES.values()}
     return Lora(rank, adapter.alpha, a, b)
+
+
+def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
+    """Raises ConvertError where there are no adapters, or none that were trained at that rank."""
+    if adapter is None:
+        raise ConvertError("the model has no adapters")
+    if not adapter.r_min <= rank <= adapter.r_max:
+        raise ConvertError(f"rank {rank}: trained from {adapter.r_min} to {adapter.r_max}")
 
 
 def with_lora(variables: dict, lora: Lora) -> dict:

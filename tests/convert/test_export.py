@@ -21,7 +21,8 @@ from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.data.tokenizer import train_tokenizer
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
-from slava_jax.models.slava import Slava
+from slava_jax.models.slava import Slava, split_frozen
+from slava_jax.nn.adapters import joined
 from slava_jax.nn.quantized import dequantize
 
 TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous sponge?", "nm?"]
@@ -243,6 +244,30 @@ def test_several_experts_leave_merged_and_the_cost_is_printed(run, tmp_path, cap
     np.testing.assert_allclose(plain_logits(out, TOKENS), logits_of(*merged), atol=1e-4)
 
 
+def test_a_run_whose_base_has_moved_leaves_all_the_same(tmp_path):
+    """`--base` says where it is, as the error does."""
+    model, variables = made()
+    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    export.write_folder(base, tokenizer(), tmp_path / "theirs")
+    write(read_folder(tmp_path / "theirs"), tmp_path / "was", quantized=True)
+    _, own = split_frozen(variables["frozen"])
+    frozen = joined(jax.tree.map(jnp.asarray, load(tmp_path / "was").tree), own)
+    assistant = Assistant(model, {**variables, "frozen": frozen}, tokenizer())
+    save_assistant(assistant, as_config(model), tmp_path / "run", tmp_path / "was")
+    (tmp_path / "was").rename(tmp_path / "moved")
+    command = ["--from", f"{tmp_path}/run", "--to", f"{tmp_path}/out", "--as", "huggingface"]
+    with pytest.raises(SystemExit, match="--base DIR"):
+        main(command)
+    main([*command, "--base", f"{tmp_path}/moved"])
+    found = read_back(tmp_path / "out", tmp_path / "ours")
+    wanted = logits_of(model, assistant.variables)
+    np.testing.assert_allclose(plain_logits(found, TOKENS), wanted, atol=1e-4)
+    with pytest.raises(SystemExit, match="is a base itself"):
+        main(
+            ["--from", f"{tmp_path}/moved", "--to", f"{tmp_path}/x", "--as", "base", "--base", "b"]
+        )
+
+
 def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
     """And nothing is written."""
     texts = tmp_path / "texts.jsonl"
@@ -252,6 +277,8 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
         (["4", "--as", "peft"], "4 experts, and their router looks at each token"),
         (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
         (["1", "--as", "peft", "--rank", "7"], "rank 7: trained from 2 to 6"),
+        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: trained from 2 to 6"),
+        (["4", "--as", "huggingface", *merge, "--to", str(run)], "exists already"),
         (["1", "--as", "peft", *merge], "one expert leaves as it is"),
         (["none", "--as", "peft"], "no trained assistant here"),
         (["1"], "config.json"),
@@ -260,7 +287,13 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
         with pytest.raises(SystemExit) as error:
             main(["--from", f"{run}/{name}", "--to", f"{tmp_path}/out", *options])
         assert str(error.value.code).startswith("error: ") and part in str(error.value.code)
-    for options in (["--as", "peft", "--quantize", "int8"], ["--rank", "3"]):
+    for options in (
+        ["--as", "peft", "--quantize", "int8"],
+        ["--rank", "3"],
+        ["--base", "x"],
+        ["--as", "base", "--rank", "3"],
+        ["--as", "base", *merge],
+    ):
         with pytest.raises(SystemExit):
             main(["--from", f"{run}/1", "--to", f"{tmp_path}/out", *options])
         assert options[-2] in capsys.readouterr().err
