@@ -34,7 +34,8 @@ def read_texts(path: str | Path) -> list[str]:
     """
     texts = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON text may hold U+2028 and the like, which it takes for ends of lines.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConvertError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

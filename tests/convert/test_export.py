@@ -191,6 +191,8 @@ def test_texts_are_lines_with_text_or_question(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n\n{"id": "1", "question": "<image>b?"}\n')
     assert routing.read_texts(path) == ["a", "<image>b?"]
+    path.write_text('{"text": "a\u2028b\x85"}\r\n', encoding="utf-8")
+    assert routing.read_texts(path) == ["a\u2028b\x85"]
     path.write_text('{"text": "a"}\n{"body": "b"}\n')
     with pytest.raises(ConvertError, match=r"texts\.jsonl:2: write"):
         routing.read_texts(path)
