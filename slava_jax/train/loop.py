@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
-    new = claim(workdir, config)
+    new = _claim(workdir, config)
     if (workdir / REPORT).exists():  # the last thing that is written
         _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
@@ -92,6 +92,13 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             found.predictions += alone.predictions
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
+
+
+def _claim(workdir: Path, config) -> bool:
+    """As `claim`, once an adapter to start from fits; a finished run needs none any more."""
+    if not (workdir / REPORT).exists():
+        stages.check_adapter(config)
+    return claim(workdir, config)
 
 
 def _materials(config, workdir: Path, new: bool) -> Materials:

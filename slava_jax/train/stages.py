@@ -212,6 +212,13 @@ def assistant_start(
     return AssistantStart(model, **variables)
 
 
+def check_adapter(config: ConfigDict) -> None:
+    """Raises ConvertError where `start_from.adapter` is no LoRA for this config's adapters."""
+    if "assistant" in config.stages and config.start_from.adapter:
+        sizes = model_config(config, config.tokenizer.vocab_size)  # no tensor is as large as that
+        read_peft(Path(config.start_from.adapter), sizes)
+
+
 def base_place(config: ConfigDict) -> str | None:
     """Converted weights that hold the frozen Llama exactly as the assistant does, if it is in any.
 

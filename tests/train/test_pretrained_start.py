@@ -13,6 +13,7 @@ from slava_jax.config import ConfigError, check
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.peft import Lora, write_peft
 from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.rules import ConvertError
 from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
 from slava_jax.train.loop import run
@@ -130,3 +131,12 @@ def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
         np.testing.assert_array_equal(kept["kernel"], frozen[n]["kernel"])
         np.testing.assert_allclose(trained[:, 0], b[n], rtol=1e-6)
         assert not np.any(trained[:, 1:])
+
+
+def test_a_lora_that_does_not_fit_is_refused_before_anything_is_written(config, tmp_path):
+    """And not after hours of other stages."""
+    other = config.copy_and_resolve_references()
+    other.start_from.adapter = str(tmp_path / "lora")
+    with pytest.raises(ConvertError, match=r"adapter_config\.json: is not there"):
+        run(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
