@@ -176,7 +176,10 @@ def _log_mean(log_p: Sequence[np.ndarray]) -> np.ndarray:
 def class_scores(
     assistant: Assistant, test: _Test, shown=None, rank=None, views=(UPRIGHT,)
 ) -> np.ndarray:
-    """float32[n, classes], log p of each class name, in the order of `test.class_rows`."""
+    """float32[n, classes], log p of each class name, in the order of `test.class_rows`.
+
+    p is the mean over `views`, the symmetries under which each image is shown.
+    """
     scores = np.zeros((len(views), len(test.data), len(test.answers)), np.float32)
     for of_view, symmetry in zip(scores, views, strict=True):
         for batch in test.batches(test.class_rows, shown, symmetry):
