@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from slava_jax.checkpoint import CheckpointError, Checkpoints, load_facts, load_tree
+from slava_jax.checkpoint import CheckpointError, Checkpoints, content_hash, load_facts, load_tree
 from slava_jax.data.pipeline import iterate
 from slava_jax.train.logging import MetricLogger, Progress
 from slava_jax.train.optim import make_optimizer
@@ -111,19 +111,33 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
       seed: of ranks and dropout; the batches have their own.
 
     Raises:
-      TrainingError: a loss is not finite. CheckpointError: see checkpoint.py.
+      TrainingError: a loss is not finite. CheckpointError: see checkpoint.py; or the frozen weights
+        are not those that the stage was begun with.
     """
     last, best = Checkpoints(directory / "last"), Checkpoints(directory / "best")
     optimizer = make_optimizer(stage.config)
     state = TrainState.create(stage.params, optimizer)
+    hashes = {name: content_hash(part) for name, part in stage.frozen.items()}
     begin = _Begin(state, Plateau(stage.config.patience, stage.config.stop_patience))
     if last.latest() is not None:
         position, state, facts = last.restore(state)
+        _check_frozen(stage, facts["frozen"], hashes, directory)
         plateau = Plateau(**facts["plateau"])
         begin = _Begin(state, plateau, position, facts["batches"], facts["done"])
     if not begin.done:
-        _train(stage, directory, seed, optimizer, begin, last, best)
+        _train(stage, directory, seed, optimizer, begin, hashes, last, best)
     return best.restore(stage.params)[1]
+
+
+def _check_frozen(stage: Stage, begun_with: dict, now: dict, directory: Path) -> None:
+    """Trained against one base, the parameters mean nothing beside another."""
+    changed = sorted(name for name in begun_with | now if begun_with.get(name) != now.get(name))
+    if changed:
+        raise CheckpointError(
+            f"{directory}: the {stage.name} stage was begun with other frozen weights "
+            f"({', '.join(changed)}): what start_from names has changed since. Put back what was "
+            "there, or begin anew in another work directory"
+        )
 
 
 def best_params(stage: Stage, directory: Path) -> dict:
@@ -164,7 +178,7 @@ class _Begin:
     done: bool = False
 
 
-def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, last, best) -> None:
+def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, last, best) -> None:
     config, plateau, position = stage.config, begin.plateau, begin.position
     runner = make_runner(config, stage.objective, optimizer)
     validate = Validator(stage.objective, stage.validation)
@@ -196,6 +210,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, last, be
                 "plateau": dataclasses.asdict(plateau),
                 "done": position == config.steps or plateau.exhausted,
                 "batches": batches.get_state(),
+                "frozen": hashes,
             }
             last.save(position, state, facts)
 
