@@ -72,7 +72,10 @@ class Assistant:
         return content_hash(self.base)
 
     def remember(self, batch: dict, rank: int | None = None) -> Memory:
-        """Reads prompts: the decoder's memory of an assistant batch or one of `prompts`."""
+        """Reads prompts: the decoder's memory of an assistant batch or one of `prompts`.
+
+        Raises ValueError, as every method that takes one, for a rank that the adapters lack.
+        """
         return decode.encode(self.model, self.variables, as_prompt(batch), self._rank(rank))
 
     def answers(
@@ -128,7 +131,11 @@ class Assistant:
         return self.answers(memory, **{"max_tokens": 96, **sampling})[0]
 
     def _rank(self, rank: int | None):
-        return jnp.int32(self.rank if rank is None else rank)
+        if rank is None:
+            return jnp.int32(self.rank)
+        if not min(1, self.rank) <= rank <= self.rank:
+            raise ValueError(f"rank {rank}: this assistant's adapters have ranks 1 to {self.rank}")
+        return jnp.int32(rank)
 
     def _candidates(self, texts: tuple[str, ...]):
         special = special_tokens(self.tokenizer)
@@ -164,13 +171,16 @@ def load_assistant(
       path: the work directory, or its folder assistant/model.
       base: converted weights (docs/convert.md) to take the frozen Llama from, where it is neither
         in the folder nor where it was.
-      beside: an assistant whose frozen Llama this one shall share, without a copy.
+      beside: an assistant whose frozen Llama this one shall share, without a copy; instead of
+        `base`.
 
     Raises:
       CheckpointError: there is none, it is not whole, its arrays are not of its config, its
         tokenizer is damaged, or the frozen Llama is not the one that it was trained on.
-      FileNotFoundError: its tokenizer is gone.
+      FileNotFoundError: its tokenizer is gone. ValueError: both `base` and `beside`.
     """
+    if base is not None and beside is not None:
+        raise ValueError("base and beside both say where the frozen Llama is from: give one")
     folder = _folder(Path(path))
     facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))

@@ -219,6 +219,19 @@ def test_a_lower_rank_is_another_answer():
     assert np.abs(full - low).max() > 1e-3
 
 
+@pytest.mark.parametrize("rank", [0, 7, -1])
+def test_a_rank_that_the_adapters_lack_is_refused(rank):
+    """Instead of answering as at another one."""
+    a = assistant()
+    memory = a.remember(a.prompts(images(), QUESTIONS))
+    for ask in (
+        lambda: a.answers(memory, 2, rank=rank),
+        lambda: a.candidate_scores(memory, ["a"], rank=rank),
+    ):
+        with pytest.raises(ValueError, match=rf"rank {rank}: .* 1 to 6"):
+            ask()
+
+
 def test_a_folder_without_an_assistant_is_named_with_what_to_do(tmp_path):
     """Where it was looked for, and the command that makes one."""
     with pytest.raises(CheckpointError, match=r"nowhere.*no trained assistant.*slava_jax\.main"):

@@ -109,6 +109,12 @@ def test_another_base_is_refused_beside_an_assistant(runs):
     assert other.base_hash in text and pair()[0].base_hash in text and "beside it" in text
 
 
+def test_one_place_of_the_base_not_two(runs, tmp_path):
+    """Neither wins in silence."""
+    with pytest.raises(ValueError, match="base and beside"):
+        load_assistant(runs / "b", base=tmp_path, beside=pair()[0])
+
+
 @pytest.fixture
 def converted(tmp_path):
     """The base of a model, as converted float32 weights."""
