@@ -88,15 +88,17 @@ class VitBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, _):
+    def __call__(self, x, count: int | None):
+        """float[B, N, D] -> float[B, count, D], of the first tokens (`None`: of all), `None`."""
         c = self.config
         attention = Attention(
             c.width, c.heads, c.head_width, bias=True, dtype=self.dtype, name="attention"
         )
         everywhere = jnp.zeros(x.shape[:2], jnp.int32)
         h = _layer_norm(self, "attention_norm")(x)
-        h = attention(h, attention.keys_values(h, everywhere), everywhere)
-        x = x + self._scaled(h, "attention_scale")
+        seen = attention.keys_values(h, everywhere)
+        h = attention(h[:, :count], seen, everywhere[:, :count])
+        x = x[:, :count] + self._scaled(h, "attention_scale")
         h = MLP(c.mlp_width, self.dtype, c.activation, name="mlp")(_layer_norm(self, "mlp_norm")(x))
         return x + self._scaled(h, "mlp_scale"), None
 
@@ -150,14 +152,14 @@ class Vit(nn.Module):
     """Images to tokens.
 
     Call with uint8[B, S, S, channels], or with what VitStem made of them, float[B, N, D]. Returns
-    float[B, N, D], normalised, `<cls>` first.
+    float[B, N, D], normalised, `<cls>` first; with `cls_only` float[B, 1, D].
     """
 
     config: VitConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, cls_only: bool = False):
         c = self.config
         if c.frozen_layers:
             # As one variable: a module would put its parameters among the trained ones.
@@ -166,8 +168,25 @@ class Vit(nn.Module):
             x = images if images.ndim == 3 else stem.apply({"params": weights}, images)
         else:
             x = _embed(self, images)
-        x = _blocks(self, c.layers - c.frozen_layers, x.astype(self.dtype))
-        return _layer_norm(self, "norm")(x)
+        x, count = x.astype(self.dtype), c.layers - c.frozen_layers
+        if cls_only and count and not self.is_initializing():
+            x = self._cls(x)
+        else:
+            x = _blocks(self, count, x)
+        return _layer_norm(self, "norm")(x)[:, : 1 if cls_only else None]
+
+    def _cls(self, x):
+        """The blocks, of whose last one only the `<cls>` token is computed."""
+        weights = self.variables["params"]["blocks"]
+        first, last = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], weights)
+            for part in (slice(None, -1), -1)
+        )
+        block = (self.config, self.dtype)
+        before = self.config.layers - self.config.frozen_layers - 1
+        if before:
+            x = stack(VitBlock, before)(*block, parent=None).apply({"params": first}, x, None)[0]
+        return VitBlock(*block, parent=None).apply({"params": last}, x, 1)[0]
 
     def _random_stem(self, stem):
         side, channels = self.config.image_size, self.config.channels
@@ -200,5 +219,5 @@ class VitClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        tokens = Vit(self.config, self.dtype, name="vit")(images)
+        tokens = Vit(self.config, self.dtype, name="vit")(images, cls_only=True)
         return nn.Dense(self.classes, name="head")(tokens[:, 0].astype(jnp.float32))
