@@ -3,7 +3,7 @@
     make elpv weights
     python -m slava_jax.main --config configs/elpv_pretrained.py --workdir runs/elpv_pretrained
 
-The first ten layers of the ViT are frozen and computed once, the last two are trained; the
+The first eleven layers of the ViT are frozen and computed once, the last one is trained; the
 language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets it write the
 answer too, `--config.data.seed=1` takes another split (75/25, a fifteenth of the 75 to validate).
 experiments/elpv_pretrained.py runs the splits and controls and writes experiments/elpv/.
@@ -50,7 +50,7 @@ def _size_model(config: ConfigDict) -> None:
         layer_scale=True,
         mean=(0.485, 0.456, 0.406),
         deviation=(0.229, 0.224, 0.225),
-        frozen_layers=10,
+        frozen_layers=11,
     )
     config.llama.update(
         width=576,
@@ -74,17 +74,17 @@ def _size_model(config: ConfigDict) -> None:
 
 def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
-        steps=456,  # eight epochs
-        learning_rate=2e-4,
+        steps=912,  # sixteen epochs
+        learning_rate=3e-4,
         warmup=40,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=57,
+        eval_every=228,
     )
     config.assistant.update(
         steps=171,  # three epochs
         learning_rate=1e-3,
-        vision_rate=0.1,
+        vision_rate=0.0,  # its tokens stay as they are, and no gradient of it is computed
         warmup=20,
         per_image=1,
         buckets=((24, 4),),

@@ -35,6 +35,7 @@ from slava_jax.inference import decode
 from slava_jax.models.presets import model_config
 from slava_jax.models.slava import Memory, Prompt, Slava, split_frozen
 from slava_jax.nn.adapters import AdapterCall, joined
+from slava_jax.nn.attention import HIDDEN
 
 MODEL = "assistant/model"  # below a work directory
 # Below that. The adapters are everything that was trained, and what is frozen beside the Llama.
@@ -152,13 +153,15 @@ class Assistant:
 
 
 def as_prompt(batch: dict) -> Prompt:
-    """The prompts of a batch. Of a training batch the answer is behind `<Encode>`, unseen."""
+    """The prompts of a batch, without the answers that stand behind them in a training batch.
+
+    Texts that are all the same, as when one question is put to a folder of images, become one row.
+    """
+    asked = batch["order"] <= batch["encode_at"][:, :1]
+    tokens, order = np.where(asked, batch["tokens"], 0), np.where(asked, batch["order"], HIDDEN)
+    rows = slice(1 if (tokens == tokens[0]).all() and (order == order[0]).all() else None)
     return Prompt(
-        batch["images"],
-        batch["tokens"],
-        batch["order"],
-        batch["images_before"],
-        batch["encode_at"][:, 0],
+        batch["images"], tokens[rows], order[rows], batch["images_before"], batch["encode_at"][:, 0]
     )
 
 

@@ -71,7 +71,8 @@ class Prompt:
 
     Attributes:
       images: uint8[B, I, S, S, channels], or what VitStem made of them, float[B, I, N, D].
-      tokens: int32[B, T]; order: int32[B, T], `HIDDEN` for padding.
+      tokens: int32[B, T]; order: int32[B, T], `HIDDEN` for padding; or `[1, T]`, one text for all
+        images, which the text encoder then reads once.
       images_before: int32[B, T], images that stand at or before each token.
       encode_at: int32[B], position of the first `<Encode>`.
     """
@@ -155,8 +156,12 @@ class Slava(nn.Module):
         """From prompt to the decoder's memory, as generation needs it."""
         image_tokens = self.see(prompt.images)
         states = self.read(self.embed(prompt.tokens), prompt.order, call)
-        grounded = self.ground(states, image_tokens, prompt.order, prompt.images_before)
-        return self.memory(grounded, image_tokens, prompt.order, prompt.encode_at)
+        states, order = (
+            jnp.broadcast_to(a, (image_tokens.shape[0], *a.shape[1:]))
+            for a in (states, prompt.order)
+        )
+        grounded = self.ground(states, image_tokens, order, prompt.images_before)
+        return self.memory(grounded, image_tokens, order, prompt.encode_at)
 
     def decode(self, tokens, memory: Memory | None, call, cache=None, slot=None):
         """Next-token logits of an answer.

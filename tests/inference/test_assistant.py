@@ -18,7 +18,7 @@ from slava_jax.inference.assistant import (
     load_assistant,
     save_assistant,
 )
-from slava_jax.models.slava import Slava
+from slava_jax.models.slava import Prompt, Slava
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.train import objectives
 
@@ -138,13 +138,16 @@ def test_gate_use_counts_real_tokens_only():
     """Fractions of the experts add up to one, whatever stands behind `<Encode>`."""
     model, variables = tiny_model()
     batch = random_batch(5, 4)
-    use = decode.gate_use(model, variables, as_prompt(batch), RANK)
+
+    def gates(tokens):  # with the answers that as_prompt takes away
+        seen = (batch["images"], tokens, batch["order"], batch["images_before"])
+        return decode.gate_use(model, variables, Prompt(*seen, batch["encode_at"][:, 0]), RANK)
+
+    use = gates(batch["tokens"])
     assert use.shape == (2, 4, 4)
     np.testing.assert_allclose(use.sum(axis=-1), 1, atol=1e-5)
     behind = np.arange(14) > batch["encode_at"][:, :1]
-    changed = {**batch, "tokens": np.where(behind, 1, batch["tokens"])}
-    same = decode.gate_use(model, variables, as_prompt(changed), RANK)
-    np.testing.assert_allclose(same, use, atol=1e-6)
+    np.testing.assert_allclose(gates(np.where(behind, 1, batch["tokens"])), use, atol=1e-6)
 
 
 @functools.cache
@@ -176,6 +179,24 @@ def test_answers_of_a_batch_are_the_answers_one_by_one():
     ]
     assert together == alone
     assert len(set(together)) > 1 and all(together)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_one_question_to_several_images_is_read_once(decoder):
+    """The same memory as when every row has a text of its own; other questions stay apart."""
+    model, variables = tiny_model(decoder)
+    batch = random_batch(5, 4)
+    for name in ("tokens", "order", "encode_at"):
+        batch[name] = np.broadcast_to(batch[name][:1], batch[name].shape)
+    prompt = as_prompt(batch)
+    assert prompt.tokens.shape == prompt.order.shape == (1, 14)
+    seen = (batch["images"], batch["tokens"], batch["order"], batch["images_before"])
+    each = decode.encode(model, variables, Prompt(*seen, batch["encode_at"][:, 0]), RANK)
+    once = decode.encode(model, variables, prompt, RANK)
+    visible = np.asarray(each.order) == 0
+    np.testing.assert_array_equal(once.order, each.order)
+    np.testing.assert_allclose(once.values[visible], each.values[visible], atol=1e-5)
+    assert as_prompt(random_batch(5, 4)).tokens.shape == (4, 14)
 
 
 def test_candidate_scores_are_sums_of_log_p():
