@@ -53,7 +53,8 @@ class Lora:
     """One expert: `y += (alpha / rank) (x A) B`.
 
     Attributes:
-      a, b: of 'q', 'k', 'v' and 'o', float32[layers, D_in, rank] and float32[layers, rank, D_out].
+      a, b: float32[layers, D_in, rank] and float32[layers, rank, D_out] of each projection that it
+        changes, some of 'q', 'k', 'v' and 'o'.
     """
 
     rank: int
@@ -107,14 +108,15 @@ def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
 def with_lora(variables: dict, lora: Lora) -> dict:
     """`variables` with a LoRA as expert 0: its A is the frozen A, its B that expert's.
 
-    With one expert the model at rank `lora.rank` answers as with the LoRA itself; with several,
-    the router's gate weighs it, and the others stay as they are.
+    Where it leaves a projection alone, A stays and B is zero. With one expert the model at rank
+    `lora.rank` answers as with the LoRA itself; with several, the router's gate weighs it, and the
+    others stay as they are.
     """
-    frozen, params = {}, {}
-    held = variables["params"]["llama"]["blocks"]["attention"]
+    params, held = {}, variables["params"]["llama"]["blocks"]["attention"]
+    frozen = {name: {"lora_a": jnp.asarray(a)} for name, a in lora.a.items()}
     for name in _MODULES.values():
-        frozen[name] = {"lora_a": jnp.asarray(lora.a[name])}
-        params[name] = {"lora_b": jnp.asarray(held[name]["lora_b"]).at[:, 0].set(lora.b[name])}
+        b = jnp.asarray(held[name]["lora_b"])
+        params[name] = {"lora_b": b.at[:, 0].set(lora.b.get(name, 0))}
     changed = {"frozen": frozen, "params": params}
     return joined(
         variables, {k: {"llama": {"blocks": {"attention": v}}} for k, v in changed.items()}
@@ -129,9 +131,10 @@ def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
     """
     held = {f"{name}/lora_a": array for name, array in lora.a.items()}
     held.update({f"{name}/lora_b": array for name, array in lora.b.items()})
+    modules = [module for module, name in _MODULES.items() if name in lora.a]
     tensors = {
         step.name: np.ascontiguousarray(row.change(held[row.path][step.layer]))
-        for row in _table(config, lora.rank)
+        for row in _table(config, lora.rank, modules)
         for step in steps_of(row, config.layers)
     }
     settings = {
@@ -142,7 +145,7 @@ def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(_MODULES),
+        "target_modules": modules,
         "bias": "none",
         "fan_in_fan_out": False,
     }
@@ -173,12 +176,15 @@ def read_peft(folder: Path, config: SlavaConfig) -> Lora:
         )
     rank, alpha, layers = settings["r"], config.adapter.alpha, config.llama.layers
     scaling = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
-    table, tensors = _table(config.llama, rank), Safetensors(folder, WEIGHTS)
+    table = _table(config.llama, rank, settings["target_modules"])
+    tensors = Safetensors(folder, WEIGHTS)
     held: dict[str, list[np.ndarray]] = {row.path: [] for row in table}
     for name, _, array in slices(plan(table, tensors, layers, list(held)), tensors):
         held[name].append(array)
-    a = {name: np.stack(held[f"{name}/lora_a"]) for name in _MODULES.values()}
-    b = {name: np.stack(held[f"{name}/lora_b"]) for name in _MODULES.values()}
+    names = [_MODULES[module] for module in settings["target_modules"]]
+    a, b = (
+        {name: np.stack(held[f"{name}/{part}"]) for name in names} for part in ("lora_a", "lora_b")
+    )
     fold = np.float32(scaling * rank / alpha)
     return Lora(rank, alpha, a, {name: fold * array for name, array in b.items()})
 
@@ -197,8 +203,9 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
     except ValueError as error:
         problems.append(str(error))
     modules = settings.get("target_modules")
-    if not isinstance(modules, list) or set(map(str, modules)) != set(_MODULES):
-        problems.append(f"target_modules: {modules!r}; the adapters here are {list(_MODULES)}")
+    named = isinstance(modules, list) and modules and all(isinstance(m, str) for m in modules)
+    if not named or not set(modules) <= set(_MODULES):
+        problems.append(f"target_modules: {modules!r}; must be some of {list(_MODULES)}")
     problems += [
         f"{key}: {settings[key]!r} changes more than these adapters can"
         for key, plain in _PLAIN.items()
@@ -213,13 +220,14 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
         raise ConvertError("\n  ".join([f"{path}: does not fit the adapters here:", *problems]))
 
 
-def _table(c: LlamaConfig, rank: int) -> list[Row]:
+def _table(c: LlamaConfig, rank: int, modules: list[str]) -> list[Row]:
     """Rows of both directions: turning an axis pair round undoes itself."""
     queries, keys = c.heads * c.head_width, c.kv_heads * c.head_width
     widths = {"q": (c.width, queries), "k": (c.width, keys), "v": (c.width, keys)}
     widths["o"] = (queries, c.width)
     rows = []
-    for module, name in _MODULES.items():
+    for module in modules:
+        name = _MODULES[module]
         stem, (d_in, d_out) = f"base_model.model.model.layers.{{}}.self_attn.{module}", widths[name]
         rows += [
             Row(f"{stem}.lora_A.weight", f"{name}/lora_a", (rank, d_in), transposed),

@@ -61,12 +61,14 @@ def test_peft_answers_as_the_adapters(alpha, rank, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rslora", [False, True])
-def test_a_lora_of_peft_comes_in(rslora, tmp_path):
+@pytest.mark.parametrize(
+    "modules", [["q_proj", "k_proj", "v_proj", "o_proj"], ["q_proj", "v_proj"]]
+)
+def test_a_lora_of_peft_comes_in(modules, rslora, tmp_path):
     """As the one expert, at the largest rank; scaling folded in; and out again."""
     peft, torch, _ = reference()
     model, variables = made(alpha=0.5)
     base = base_of(write_base(model, variables, tmp_path / "base"))
-    modules = ["q_proj", "k_proj", "v_proj", "o_proj"]
     settings = peft.LoraConfig(
         r=6, lora_alpha=9, target_modules=modules, task_type="CAUSAL_LM", use_rslora=rslora
     )
@@ -137,12 +139,31 @@ def test_what_went_out_comes_in_the_same(folder):
     assert np.any(before["lora_b"][:, 0] != q["lora_b"][:, 0]) and "router" in q
 
 
+def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
+    """As peft's own default has it: on q and v. Expert 0 adds nothing to k and o."""
+    model, variables = made()
+    whole = read_peft(folder, model.config)
+    some = dataclasses.replace(
+        whole, a={n: whole.a[n] for n in "qv"}, b={n: whole.b[n] for n in "qv"}
+    )
+    write_peft(some, model.config.llama, folder.parent / "some")
+    read = read_peft(folder.parent / "some", model.config)
+    assert set(read.a) == set(read.b) == {"q", "v"}
+    ours = with_lora(variables, read)
+    none = {name: np.zeros_like(b) for name, b in whole.b.items()}
+    wanted = with_lora(variables, dataclasses.replace(whole, b={**none, **some.b}))
+    np.testing.assert_array_equal(logits_of(model, ours), logits_of(model, wanted))
+    assert np.abs(logits_of(model, ours) - logits_of(model, variables)).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
         ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
         ({"r": 8}, "r: 8 there, adapter.r_max: 6 in the config"),
-        ({"target_modules": ["q_proj", "v_proj"]}, "target_modules: ['q_proj', 'v_proj']"),
+        ({"target_modules": ["q_proj", "up_proj"]}, "target_modules: ['q_proj', 'up_proj']"),
+        ({"target_modules": []}, "target_modules: []"),
+        ({"target_modules": [["q_proj"]]}, "target_modules: [['q_proj']]"),
         ({"target_modules": ".*_proj"}, "target_modules: '.*_proj'"),
         ({"use_dora": True}, "use_dora: True"),
         ({"bias": "all"}, "bias: 'all'"),
