@@ -82,15 +82,15 @@ def _plan_stages(config: ConfigDict) -> None:
         eval_every=228,
     )
     config.assistant.update(
-        steps=171,  # three epochs
+        steps=456,  # four epochs of the class question and the caption of every image
         learning_rate=1e-3,
         vision_rate=0.0,  # its tokens stay as they are, and no gradient of it is computed
         warmup=20,
-        per_image=1,
-        buckets=((24, 4),),
-        validation_batches=5,
-        eval_every=57,
+        per_image=2,
+        buckets=((16, 4), (24, 16)),
+        validation_batches=9,
+        eval_every=114,
     )
     config.evaluation.update(
-        classification=656, captions=0, answers=0, examples=6, test_time_augmentation=True
+        classification=656, captions=64, answers=0, examples=6, test_time_augmentation=True
     )
