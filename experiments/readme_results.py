@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import html
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from slava_jax.eval.report import CONTROL_COLUMNS, controls_table, target_rows
 from slava_jax.eval.targets import QUICKSTART
+from slava_jax.train.workdir import write_atomically
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -108,25 +108,26 @@ def _metrics(run: Run) -> str:
     ]
     further = _FURTHER if targets else (*_WITHOUT_TARGETS, *_FURTHER)
     rows += [(label, f"{run.metrics[key]:.3f}", "") for label, key in further if key in run.metrics]
-    return _table(("metric", run.name, "target"), rows)
+    return table(("metric", run.name, "target"), rows)
 
 
 def _controls(run: Run) -> str:
     rows = [(row["label"], *row["cells"]) for row in controls_table(run.metrics)]
-    return _table(("control", *(title for *_, title in CONTROL_COLUMNS)), rows)
+    return table(("control", *(title for *_, title in CONTROL_COLUMNS)), rows)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def replaced(text: str, results: str) -> str:
+def replaced(text: str, results: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with `results` between the markers. Raises ResultsError unless each is there once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ResultsError(f"the README must hold {BEGIN} and, behind it, {END}, once each")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{results}\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ResultsError(f"the README must hold {begin} and, behind it, {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{results}\n{end}{rest.split(end)[1]}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -140,9 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         text = replaced(asked.readme.read_text(encoding="utf-8"), results)
     except ResultsError as error:
         sys.exit(f"error: {error}")
-    temporary = asked.readme.with_name(f".{asked.readme.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, asked.readme)
+    write_atomically(asked.readme, text)
     print(results)
     print(json.dumps({"runs": [str(path) for path in asked.metrics], "readme": str(asked.readme)}))
 

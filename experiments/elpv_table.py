@@ -1,0 +1,73 @@
+"""The table of the real run, written into README.md from experiments/elpv/summary.json.
+
+python -m experiments.elpv_table
+"""
+
+import json
+from collections.abc import Mapping
+
+from experiments.elpv_pretrained import RESULTS
+from experiments.readme_results import README, replaced, table
+from slava_jax.train.workdir import write_atomically
+
+BEGIN, END = "<!-- elpv:begin -->", "<!-- elpv:end -->"
+_HEADER = ("", "accuracy", "macro F1", "accuracy, weighted", "minus best probe")
+_SCORES = ("accuracy", "macro_f1", "weighted_accuracy")
+# What a row is called, the variant it is of, and who of it answers.
+_ROWS = (
+    ("sLAVA, `transformer` decoder", "transformer", "assistant"),
+    ("– every adapter's B at zero", "transformer", "every_b_at_zero"),
+    ("– text encoder replaced by its embedding table", "embeddings", "assistant"),
+    ("sLAVA, `llama` decoder", "llama", "assistant"),
+    ("– every adapter's B at zero", "llama", "every_b_at_zero"),
+    ("the vision classifier alone", "transformer", "vision_classifier_alone"),
+)
+_PROBES = (("logistic regression", "logistic"), ("RBF SVM", "rbf_svm"))
+# Of Deitsch et al., arXiv 1807.02894: another split of the same cells.
+_PUBLISHED = (("Deitsch et al.: SVM", "0.8244"), ("Deitsch et al.: CNN", "0.8842"))
+
+
+def results(summary: Mapping) -> str:
+    """Markdown of what the summary holds; a variant that was not run has no row."""
+    rows = []
+    for label, variant, who in _ROWS:
+        held = summary.get(variant)
+        if held:
+            scores = [_spread(held[f"{who}.{score}"]) for score in _SCORES]
+            gain = _spread(held["minus_best_probe.accuracy"], "+.3f") if who == "assistant" else ""
+            rows.append((f"{label} (splits {_list(held['splits'])})", *scores, gain))
+    for label, name in _PROBES:
+        pairs = [summary["probes"][f"{name}.{score}"] for score in _SCORES]
+        cells = (f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in pairs)
+        rows.append((f"{label} on the frozen features (ten splits)", *cells, ""))
+    rows += [(label, value, "", "", "") for label, value in _PUBLISHED]
+    parts = [table(_HEADER, rows)]
+    held = summary.get("transformer")
+    if held:
+        cells = ", ".join(f"{count} {name}" for name, count in held["confusion_summed"].items())
+        minutes = _list(f"{value:.0f}" for value in held["minutes"])
+        parts.append(
+            f"Confusion of the `transformer` runs, summed: {cells}. Exchanged images: "
+            f"{_spread(held['exchanged_images_accuracy'])}. Minutes a run: {minutes}."
+        )
+    return "\n\n".join(parts)
+
+
+def _spread(values: Mapping, form: str = ".3f") -> str:
+    deviation = "" if values["std"] is None else f" ± {values['std']:.3f}"
+    return f"{values['mean']:{form}}{deviation}"
+
+
+def _list(values) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def main() -> None:
+    """Rewrites the README."""
+    text = results(json.loads((RESULTS / "summary.json").read_text(encoding="utf-8")))
+    write_atomically(README, replaced(README.read_text(encoding="utf-8"), text, BEGIN, END))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
