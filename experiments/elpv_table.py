@@ -35,7 +35,8 @@ def results(summary: Mapping) -> str:
         if held:
             scores = [_spread(held[f"{who}.{score}"]) for score in _SCORES]
             gain = _spread(held["minus_best_probe.accuracy"], "+.3f") if who == "assistant" else ""
-            rows.append((f"{label} (splits {_list(held['splits'])})", *scores, gain))
+            splits = "splits" if len(held["splits"]) > 1 else "split"
+            rows.append((f"{label} ({splits} {_list(held['splits'])})", *scores, gain))
     for label, name in _PROBES:
         pairs = [summary["probes"][f"{name}.{score}"] for score in _SCORES]
         cells = (f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in pairs)
