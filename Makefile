@@ -12,7 +12,7 @@ WORDNET := .venv/.wordnet
 FOLDER = $(BIN)/python -c \
   "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
-.PHONY: quickstart test test-slow lint wordnet elpv pretrained weights reference lock clean
+.PHONY: quickstart test test-slow lint wordnet elpv pretrained weights reference tpu-plan lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -66,6 +66,13 @@ reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \
 	  echo "torch and peft could not be installed: the tests against them will be skipped"
 
+# What fits a TPU, by its own compiler (684 MB), without a TPU. In an environment of its own, because
+# JAX with libtpu looks for a TPU at every start.
+tpu-plan:
+	test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet -c constraints.txt -e ".[tpu-compiler]"
+	.venv-tpu/bin/python -m experiments.plan_tpu
+
 # Writes constraints.txt anew, with the newest versions that every supported Python can have.
 lock: $(INSTALLED)
 	$(PIP) install --quiet uv
@@ -74,4 +81,4 @@ lock: $(INSTALLED)
 	  --extra test --extra elpv --extra onnx setup.cfg -o constraints.txt
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tpu build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
+from slava_jax import hosts
+
 FORMAT_VERSION = 1  # of what `_write` lays down; `_read_metadata` refuses every other one
 
 PyTree = Any
@@ -92,13 +94,14 @@ class Checkpoints:
         found = self.latest() if step is None else step
         if found is None:
             raise CheckpointError(f"{self.directory}: no checkpoint here")
-        if found not in self._steps():
+        if step is not None and step not in self._steps():
             raise CheckpointError(f"{self.directory}: no step {found}, only {self._steps()}")
         return found, *load_tree(self.directory / str(found), template)
 
     def latest(self) -> int | None:
-        """The newest saved step, None if there is none."""
-        return max(self._steps(), default=None)
+        """The newest saved step, None if there is none; what the first process sees, on all."""
+        newest = hosts.as_first(max(self._steps(), default=-1))
+        return None if newest < 0 else newest
 
     def close(self) -> None:
         """Does nothing: `save` leaves nothing pending. Call it all the same when done."""
@@ -235,7 +238,7 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> N
     }
     # Orbax refuses arrays without elements, and a tree without arrays; the description above is
     # all there is to know of the former, "-" stands in for the latter.
-    full = {name: leaf for name, leaf in leaves.items() if _has_elements(leaf)}
+    full = {name: _shared(leaf) for name, leaf in leaves.items() if _has_elements(leaf)}
     try:
         with _quiet_orbax():
             orbax.save(path, _nest(full) or {"-": np.zeros(1)}, custom_metadata=metadata)
@@ -323,6 +326,12 @@ def _describe(leaf: Any) -> list:
 
 def _has_elements(leaf: Any) -> bool:
     return 0 not in leaf.shape
+
+
+def _shared(leaf: Any) -> Any:
+    """What every process holds whole, as numpy: Orbax has the first write that, and no such jax."""
+    alone = jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+    return np.asarray(leaf) if alone else leaf
 
 
 def _as_numpy(stored: dict[str, list], path: Path) -> dict[str, np.ndarray]:

@@ -52,6 +52,8 @@ def default_config() -> ConfigDict:
         "quantized": PAPER.quantized,  # int8 kernels in the frozen Llama
         "image_memory": PAPER.image_memory,  # the decoder looks at the image tokens too
         "text_encoder": PAPER.text_encoder,  # 'llama', or 'embeddings' for a control
+        "int8_activations": PAPER.int8_activations,  # the frozen Llama multiplies int8 by int8
+        "remat": PAPER.remat,  # what a Llama block keeps for its gradient: see nn/stack.py
         "vision": _stage(weight_decay=0.05, smoothing=0.1),  # smoothing of the labels
         "language": _stage(
             length=96,  # tokens of a training sequence
@@ -80,6 +82,7 @@ def _evaluation() -> dict:
         "captions": 160,
         "answers": 320,
         "examples": 12,  # of the report
+        "ranks": (),  # adapter ranks to score; () for the least, the middle and the largest one
         # The class of a test image is scored under all symmetries of image.augmentation, and the
         # mean probability counts; with every B at zero and by the vision classifier alone, too.
         "test_time_augmentation": False,
@@ -199,6 +202,9 @@ def _value_problems(config) -> Iterator[str]:
             yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
     if not all(_is_bucket(pair) for pair in config["assistant"]["buckets"]):
         yield "assistant.buckets: must be pairs of whole numbers, ((48, 16), ...)"
+    most = config["adapter"]["r_max"]
+    if not all(type(rank) is int and 1 <= rank <= most for rank in config["evaluation"]["ranks"]):
+        yield f"evaluation.ranks: must be whole numbers in 1..adapter.r_max, {most}"
     try:
         model_config(config, config["tokenizer"]["vocab_size"])
     except (ValueError, TypeError) as error:

@@ -9,6 +9,7 @@ from slava_jax.data.instructions import InstructionError
 from slava_jax.data.pipeline import PipelineError
 from slava_jax.data.prompts import PromptError
 from slava_jax.eval.wordnet import WordNetError
+from slava_jax.hosts import HostsError
 from slava_jax.train.fit import TrainingError
 from slava_jax.train.logging import HistoryError
 from slava_jax.train.workdir import WorkdirError
@@ -19,6 +20,7 @@ USER_ERRORS = (
     ConvertError,
     DataError,
     HistoryError,
+    HostsError,
     ImageError,
     InstructionError,
     PipelineError,

@@ -14,7 +14,7 @@ _STARTED = time.monotonic()  # before jax and all else is loaded, which takes se
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The run; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it makes.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One process of several hosts: initialise jax.distributed."
+    "distributed", False, "One process of several hosts; see docs/scale.md."
 )
 # Of the disk and not of this program; what was written before stays.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -23,15 +23,14 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 def main(_) -> None:
     """Entry point."""
     # Only now, so that --help and wrong flags answer at once.
-    import jax
-
+    from slava_jax import hosts
     from slava_jax.errors import USER_ERRORS
     from slava_jax.train.loop import run
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells its own story at the level of INFO.
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     try:
+        if _DISTRIBUTED.value:
+            hosts.join()
         run(_CONFIG.value, _WORKDIR.value, _STARTED)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")

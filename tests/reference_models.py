@@ -92,7 +92,7 @@ def _step(model, variables, tokens, cache, slot):
     def run(model):
         order = jnp.broadcast_to(slot + jnp.arange(tokens.shape[1]), tokens.shape)
         states, new = model(model.embed(tokens), TextInputs(order, slot=slot), cache)
-        return model.logits(states), new
+        return model.vocabulary().logits(states), new
 
     return model.apply(variables, method=run)
 

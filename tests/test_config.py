@@ -84,6 +84,12 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("assistant.microbatches", 0, "assistant.microbatches: must be 1 or more, is 0"),
         ("assistant.pair_block", 5, "assistant.pair_block: must be 2 or more and divide"),
         ("evaluation.pair_block", 1, "evaluation.pair_block: must be 2 or more and divide"),
+        (
+            "evaluation.ranks",
+            (4, 17),
+            "evaluation.ranks: must be whole numbers in 1..adapter.r_max",
+        ),
+        ("remat", "some", "remat must be one of none, dots, adapters, full, got 'some'"),
         ("assistant.buckets", (48, 16), "assistant.buckets: must be pairs of whole numbers"),
         ("vision.schedule", "linear", "vision.schedule: must be constant or cosine, is 'linear'"),
         ("vision.warmup", 1500, "vision.warmup: must be below steps"),

@@ -41,7 +41,7 @@ def room(parts: tuple[str, ...]) -> str:
     """
     if parts and parts[0] in LAYERS and parts[-1] != "__main__":
         return parts[0]
-    return "checkpoint" if parts in (("checkpoint",), ("streaming",)) else "top"
+    return "checkpoint" if parts in (("checkpoint",), ("streaming",), ("hosts",)) else "top"
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:

@@ -22,7 +22,12 @@ def get_config() -> ConfigDict:
         config[name].update(steps=8, warmup=2, eval_every=2, batch_size=8)
     config.language.validation_batches = 1
     config.assistant.update(
-        buckets=((320, 256),), per_image=2, validation_batches=1, microbatches=2
+        buckets=((320, 256),),
+        per_image=2,
+        validation_batches=1,
+        batch_size=16,
+        microbatches=2,
+        pair_block=2,  # what each of four devices has of a microbatch
     )
     config.evaluation.update(batch_size=8, classification=8, captions=8, answers=8, examples=3)
     return config

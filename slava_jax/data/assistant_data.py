@@ -158,8 +158,8 @@ class AssistantBatches:
         """Plans the batches.
 
         Args:
-          batch_size: rows of the global batch, a multiple of hosts x pair_block.
-          pair_block: rows among which wrong pairs are chosen (those of one device's microbatch).
+          batch_size: rows of the global batch, a multiple of pair_block x what shares it (Shard).
+          pair_block: rows among which wrong pairs are chosen, all of one device's microbatch.
           per_image: instructions of each target image that an epoch takes; None takes all.
           always: question types taken first (and all of them, even if more than per_image).
           augmentation: flips and turns are kept from directional instructions.
@@ -256,7 +256,7 @@ class AssistantEvaluation:
 def _assemble(
     data: AssistantData,
     plan: np.ndarray,
-    shard_rows: slice,
+    shard_rows: np.ndarray,
     block: int,
     position: tuple[int, int, int],
     augmentation: Augmentation | None,
@@ -268,7 +268,7 @@ def _assemble(
     real = index >= 0
     wrong_offset, wrong_weight = [], []
     for start in range(0, len(index), block):
-        number = (shard_rows.start + start) // block
+        number = int(shard_rows[start]) // block
         rng = stream(position[0], STREAM_PAIRS, *position[1:], number)
         part = slice(start, start + block)
         chosen = data.pairs.choose(index[part], shown[rows[part]], rng)
@@ -287,7 +287,7 @@ def _assemble(
         "wrong_offset": wrong_offset,
         "wrong_weight": wrong_weight,
         "target_image": ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
-        "example_id": np.arange(shard_rows.start, shard_rows.stop, dtype=np.uint32),
+        "example_id": shard_rows.astype(np.uint32),
         "index": index,
         "row_weight": real.astype(np.float32),
     }

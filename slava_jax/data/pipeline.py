@@ -27,26 +27,33 @@ class PipelineError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The rows of a global batch that one host makes: an equal run of them, by its number."""
+    """The rows of a global batch that one host makes: an equal run of each microbatch.
+
+    So a microbatch, whose rank and dropout are drawn for it, holds the same examples however many
+    hosts share it.
+    """
 
     index: int = 0  # of this host (jax.process_index())
     count: int = 1  # of hosts (jax.process_count())
+    microbatches: int = 1  # of a batch
+    devices: int = 1  # of this host, that each take their own rows of a microbatch
 
-    def rows(self, batch_size: int, multiple: int = 1) -> slice:
-        """This host's rows of the global batch.
+    def rows(self, batch_size: int, multiple: int = 1) -> np.ndarray:
+        """int32[B], this host's rows of the global batch, one microbatch after the other.
 
         Raises:
-          PipelineError: the hosts cannot have equally many, a multiple of `multiple`.
+          PipelineError: the devices cannot have equally many, a multiple of `multiple`.
         """
         if not 0 <= self.index < self.count:
             raise PipelineError(f"host {self.index} of {self.count}: count from 0")
-        if batch_size % (self.count * multiple):
+        if batch_size % (self.count * self.devices * self.microbatches * multiple):
             raise PipelineError(
-                f"batch size {batch_size} is not a multiple of {self.count} host(s) x {multiple} "
-                "rows a pair block; change the batch size or the block"
+                f"batch size {batch_size} is not a multiple of {self.count} host(s) x "
+                f"{self.devices} device(s) x {self.microbatches} microbatch(es) x {multiple} "
+                "row(s) a pair block; change batch_size, microbatches or pair_block"
             )
-        each = batch_size // self.count
-        return slice(self.index * each, (self.index + 1) * each)
+        rows = np.arange(batch_size, dtype=np.int32)
+        return rows.reshape(self.microbatches, self.count, -1)[:, self.index].reshape(-1)
 
 
 ONE_HOST = Shard()
@@ -184,7 +191,7 @@ class VisionBatches:
         return {
             "images": pixels,
             "labels": self._images.labels[index],
-            "example_id": np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            "example_id": self._rows.astype(np.uint32),
             "index": index,
         }
 
@@ -211,7 +218,7 @@ class VisionEvaluation:
         return {
             "images": np.stack([self._cache[image] for image in shown.tolist()]),
             "labels": self._images.labels[shown],
-            "example_id": np.arange(self._rows.start, self._rows.stop, dtype=np.uint32),
+            "example_id": self._rows.astype(np.uint32),
             "index": index,
             "row_weight": (index >= 0).astype(np.float32),
         }
@@ -258,17 +265,16 @@ class LanguageBatches:
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         epoch, step = split_position(self, i, self.batches_per_epoch)
-        rows = np.arange(self._rows.start, self._rows.stop)
-        starts = (step * self._batch_size + rows)[:, None] * self._length
+        starts = (step * self._batch_size + self._rows)[:, None] * self._length
         position = np.arange(self._length, dtype=np.int32)
         text = self._plans[epoch]
-        shape = (len(rows), self._length)
+        shape = (len(self._rows), self._length)
         return {
             "tokens": text[starts + position],
             "order": np.broadcast_to(position, shape).copy(),
             "targets": text[starts + position + 1],
             "target_weights": np.ones(shape, np.float32),
-            "example_id": rows.astype(np.uint32),
+            "example_id": self._rows.astype(np.uint32),
         }
 
 

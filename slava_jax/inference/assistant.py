@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
+from slava_jax import hosts
 from slava_jax.checkpoint import (
     CheckpointError,
     content_hash,
@@ -276,12 +277,13 @@ def save_assistant(
     """
     folder = Path(workdir) / MODEL
     base, own = split_frozen(assistant.variables["frozen"])
-    if jax.process_index() == 0 and not has_assistant(workdir):
+    if hosts.is_first() and not has_assistant(workdir):
         shutil.rmtree(folder, ignore_errors=True)  # what a kill left
         try:
             save_tokenizer(assistant.tokenizer, folder / _TOKENIZER)
         except OSError as error:
             raise CheckpointError(f"{folder}: could not be written: {error}") from error
+    hosts.meet()  # before others write beside it, or take what a kill left for there already
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),

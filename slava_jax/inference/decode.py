@@ -122,12 +122,10 @@ def score_batch(model: Slava, variables, batch: dict, rank):
       nats float32[B] (summed over the answer), tokens float32[B], match and match_wrong
       float32[B] (logits).
     """
-    out = model.apply(variables, batch, AdapterCall(rank))
-    log_p = jax.nn.log_softmax(out["logits"])
-    chosen = jnp.take_along_axis(log_p, batch["targets"][..., None], axis=-1)[..., 0]
+    out = model.apply(variables, batch, AdapterCall(rank), each=True)
     weights = batch["target_weights"]
     return {
-        "nats": -jnp.sum(chosen * weights, axis=-1),
+        "nats": jnp.sum(out["nats"] * weights, axis=-1),
         "tokens": jnp.sum(weights, axis=-1),
         "match": out["match"],
         "match_wrong": out["match_wrong"],

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
-from slava_jax.nn.attention import Attention, KeysValues, RMSNorm
-from slava_jax.nn.stack import stack
+from slava_jax.nn.attention import Attention, KeysValues, RMSNorm, swiglu
+from slava_jax.nn.stack import REMAT, stack
+from slava_jax.nn.vocabulary import Vocabulary, summed_nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,24 @@ class LlamaConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaMode:
-    """How the weights of a Llama are held: trained, or frozen (int8) under adapters."""
+    """How the weights of a Llama are held, trained or frozen (int8) under adapters; and run.
+
+    int8_activations: see quantized.int8_matmul. remat: one of stack.REMAT.
+    """
 
     frozen: bool = False
     quantized: bool = False
     adapter: AdapterConfig | None = None
     cross_attention: bool = False  # the zero-gated one of the `llama` decoder
     dtype: jnp.dtype = jnp.float32
+    int8_activations: bool = False
+    remat: str = "none"
+
+    def __post_init__(self):
+        if self.remat not in REMAT:
+            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat!r}")
+        if self.int8_activations and not self.quantized:
+            raise ValueError("int8_activations needs int8 kernels: set quantized to True")
 
 
 @flax.struct.dataclass
@@ -114,7 +126,7 @@ class LlamaBlock(nn.Module):
         attention = Attention(
             c.width, c.heads, c.head_width, c.kv_heads, c.rope_theta, c.rope_scaling,
             frozen=m.frozen, quantized=m.quantized, adapter=m.adapter, dtype=m.dtype,
-            name='attention',
+            int8_activations=m.int8_activations, name='attention',
         )  # fmt: skip
         h, tokens = self_attend(attention, norm("attention_norm")(x), text, cache)
         x = x + h
@@ -130,14 +142,17 @@ class LlamaBlock(nn.Module):
         h = norm("mlp_norm")(x)
 
         def linear(features, name):
-            return Linear(features, False, m.frozen, m.quantized, dtype=m.dtype, name=name)
+            return Linear(
+                features, False, m.frozen, m.quantized, dtype=m.dtype,
+                int8_activations=m.int8_activations, name=name,
+            )  # fmt: skip
 
-        h = nn.silu(linear(c.mlp_width, "gate")(h)) * linear(c.mlp_width, "up")(h)
+        h = swiglu(linear(c.mlp_width, "gate")(h), linear(c.mlp_width, "up")(h))
         return x + linear(c.width, "down")(h), BlockCache(tokens, memory) if cache else None
 
 
 class Llama(nn.Module):
-    """Token states of a Llama. `embed`, `__call__` and `logits` are the three steps of it."""
+    """Token states of a Llama: `embed`, `__call__`, and `vocabulary` are the three steps of it."""
 
     config: LlamaConfig
     mode: LlamaMode = LlamaMode()
@@ -146,7 +161,7 @@ class Llama(nn.Module):
         c, m = self.config, self.mode
         table = (c.vocab_size, c.width)
         self.embedding = self._table("embedding", table)
-        self.blocks = stack(LlamaBlock, c.layers, (0, nn.broadcast))(c, m)
+        self.blocks = stack(LlamaBlock, c.layers, (0, nn.broadcast), m.remat)(c, m)
         self.norm = RMSNorm(c.norm_eps, m.frozen)
         if not c.tie_embeddings:
             self.head = Linear(c.vocab_size, False, m.frozen, m.quantized, dtype=m.dtype)
@@ -166,11 +181,14 @@ class Llama(nn.Module):
         x, cache = self.blocks(x, cache, text)
         return self.norm(x), cache
 
-    def logits(self, states):
-        """float[B, T, D] -> float32[B, T, V] over the base vocabulary."""
+    def vocabulary(self, added=None) -> Vocabulary:
+        """What turns states into logits; `added` float[v, D] are rows of tokens behind the base."""
         if self.config.tie_embeddings:
-            return jnp.dot(states, self.embedding.T.astype(states.dtype)).astype(jnp.float32)
-        return self.head(states).astype(jnp.float32)
+            return Vocabulary(self.embedding, None, added, tied=True)
+        if self.is_initializing():
+            self.head(jnp.zeros((1, self.config.width), self.mode.dtype))
+        held = self.head.variables["frozen" if self.mode.frozen else "params"]
+        return Vocabulary(held["kernel"], held.get("scale"), added)
 
 
 class LanguageModel(nn.Module):
@@ -184,5 +202,16 @@ class LanguageModel(nn.Module):
 
     def __call__(self, tokens, order):
         """int32[B, T] tokens and orders -> next-token logits float32[B, T, V]."""
-        states, _ = self.llama(self.llama.embed(tokens), TextInputs(order))
-        return self.llama.logits(states)
+        states = self._states(tokens, order)
+        return self.llama.vocabulary().logits(states)
+
+    def nats(self, tokens, order, targets, weights, call: AdapterCall | None = None):
+        """Cross-entropy summed over `targets` int32[B, T] with `weights` float32[B, T]: float32[].
+
+        `call` is needed by adapted layers.
+        """
+        states = self._states(tokens, order, call)
+        return summed_nats(self.llama.vocabulary(), states, targets, weights)
+
+    def _states(self, tokens, order, call=None):
+        return self.llama(self.llama.embed(tokens), TextInputs(order, call))[0]

@@ -15,8 +15,7 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
     """The model of a run's config (see configs/quickstart.py).
 
     Args:
-      config: has vit, llama, grounded, adapter, decoder, quantized, image_memory and
-        text_encoder.
+      config: has vit, llama, grounded, adapter and the single settings of SlavaConfig.
       vocab_size: of its tokenizer, without the special tokens of the assistant.
     """
     return SlavaConfig(
@@ -28,6 +27,8 @@ def model_config(config: Mapping, vocab_size: int) -> SlavaConfig:
         config["quantized"],
         config["image_memory"],
         config["text_encoder"],
+        config["int8_activations"],
+        config["remat"],
     )
 
 

@@ -25,6 +25,7 @@ from slava_jax.models.llama import BlockCache, Llama, LlamaConfig, LlamaMode, Te
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, split_base
 from slava_jax.nn.attention import HIDDEN, KeysValues
+from slava_jax.nn.vocabulary import Vocabulary, summed_nats, token_nats
 
 SPECIAL_TOKENS = ("<image>", "<Encode>", "<Decode>", "<EOS>")
 
@@ -40,6 +41,8 @@ class SlavaConfig:
       image_memory: the decoder looks at the image tokens beside the grounded question.
       text_encoder: 'llama', or 'embeddings' for a control: the grounded encoder then reads the
         frozen embedding table, and the language model between the two is left out.
+      int8_activations: the frozen Llama multiplies int8 by int8 (quantized.int8_matmul).
+      remat: what a Llama block keeps for the backward pass, one of stack.REMAT.
     """
 
     vit: VitConfig = VitConfig()
@@ -50,14 +53,24 @@ class SlavaConfig:
     quantized: bool = True
     image_memory: bool = True
     text_encoder: str = "llama"
+    int8_activations: bool = False
+    remat: str = "none"
 
     def __post_init__(self):
+        self.llama_mode(jnp.float32)  # says what is wrong with it
         if self.text_encoder not in ("llama", "embeddings"):
             raise ValueError(
                 f"text_encoder must be 'llama' or 'embeddings', got {self.text_encoder!r}"
             )
         if self.decoder not in ("transformer", "llama"):
             raise ValueError(f"decoder must be 'transformer' or 'llama', got {self.decoder!r}")
+
+    def llama_mode(self, dtype) -> LlamaMode:
+        """How the frozen Llama is held and run."""
+        return LlamaMode(
+            True, self.quantized, self.adapter, self.decoder == "llama", dtype,
+            self.int8_activations, self.remat,
+        )  # fmt: skip
 
     @property
     def vocab_size(self) -> int:
@@ -101,8 +114,7 @@ class Slava(nn.Module):
     def setup(self):
         c = self.config
         self.vit = Vit(c.vit, self.dtype)
-        mode = LlamaMode(True, c.quantized, c.adapter, c.decoder == "llama", self.dtype)
-        self.llama = Llama(c.llama, mode)
+        self.llama = Llama(c.llama, c.llama_mode(self.dtype))
         self.encoder = GroundedEncoder(c.grounded, self.dtype)
         init = nn.initializers.normal(0.02)
         rows = (len(SPECIAL_TOKENS), c.llama.width)
@@ -174,28 +186,32 @@ class Slava(nn.Module):
         Returns:
           (float32[B, U, V] over base vocabulary and special tokens, cache).
         """
+        states, cache = self._answer(tokens, memory, call, cache, slot)
+        return self.vocabulary().logits(states), cache
+
+    def _answer(self, tokens, memory, call, cache=None, slot=None):
+        """As `decode`, but the decoder's states."""
         start = 0 if slot is None else slot
         order = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         values, seen = (None, None) if memory is None else (memory.values, memory.order)
         text = TextInputs(order, call, values, seen, slot)
         if self.config.decoder == "llama":
-            states, cache = self.llama(self.embed(tokens), text, cache)
-            return self._token_logits(states), cache
-        states, cache = self.decoder(self.answer_embedding[tokens].astype(self.dtype), text, cache)
-        logits = jnp.dot(states, self.answer_embedding.T.astype(states.dtype))
-        return logits.astype(jnp.float32), cache
+            return self.llama(self.embed(tokens), text, cache)
+        return self.decoder(self.answer_embedding[tokens].astype(self.dtype), text, cache)
+
+    def vocabulary(self) -> Vocabulary:
+        """What turns the decoder's states into logits, over base vocabulary and special tokens."""
+        if self.config.decoder == "llama":
+            return self.llama.vocabulary(self.special_embedding)
+        return Vocabulary(self.answer_embedding, tied=True)
 
     def next_token_logits(self, tokens, order, call: AdapterCall):
         """The text encoder as a language model, as which it leaves (convert/export.py).
 
         tokens, order int32[B, T] -> float32[B, T, V], over base vocabulary and special tokens.
         """
-        return self._token_logits(self.read(self.embed(tokens), order, call))
-
-    def _token_logits(self, states):
-        special = jnp.dot(states, self.special_embedding.T.astype(states.dtype))
-        logits = [self.llama.logits(states), special.astype(jnp.float32)]
-        return jnp.concatenate(logits, axis=-1)
+        states = self.read(self.embed(tokens), order, call)
+        return self.llama.vocabulary(self.special_embedding).logits(states)
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
         """A decoder cache with room for `length` tokens, stacked over layers."""
@@ -211,15 +227,16 @@ class Slava(nn.Module):
         one = KeysValues.empty(batch, length, heads, width, self.dtype)
         return BlockCache(jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one))
 
-    def __call__(self, batch: dict, call: AdapterCall) -> dict:
+    def __call__(self, batch: dict, call: AdapterCall, each: bool = False) -> dict:
         """The training pass.
 
         Args:
-          batch: arrays of an assistant batch, see data/pipeline.py.
+          batch: arrays of an assistant batch, see data/assistant_data.py.
 
         Returns:
-          `logits` float32[B, U, V] of the answers, `match` and `match_wrong` float32[B], the match
-          logits of each pair and of the same text with a wrong image.
+          `nats` float32[], the cross-entropy of all answers by their target_weights, or with `each`
+          float32[B, U], that of each token, not weighted; `match` and `match_wrong` float32[B],
+          the match logits of each pair and of the same text with a wrong image.
         """
         order, before = batch["order"], batch["images_before"]
         image_tokens = self.see(batch["images"])
@@ -232,10 +249,16 @@ class Slava(nn.Module):
         match, match_wrong = jnp.split(self.match(grounded, jnp.concatenate([last, last])), 2)
         right = grounded[: states.shape[0]]
         memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0])
-        logits, _ = self.decode(batch["decoder_in"], memory, call)
+        answers, _ = self._answer(batch["decoder_in"], memory, call)
         if self.is_initializing():
-            self.llama.logits(states)  # so that the base is whole, whichever decoder reads it
-        return {"logits": logits, "match": match, "match_wrong": match_wrong}
+            self.llama.vocabulary()  # so that the base is whole, whichever decoder reads it
+            return {"match": match, "match_wrong": match_wrong}
+        if each:
+            nats = token_nats(self.vocabulary(), answers, batch["targets"])
+        else:
+            weights = batch["target_weights"]
+            nats = summed_nats(self.vocabulary(), answers, batch["targets"], weights)
+        return {"nats": nats, "match": match, "match_wrong": match_wrong}
 
 
 def split_frozen(frozen: dict) -> tuple[dict, dict]:

@@ -15,8 +15,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from slava_jax.nn.quantized import int8_matmul
+from slava_jax.nn.stack import KEPT_OF_ADAPTERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class AdapterConfig:
       r_min, r_max: the rank is drawn uniformly from this range in training.
       alpha: scale of the update, divided by the rank.
       dropout: on h, in training.
+      rank_normalisation: scales the gradient of B (train/optim.py); off for comparison.
       router: 'projected' reads h (R wide) and keeps nothing more for its gradient; 'hidden'
         reads x, and so keeps x (D_in wide).
     """
@@ -41,6 +44,7 @@ class AdapterConfig:
     alpha: float = 1.0
     dropout: float = 0.05
     router: str = "projected"
+    rank_normalisation: bool = True
 
     def __post_init__(self):
         if not 1 <= self.r_min <= self.r_max:
@@ -125,6 +129,7 @@ class Linear(nn.Module):
     quantized: bool = False
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
+    int8_activations: bool = False  # of a quantized kernel; see quantized.int8_matmul
 
     @nn.compact
     def __call__(self, x, call: AdapterCall | None = None):
@@ -147,7 +152,7 @@ class Linear(nn.Module):
             return jnp.dot(x, kernel.astype(self.dtype))
         kernel = self.variable("frozen", "kernel", jnp.zeros, shape, jnp.int8).value
         scale = self.variable("frozen", "scale", jnp.ones, shape[1:]).value
-        return int8_matmul(x, kernel, scale)
+        return int8_matmul(x, kernel, scale, self.int8_activations)
 
     def _random(self, init):
         return lambda shape: init(self.make_rng("params"), shape)
@@ -157,19 +162,33 @@ class Linear(nn.Module):
         # Variance 1 / D_in, so that h is as large as x: it sets the effective learning rate of B.
         init_a = nn.initializers.normal(x.shape[-1] ** -0.5)
         lora_a = self.variable("frozen", "lora_a", self._random(init_a), (x.shape[-1], a.r_max))
-        h = jnp.dot(x, lora_a.value.astype(x.dtype))
+        h = checkpoint_name(jnp.dot(x, lora_a.value.astype(x.dtype)), KEPT_OF_ADAPTERS)
         lora_b = self.param("lora_b", nn.initializers.zeros, (a.experts, a.r_max, self.features))
-        weights = None
+        seen = router = key = None
         if a.experts > 1:
-            # Never from zero: equal experts with equal gates would stay equal.
             seen = h if a.router == "projected" else x
+            # Never from zero: equal experts with equal gates would stay equal.
             router = self.param("router", nn.initializers.normal(0.02), (seen.shape[-1], a.experts))
-            weights = gates(jnp.dot(seen.astype(jnp.float32), router), a.top_k)
-            self.sow("intermediates", "gates", weights)
         if call.example_id is not None and a.dropout > 0:
-            h = dropout(h, a.dropout, self.make_rng("dropout"), call.example_id)
-        h = h * (jnp.arange(a.r_max) < call.rank).astype(h.dtype)
+            key = self.make_rng("dropout")
+        # Computed again in the backward pass, so that nothing wider than h is kept for it.
+        mixed = jax.checkpoint(_mixed, static_argnums=0, prevent_cse=False)
+        update, weights = mixed(a, h, seen, router, lora_b, key, call)
         if weights is not None:
-            h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
-        scale = a.alpha / call.rank.astype(jnp.float32)
-        return jnp.dot(h, lora_b.reshape(-1, self.features).astype(h.dtype)) * scale.astype(h.dtype)
+            self.sow("intermediates", "gates", weights)
+        return update
+
+
+def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
+    """(the update of all experts `[..., D_out]`, their gates `[..., K]` or `None`)."""
+    weights = None
+    if router is not None:
+        weights = gates(jnp.dot(seen.astype(jnp.float32), router), a.top_k)
+    if key is not None:
+        h = dropout(h, a.dropout, key, call.example_id)
+    h = h * (jnp.arange(a.r_max) < call.rank).astype(h.dtype)
+    if weights is not None:
+        h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
+    scale = a.alpha / call.rank.astype(jnp.float32)
+    update = jnp.dot(h, lora_b.reshape(-1, lora_b.shape[-1]).astype(h.dtype))
+    return update * scale.astype(h.dtype), weights

@@ -18,13 +18,21 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
+from slava_jax.nn.stack import KEPT_OF_ATTENTION
 
 HIDDEN = 2**30  # the order of a key that nobody sees
 _QUERY_BLOCK = 512  # longer queries are taken block by block, so T x S is never whole in memory
 
 
+# What is cheap beside the products is computed again in the backward pass, which then keeps inputs
+# alone. XLA may merge it with the forward pass where both stand side by side (prevent_cse).
+_again = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+@_again
 def _attend_block(q, k, v, order, limit):
     """q `[B, T, G, H/G, C]`, k and v `[B, S, G, C]`; softmax in float32."""
     logits = jnp.einsum("BTGHC,BSGC->BGHTS", q, k, preferred_element_type=jnp.float32)
@@ -42,8 +50,8 @@ def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
       q: float[B, T, H, C]; k, v: float[B, S, G, C], where G divides H.
       order: int32[B, S] of the keys; limit: int32[B, T] of the queries: a query sees the keys
         with `order <= limit`.
-      query_block: queries taken at a time when T is larger; what is kept for the backward pass
-        then is one block's inputs, not its weights.
+      query_block: queries taken at a time when T is larger. The backward pass keeps the inputs,
+        not the weights, and has those of one block at a time.
 
     Returns:
       float[B, T, H, C] in the dtype of v.
@@ -58,8 +66,8 @@ def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
     blocks = (T + padding) // query_block
     q = q.reshape(B, blocks, query_block, *q.shape[2:]).swapaxes(0, 1)
     limit = limit.reshape(B, blocks, query_block).swapaxes(0, 1)
-    one = jax.checkpoint(lambda block: _attend_block(block[0], k, v, order, block[1]))
-    out = jax.lax.map(one, (q, limit)).swapaxes(0, 1)
+    out = jax.lax.map(lambda block: _attend_block(block[0], k, v, order, block[1]), (q, limit))
+    out = out.swapaxes(0, 1)
     return out.reshape(B, T + padding, H, C)[:, :T]
 
 
@@ -83,11 +91,16 @@ def rope_frequencies(half: int, theta: float, scaling: Sequence[float] = ()):
 def rotate(x, positions, theta: float, scaling: Sequence[float] = ()):
     """Rotary position embedding, Llama's halves: x `[B, T, H, C]`, positions `[B, T]`."""
     half = x.shape[-1] // 2
-    angles = positions[..., None, None].astype(jnp.float32)
-    angles = angles * rope_frequencies(half, theta, scaling)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+    @_again
+    def turned(x, positions):
+        angles = positions[..., None, None].astype(jnp.float32)
+        angles = angles * rope_frequencies(half, theta, scaling)
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+        return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+    return turned(x, positions)
 
 
 @flax.struct.dataclass
@@ -132,14 +145,16 @@ class Attention(nn.Module):
     quantized: bool = False
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
+    int8_activations: bool = False
 
     def setup(self):
         groups = self.kv_heads or self.heads
 
         def linear(features, bias=self.bias):
             return Linear(
-                features, bias, self.frozen, self.quantized, self.adapter, dtype=self.dtype
-            )
+                features, bias, self.frozen, self.quantized, self.adapter, self.dtype,
+                self.int8_activations,
+            )  # fmt: skip
 
         self.q = linear(self.heads * self.head_width)
         # A bias of the keys adds the same to all logits of a query: softmax does not see it, and
@@ -159,6 +174,7 @@ class Attention(nn.Module):
         v = self.v(x, call).reshape(B, S, -1, self.head_width)
         if self.rope_theta is not None:
             k = rotate(k, order, self.rope_theta, self.rope_scaling)
+        k, v = (checkpoint_name(a, KEPT_OF_ATTENTION) for a in (k, v))
         if self.null_key:
             row = (B, 1, *self.null_k.shape)
             k = jnp.concatenate([jnp.broadcast_to(self.null_k, row).astype(k.dtype), k], axis=1)
@@ -172,8 +188,9 @@ class Attention(nn.Module):
         q = self.q(x, call).reshape(B, T, self.heads, self.head_width)
         if self.rope_theta is not None:
             q = rotate(q, limit, self.rope_theta, self.rope_scaling)
+        q = checkpoint_name(q, KEPT_OF_ATTENTION)
         out = attend(q, memory.k, memory.v, memory.order, limit)
-        return self.o(out.reshape(B, T, -1), call)
+        return checkpoint_name(self.o(out.reshape(B, T, -1), call), KEPT_OF_ATTENTION)
 
 
 class RMSNorm(nn.Module):
@@ -189,9 +206,20 @@ class RMSNorm(nn.Module):
             scale = self.variable("frozen", "scale", jnp.ones, shape).value
         else:
             scale = self.param("scale", nn.initializers.ones, shape)
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * scale).astype(x.dtype)
+        return _rms_norm(x, scale, self.eps)
+
+
+@functools.partial(_again, static_argnums=2)
+def _rms_norm(x, scale, eps: float):
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return (wide * scale).astype(x.dtype)
+
+
+@_again
+def swiglu(gate, up):
+    """`silu(gate) * up` (section 4.2)."""
+    return nn.silu(gate) * up
 
 
 ACTIVATIONS = {

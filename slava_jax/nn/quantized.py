@@ -1,5 +1,7 @@
 """Frozen int8 kernels: symmetric, one float32 scale per output channel (section 4.1)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,29 +27,50 @@ def dequantize(kernel, scale, dtype=jnp.float32):
     return (kernel.astype(jnp.float32) * scale[..., None, :]).astype(dtype)
 
 
-@jax.custom_vjp
-def int8_matmul(x, kernel, scale):
-    """`x @ dequantize(kernel, scale)` for a frozen kernel, weight-only.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def int8_matmul(x, kernel, scale, int8_activations: bool = False):
+    """`x @ dequantize(kernel, scale)` for a frozen kernel.
 
     The plain expression would keep the dequantised kernel for the backward pass, one copy a
     layer inside a scan; this one keeps the int8 kernel and converts it again.
 
     Args:
       x: float[..., D_in]; kernel: int8[D_in, D_out]; scale: float32[D_out].
+      int8_activations: round x to int8 as well, each token by a scale of its own, and multiply
+        whole numbers; the same with the gradient on its way back. Else weight-only: the kernel
+        becomes floats, and the arithmetic is in the dtype of x.
 
     Returns:
       float[..., D_out] in the dtype of x. No gradient flows to kernel or scale.
     """
+    if int8_activations:
+        return _whole_numbers(x, kernel, 0) * scale.astype(x.dtype)
     return jnp.dot(x, kernel.astype(x.dtype)) * scale.astype(x.dtype)
 
 
-def _forward(x, kernel, scale):
-    return int8_matmul(x, kernel, scale), (kernel, scale)
+def _whole_numbers(x, kernel, axis: int):
+    """x float[..., D], int8 by token, times an int8 kernel over its `axis`; dtype of x."""
+    wide = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
+    step = jnp.where(largest > 0, largest / 127, 1.0)
+    rounded = jnp.round(wide / step).astype(jnp.int8)
+    sums = jax.lax.dot_general(
+        rounded, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.int32
+    )
+    return (sums.astype(jnp.float32) * step).astype(x.dtype)
 
 
-def _backward(kept, dy):
+def _forward(x, kernel, scale, int8_activations):
+    return int8_matmul(x, kernel, scale, int8_activations), (kernel, scale)
+
+
+def _backward(int8_activations, kept, dy):
     kernel, scale = kept
-    dx = jnp.dot(dy * scale.astype(dy.dtype), kernel.astype(dy.dtype).T)
+    dy = dy * scale.astype(dy.dtype)
+    if int8_activations:
+        dx = _whole_numbers(dy, kernel, 1)
+    else:
+        dx = jnp.dot(dy, kernel.astype(dy.dtype).T)
     return dx, np.zeros(kernel.shape, jax.dtypes.float0), jnp.zeros_like(scale)
 
 

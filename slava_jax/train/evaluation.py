@@ -51,6 +51,11 @@ class Findings:
     examples: list[ReportExample] = dataclasses.field(default_factory=list)
     predictions: list[tuple] = dataclasses.field(default_factory=list)
 
+    def add(self, other: "Findings") -> None:
+        """Takes in the metrics and predictions of another."""
+        self.metrics.update(other.metrics)
+        self.predictions += other.predictions
+
 
 @dataclasses.dataclass(frozen=True)
 class _Test:
@@ -127,6 +132,8 @@ def evaluate(
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
     found.rank_scores = _ranks(trained, test, known)
+    for name, scores in zip(("top1", "nats_per_token"), found.rank_scores.values(), strict=True):
+        found.metrics.update({f"rank_{rank}.{name}": value for rank, value in scores.items()})
     found.experts = _experts(trained, test)
     found.examples = _examples(trained, test)
     return found
@@ -226,7 +233,8 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
 def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float]]:
     """Scores by rank, each image as it is. `top1` of some ranks may be known."""
     adapter = assistant.model.config.adapter
-    ranks = sorted({adapter.r_min, (adapter.r_min + adapter.r_max) // 2, adapter.r_max})
+    standing = (adapter.r_min, (adapter.r_min + adapter.r_max) // 2, adapter.r_max)
+    ranks = sorted({*(test.config.evaluation.ranks or standing)})
     labels = test.labels(test.class_rows)
     top1, nats = dict(top1), {}
     for rank in ranks:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from slava_jax import hosts
 from slava_jax.checkpoint import CheckpointError, Checkpoints, content_hash, load_facts, load_tree
 from slava_jax.data.pipeline import iterate
-from slava_jax.train.logging import MetricLogger, Progress
+from slava_jax.train.logging import MetricLogger, Progress, Silent
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import make_runner
 from slava_jax.train.step import TrainState
@@ -187,8 +188,11 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
         batches.set_state(begin.batches)
     placed, frozen = runner.place(begin.state, stage.frozen)
     key = jax.random.key(seed)
-    logger, watch = MetricLogger(directory, position), _Watch(stage, directory)
-    with logger, Progress(config.steps, stage.name, done=position) as progress:
+    logger, progress, watch = Silent(), Silent(), _Watch(stage, directory)
+    if hosts.is_first():
+        logger = MetricLogger(directory, position)
+        progress = Progress(config.steps, stage.name, done=position)
+    with logger, progress:
         while not (position == config.steps or plateau.exhausted):
             upto = min((position // config.eval_every + 1) * config.eval_every, config.steps)
             while position < upto:
@@ -198,7 +202,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
                 watch.add(position, batch, metrics)
                 progress.update(1, **watch.shown)
             means, state = watch.means(), runner.fetch(placed)
-            values = validate(state.params, _local(runner, frozen))
+            values = hosts.as_first(validate(state.params, runner.local(frozen)))
             watch.check_validation(position, values)
             if plateau.update(values["loss"]) and best.latest() != position:
                 best.save(position, state.params, {"validation": values})
@@ -213,10 +217,6 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
                 "frozen": hashes,
             }
             last.save(position, state, facts)
-
-
-def _local(runner, frozen):
-    return runner.fetch(frozen) if frozen else {}
 
 
 class _Watch:

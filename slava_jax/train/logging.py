@@ -179,6 +179,22 @@ class Progress:
         self.close()
 
 
+class Silent:
+    """In the place of MetricLogger and Progress on every host but the first: does nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def update(self, n: int = 1, **values: float) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

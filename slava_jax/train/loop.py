@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from slava_jax import hosts
 from slava_jax.config import check
 from slava_jax.convert.pretrained import is_converted
 from slava_jax.eval.report import write_report
@@ -41,16 +42,19 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     `run.wall_seconds` counts from, now unless given.
 
     Raises:
-      ConfigError, WordNetError: before anything is written. WorkdirError: the directory belongs
-        to another config. And what data, checkpoints and training raise, each saying what to do.
+      ConfigError, WordNetError, PipelineError (the devices cannot share a batch): before anything
+        is written. WorkdirError: the directory belongs to another config. And what data,
+        checkpoints and training raise, each saying what to do.
     """
     started = time.monotonic() if started is None else started
     check(config)
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
-    new = _claim(workdir, config)
-    if (workdir / REPORT).exists():  # the last thing that is written
+    with hosts.first_before_others():
+        new = _claim(workdir, config)
+        finished = (workdir / REPORT).exists()  # the last thing that is written
+    if finished:
         _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     clock = Clock(workdir / "clock.json", started)
@@ -82,21 +86,20 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
     untrained = _assistant(start, first, materials)
     trained = _assistant(start, params, materials)
-    if not has_assistant(workdir):
+    if not hosts.as_first(has_assistant(workdir)):
         save_assistant(trained, config, workdir, stages.base_place(config))
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
-            alone = evaluate_vision(config, vision_stage, vision, materials)
-            found.metrics.update(alone.metrics)
-            found.predictions += alone.predictions
+            found.add(evaluate_vision(config, vision_stage, vision, materials))
         found.metrics.update(yardstick_metrics(materials))
     return _finish(config, workdir, clock, materials, found)
 
 
 def _claim(workdir: Path, config) -> bool:
-    """As `claim`, once an adapter to start from fits; a finished run needs none any more."""
+    """As `claim`, once batches and an adapter to start from fit; a finished run needs neither."""
     if not (workdir / REPORT).exists():
+        stages.check_batches(config)
         stages.check_adapter(config)
     return claim(workdir, config)
 
@@ -104,7 +107,8 @@ def _claim(workdir: Path, config) -> bool:
 def _materials(config, workdir: Path, new: bool) -> Materials:
     """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
     try:
-        return prepare(config, workdir)
+        with hosts.first_before_others():
+            return prepare(config, workdir)
     except Exception:
         if new and not (workdir / "data" / "instructions").exists():
             # The command with a corrected path may take the same directory.
@@ -141,7 +145,8 @@ def _assistant(start: stages.AssistantStart, params: dict, materials: Materials)
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    if hosts.is_first():
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _table(class_names, predictions) -> str:
@@ -158,7 +163,7 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
     metrics = {**found.metrics, **clock.metrics(), **machine_metrics()}
     sizes = {name: len(getattr(materials, name).images) for name in ("train", "validation", "test")}
     metrics.update({f"data.{name}_images": float(count) for name, count in sizes.items()})
-    if jax.process_index() != 0:
+    if not hosts.is_first():
         return metrics
     write_atomically(workdir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))
     write_atomically(workdir / "predictions.csv", _table(materials.class_names, found.predictions))

@@ -1,16 +1,11 @@
 """Losses as sums over what they count; the caller divides by the global count (section 4.5).
 
 Sums, because a mean over devices and microbatches must be the mean over all that they hold.
+That of tokens is in nn/vocabulary.py, because logits of a large vocabulary are never whole.
 """
 
 import jax
 import jax.numpy as jnp
-
-
-def token_cross_entropy(logits, targets, weights):
-    """Summed cross-entropy in nats: float32[B, T, V], int32[B, T], float32[B, T] -> float32[]."""
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - chosen) * weights)
 
 
 def class_cross_entropy(logits, labels, weights, smoothing: float = 0.0):

@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
+from slava_jax import hosts
 from slava_jax.checkpoint import appearing
 from slava_jax.convert.pretrained import TOKENIZER, is_converted
 from slava_jax.data.datasets.base import DataError, ImageSet
@@ -90,7 +91,8 @@ def with_frozen_states(
     for name, augmentation in changes.items():
         split = getattr(materials, name)
         states = FrozenStates(place, vit, stem, split.images, split.pixels)
-        states.compute(augmentation)
+        with hosts.first_before_others():
+            states.compute(augmentation)
         splits[name] = dataclasses.replace(split, cache=states)
     return dataclasses.replace(materials, **splits)
 

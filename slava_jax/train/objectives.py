@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig
-from slava_jax.train.losses import class_cross_entropy, match_cross_entropy, token_cross_entropy
+from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
 
 SETTLED = "settled"
 
@@ -56,9 +56,8 @@ class Language:
 
     def loss(self, params, frozen, batch, totals, key, rank):
         """See the module's text."""
-        logits = self.model.apply({"params": params}, batch["tokens"], batch["order"])
-        total = token_cross_entropy(logits, batch["targets"], batch["target_weights"])
-        loss = total / totals["tokens"]
+        text = [batch[name] for name in ("tokens", "order", "targets", "target_weights")]
+        loss = self.model.apply({"params": params}, *text, method="nats") / totals["tokens"]
         return loss, {"loss": loss}
 
 
@@ -88,8 +87,7 @@ class Assistant:
         else:
             call = AdapterCall(rank, batch["example_id"])
             out = self.model.apply(variables, batch, call, rngs={"dropout": key})
-        lm = token_cross_entropy(out["logits"], batch["targets"], batch["target_weights"])
-        lm = lm / jnp.maximum(totals["tokens"], 1)
+        lm = out["nats"] / jnp.maximum(totals["tokens"], 1)
         itm = match_cross_entropy(out["match"], out["match_wrong"], batch["wrong_weight"])
         itm = itm / jnp.maximum(totals["pairs"], 1)
         return lm + itm, {"loss": lm + itm, "lm": lm, "itm": itm}

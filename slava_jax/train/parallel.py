@@ -1,7 +1,7 @@
 """Two ways to run the same step on many devices: `pmap`, and jit over a mesh.
 
-Both have `place(state, frozen)`, `step(state, frozen, batch, key)` and `fetch(state)`; batches come
-in as this host's rows of the global batch, numpy `[B_local, ...]`.
+Both have `place(state, frozen)`, `step(state, frozen, batch, key)`, `fetch(state)` and
+`local(frozen)`; batches come in as this host's rows of the global batch, numpy `[B_local, ...]`.
 """
 
 import functools
@@ -34,12 +34,18 @@ class Pmap:
         step = functools.partial(
             train_step, objective=objective, optimizer=optimizer, axis_name=_AXIS
         )
-        self._step = jax.pmap(step, axis_name=_AXIS, in_axes=(0, 0, 0, None), donate_argnums=(0,))
+        axes = (0, None, 0, None)
+        self._step = jax.pmap(step, axis_name=_AXIS, in_axes=axes, donate_argnums=(0,))
 
     def place(self, state, frozen):
-        """State and frozen weights, one copy a device."""
+        """State and frozen weights, one copy a device; the caller's own copy of `frozen` is one."""
         # On the axis of the step: under another name the second step would compile once more.
-        return tuple(jax_utils.replicate(tree, axis_name=_AXIS) for tree in (state, frozen))
+        state = jax_utils.replicate(state, axis_name=_AXIS)
+        # Not stacked like the state: that would copy what may be most of the memory.
+        everywhere = NamedSharding(
+            jax.sharding.Mesh(np.array(jax.local_devices()), (_AXIS,)), PartitionSpec()
+        )
+        return state, jax.device_put(frozen, everywhere)
 
     def _split(self, name, array):
         devices = jax.local_device_count()
@@ -59,18 +65,31 @@ class Pmap:
         """The first device's copy, without the cost of indexing a sharded array."""
         return jax.tree.map(lambda a: a.addressable_shards[0].data[0], tree)
 
+    @staticmethod
+    def local(frozen):
+        """Frozen weights as arrays of the first device, not copied."""
+        return jax.tree.map(lambda a: a.addressable_shards[0].data, frozen)
+
 
 class Mesh:
     """jit over a `data x model` mesh: batches split over `data`, big leaves over `model`."""
 
-    def __init__(self, objective, optimizer, microbatches: int = 1, model_axis: int = 1):
+    def __init__(
+        self, objective, optimizer, microbatches: int = 1, model_axis: int = 1, devices=None
+    ):
+        """`devices`: of the mesh; all there are, unless a step is compiled for a machine elsewhere.
+
+        Raises:
+          ValueError: `model_axis` does not divide their number.
+        """
         self._microbatches = microbatches
-        devices = jax.device_count()
-        if devices % model_axis:
-            raise ValueError(f"mesh.model = {model_axis} does not divide the {devices} devices")
+        count = len(devices or jax.devices())
+        if count % model_axis:
+            raise ValueError(f"mesh.model = {model_axis} does not divide the {count} devices")
         self.mesh = jax.make_mesh(
-            (devices // model_axis, model_axis), ("data", "model"), axis_types=(AxisType.Auto,) * 2
-        )
+            (count // model_axis, model_axis), ("data", "model"), devices=devices,
+            axis_types=(AxisType.Auto,) * 2,
+        )  # fmt: skip
         self._model_axis = model_axis
         step = functools.partial(train_step, objective=objective, optimizer=optimizer)
         self._step = jax.jit(step, donate_argnums=(0,))
@@ -99,10 +118,31 @@ class Mesh:
         }
         return self._step(state, frozen, batch, key)
 
+    def lower(self, state, frozen, batch):
+        """The step for shapes (`jax.ShapeDtypeStruct`s), to be compiled without any array.
+
+        `batch` holds the rows of the whole global batch.
+        """
+
+        def shaped(leaf, sharding, shape=None):
+            return jax.ShapeDtypeStruct(shape or leaf.shape, leaf.dtype, sharding=sharding)
+
+        placed = [jax.tree.map(lambda a: shaped(a, self._sharding(a)), t) for t in (state, frozen)]
+        rows = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+        count = self._microbatches
+        cut = {
+            name: shaped(a, rows, (count, a.shape[0] // count, *a.shape[1:]))
+            for name, a in batch.items()
+        }
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return self._step.lower(*placed, cut, key)
+
     @staticmethod
     def fetch(tree):
         """The arrays themselves: global arrays can be used as they are."""
         return tree
+
+    local = fetch
 
 
 def make_runner(config, objective, optimizer):

@@ -15,6 +15,7 @@ from slava_jax.data.assistant_data import AssistantBatches, AssistantData, Assis
 from slava_jax.data.pipeline import (
     Augmentation,
     LanguageBatches,
+    PipelineError,
     Shard,
     VisionBatches,
     VisionEvaluation,
@@ -36,8 +37,20 @@ def _dtype(config):
     return jnp.dtype(config.dtype)
 
 
-def _here() -> Shard:
-    return Shard(jax.process_index(), jax.process_count())
+def _here(stage: ConfigDict) -> Shard:
+    # Under pmap a device sees its own rows alone, and a wrong pair must be among them.
+    devices = jax.local_device_count() if stage.strategy == "pmap" else 1
+    return Shard(jax.process_index(), jax.process_count(), stage.microbatches, devices)
+
+
+def check_batches(config: ConfigDict) -> None:
+    """Raises PipelineError where the devices that there are cannot share a stage's batch."""
+    for name in config.stages:
+        c = config[name]
+        try:
+            _here(c).rows(c.batch_size, c.get("pair_block", 1))
+        except PipelineError as error:
+            raise PipelineError(f"{name}: {error}") from error
 
 
 def _epochs(steps: int, per_epoch: int) -> int:
@@ -75,7 +88,7 @@ def vision_stage(
     def batches(epochs):
         split = materials.train
         return VisionBatches(
-            split.images, split.cache, c.batch_size, config.seed, epochs, augmentation, _here()
+            split.images, split.cache, c.batch_size, config.seed, epochs, augmentation, _here(c)
         )
 
     source = _Steps(batches, c.steps)
@@ -98,12 +111,12 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
     llama = LlamaConfig(vocab_size=len(tokenizer), **config.llama)
     model = LanguageModel(llama)
 
-    def batches(examples, epochs):
+    def batches(examples, epochs, *shard):
         return LanguageBatches(
-            examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, _here()
+            examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, *shard
         )
 
-    source = _Steps(lambda epochs: batches(materials.train.examples, epochs), c.steps)
+    source = _Steps(lambda epochs: batches(materials.train.examples, epochs, _here(c)), c.steps)
     held_out = batches(materials.validation.examples, 1)
     validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
     first = source[0]
@@ -256,7 +269,7 @@ def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantSt
     def batches(epochs):
         return AssistantBatches(
             train, c.batch_size, c.pair_block, config.seed, epochs, c.per_image, tuple(c.always),
-            augmentation, _here(),
+            augmentation, _here(c),
         )  # fmt: skip
 
     held_out = assistant_data(config, materials, materials.validation)

@@ -59,7 +59,7 @@ def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=Non
         rank = draw_rank(rank_key, adapter)
         gradient = jax.value_and_grad(objective.loss, has_aux=True)
         (_, sums), g = gradient(state.params, frozen, microbatch, totals, dropout_key, rank)
-        if adapter is not None:
+        if adapter is not None and adapter.rank_normalisation:
             g = normalise_rank(g, rank, adapter.r_max)
         return (jax.tree.map(jnp.add, grads, g), jnp.maximum(touched, rank)), sums
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from slava_jax import hosts
+
 CONFIG = "config.json"  # in a work directory
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -100,7 +102,8 @@ class Clock:
         start = time.monotonic()
         yield
         self._parts[name] = self._parts.get(name, 0.0) + time.monotonic() - start
-        write_atomically(self._path, json.dumps({"wall": self._wall(), "parts": self._parts}))
+        if hosts.is_first():
+            write_atomically(self._path, json.dumps({"wall": self._wall(), "parts": self._parts}))
 
     def metrics(self) -> dict[str, float]:
         """`run.wall_seconds` up to now, and `run.seconds.<part>`."""

@@ -155,6 +155,19 @@ def test_hosts_make_slices_of_the_global_batch(hosts):
         equal(whole[i], {name: np.concatenate([m[name] for m in made]) for name in made[0]})
 
 
+def test_hosts_share_each_microbatch():
+    """Host 0's part of a microbatch, then host 1's, is the microbatch of one host."""
+    data, microbatches = make_data(), 2
+    whole = make_batches(data, batch_size=16)
+    parts = [make_batches(data, batch_size=16, shard=Shard(k, 2, microbatches)) for k in range(2)]
+    for i in range(len(whole)):
+        made = [part[i] for part in parts]
+        for name, array in whole[i].items():
+            rows = [m[name].reshape(microbatches, -1, *array.shape[1:]) for m in made]
+            assert np.array_equal(np.concatenate(rows, axis=1).reshape(array.shape), array), name
+    assert made[0]["example_id"].tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
 def test_an_epoch_goes_on_where_it_stopped():
     whole = list(iterate(make_batches()))
     assert len(whole) == 18
@@ -298,6 +311,8 @@ def test_bad_instructions_are_named():
 def test_sizes_that_do_not_fit():
     with pytest.raises(PipelineError, match="batch size 8 is not a multiple"):
         make_batches(pair_block=3)
+    with pytest.raises(PipelineError, match=r"1 host.s. x 2 device.s. x 2 microbatch.es. x 4 row"):
+        make_batches(shard=Shard(microbatches=2, devices=2))  # a pair would leave its device
     with pytest.raises(PipelineError, match=r"48 row.s. do not fill one batch of 64"):
         make_batches(batch_size=64)
     with pytest.raises(PipelineError, match="host 2 of 2"):

@@ -23,15 +23,15 @@ def shapes(decoder="llama"):
         **{name: tokens for name in ("tokens", "order", "images_before")},
         "encode_at": jax.ShapeDtypeStruct((1, 2), jnp.int32),
         "decoder_in": answer,
+        "targets": answer,
         "wrong_offset": one,
         "target_image": one,
     }
     model = Slava(dataclasses.replace(PAPER, decoder=decoder), jnp.bfloat16)
     call = AdapterCall(jax.ShapeDtypeStruct((), jnp.int32))
-    out, variables = jax.eval_shape(
-        lambda *args: model.init_with_output(jax.random.key(0), *args), batch, call
-    )
-    assert out["logits"].shape == (1, 8, 32_004) and out["match"].shape == (1,)
+    variables = jax.eval_shape(lambda *args: model.init(jax.random.key(0), *args), batch, call)
+    out = jax.eval_shape(lambda *args: model.apply(*args, each=True), variables, batch, call)
+    assert out["nats"].shape == (1, 8) and out["match"].shape == (1,)
     return variables
 
 

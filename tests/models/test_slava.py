@@ -6,13 +6,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_model import VOCABULARY, random_batch, tiny, tiny_model
 
 from slava_jax.models.slava import Slava, SlavaConfig, exchange_target
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.attention import HIDDEN
-from slava_jax.train.losses import token_cross_entropy
 
 DECODERS = ["transformer", "llama"]
 CALL = AdapterCall(jnp.int32(4))
@@ -60,7 +60,8 @@ def test_the_answer_is_hidden_from_the_decoder(decoder):
     def gradient(embedded):
         def loss(embedded):
             logits = model.apply(variables, embedded, batch, CALL, method=steps)[2]
-            return token_cross_entropy(logits, batch["targets"], batch["target_weights"])
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+            return jnp.sum(nats * batch["target_weights"])
 
         return jax.grad(loss)(embedded)
 
@@ -96,16 +97,34 @@ def test_text_sees_only_the_images_before_it():
 def test_padding_and_bucket_length_change_nothing():
     """The same rows in a longer bucket: losses' inputs agree on what is real."""
     model, variables = tiny_model()
-    run = jax.jit(lambda batch: model.apply(variables, batch, CALL))
+    run = jax.jit(lambda batch: model.apply(variables, batch, CALL, each=True))
     batch = batch_of()
     longer = dict(batch)
     for name, value in (("tokens", 3), ("order", HIDDEN), ("images_before", 1)):
         longer[name] = np.pad(batch[name], ((0, 0), (0, 5)), constant_values=value)
-    longer["decoder_in"] = np.pad(batch["decoder_in"], ((0, 0), (0, 4)), constant_values=7)
+    for name in ("decoder_in", "targets"):
+        longer[name] = np.pad(batch[name], ((0, 0), (0, 4)), constant_values=7)
     a, b = run(batch), run(longer)
-    np.testing.assert_allclose(b["logits"][:, :8], a["logits"], atol=2e-5)
+    np.testing.assert_allclose(b["nats"][:, :8], a["nats"], atol=2e-5)
     np.testing.assert_allclose(b["match"], a["match"], atol=1e-5)
     np.testing.assert_allclose(b["match_wrong"], a["match_wrong"], atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_answers_nats_are_those_of_the_logits(decoder):
+    """Of each token, and their sum over those that count; logits as generation has them."""
+    model, variables = tiny_model(decoder)
+    batch = batch_of()
+    logits = compiled(decoder)(batch)[2]
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    run = jax.jit(
+        lambda batch, each: model.apply(variables, batch, CALL, each)["nats"], static_argnums=1
+    )
+    each = run(batch, True)
+    np.testing.assert_allclose(each, nats, atol=2e-5)
+    assert float(run(batch, False)) == pytest.approx(
+        float((nats * batch["target_weights"]).sum()), rel=1e-5
+    )
 
 
 def test_wrong_pairs_are_the_same_text_with_the_partners_image():

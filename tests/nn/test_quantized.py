@@ -53,6 +53,44 @@ def test_the_product_equals_its_slow_twin(dtype, tolerance):
     np.testing.assert_allclose(np.float32(pull(dy)[0]), dx, atol=tolerance, rtol=tolerance)
 
 
+def rounded(x):
+    """What int8 activations make of x float32[..., D]: whole numbers, and the step of each row."""
+    step = np.abs(x).max(axis=-1, keepdims=True) / 127
+    return np.round(x / step).astype(np.int64), step
+
+
+def test_int8_activations_equal_whole_numbers():
+    """Forward and the gradient of x, against numpy's integers; every token has its own step."""
+    stored, scale = quantize(normal(16, 6))
+    x, dy = normal(2, 3, 16, seed=1), normal(2, 3, 6, seed=2)
+    x, dy = x.at[0, 0].mul(1000), dy.at[0, 1].mul(1e-3)
+    y, pull = jax.vjp(lambda x: int8_matmul(x, stored, scale, True), x)
+    whole, step = rounded(np.asarray(x))
+    np.testing.assert_allclose(y, whole @ np.int64(stored) * step * np.asarray(scale), rtol=1e-5)
+    whole, step = rounded(np.asarray(dy * scale))
+    np.testing.assert_allclose(pull(dy)[0], whole @ np.int64(stored).T * step, rtol=1e-5)
+
+
+def test_a_token_of_zeros_stays_zero():
+    """No 0 / 0 in its step."""
+    stored, scale = quantize(normal(16, 6))
+    y, pull = jax.vjp(lambda x: int8_matmul(x, stored, scale, True), jnp.zeros((2, 16)))
+    assert np.all(np.asarray(y) == 0) and np.all(np.asarray(pull(0 * y)[0]) == 0)
+
+
+@pytest.mark.parametrize("int8_activations, wanted", [(False, 0.00794), (True, 0.01137)])
+def test_the_error_of_a_wide_product(int8_activations, wanted):
+    """Relative to the float32 product, 1024 normal inputs; golden, measured when it was written.
+
+    Weight-only is the rounding of the kernel; with int8 activations that of x, as large, adds in
+    quadrature.
+    """
+    kernel, x = normal(1024, 256), normal(64, 1024, seed=1)
+    exact = x @ kernel
+    error = int8_matmul(x, *quantize(kernel), int8_activations) - exact
+    assert float(jnp.std(error) / jnp.std(exact)) == pytest.approx(wanted, rel=0.01)
+
+
 def kept_bytes(function, x):
     """Bytes that the backward pass of `function` at x keeps, by dtype."""
     _, pull = jax.vjp(function, x)

@@ -195,3 +195,12 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_run_goes_on_with_room(tmp_path
     message, steps = done.stdout.strip().rsplit("\n", 1)
     assert message.startswith("checkpoint of step 9 (step 6 is kept): could not be written to")
     assert steps == "[3, 6, 9, 12]"
+
+
+def test_pairs_that_no_device_has_whole_are_refused_at_once(tmp_path):
+    """Not after two stages: a device of `pmap` sees no row of another."""
+    config = get_config()
+    config.assistant.pair_block = 4
+    text = refusal(config, tmp_path / "run", PipelineError)
+    assert text.startswith("assistant: batch size 16 is not a multiple of 1 host(s) x 4 device(s)")
+    assert not (tmp_path / "run").exists()

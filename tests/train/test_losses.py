@@ -6,21 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from slava_jax.train.losses import class_cross_entropy, match_cross_entropy, token_cross_entropy
+from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
 
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(RNG.normal(size=(4, 5, 9)) * 3, jnp.float32)
 TARGETS = jnp.asarray(RNG.integers(0, 9, (4, 5)), jnp.int32)
 WEIGHTS = jnp.asarray(RNG.integers(0, 2, (4, 5)), jnp.float32)
 MATCH = jnp.asarray(RNG.normal(size=(2, 6)) * 5, jnp.float32)
-
-
-def test_token_cross_entropy_is_summed_nats():
-    """Of the tokens that count alone."""
-    wanted = optax.softmax_cross_entropy_with_integer_labels(LOGITS, TARGETS)
-    got = token_cross_entropy(LOGITS, TARGETS, WEIGHTS)
-    assert float(got) == pytest.approx(float((wanted * WEIGHTS).sum()), rel=1e-6)
-    assert float(token_cross_entropy(LOGITS, TARGETS, 0 * WEIGHTS)) == 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -48,15 +40,13 @@ def test_extreme_logits_stay_finite():
     """Hundreds of nats wrong: large, not infinite."""
     big = jnp.asarray([-500.0, 500.0])
     assert float(match_cross_entropy(big, -big, jnp.ones(2))) == pytest.approx(1000, rel=1e-5)
-    logits = jnp.asarray([[[500.0, -500.0]]])
-    assert float(token_cross_entropy(logits, jnp.asarray([[1]]), jnp.ones((1, 1)))) == 1000
+    logits = jnp.asarray([[500.0, -500.0]])
+    assert float(class_cross_entropy(logits, jnp.asarray([1]), jnp.ones(1))) == 1000
 
 
 def test_parts_add_up_to_the_whole():
     """What makes microbatches and devices agree: sums, not means."""
-    whole = float(token_cross_entropy(LOGITS, TARGETS, WEIGHTS))
-    parts = [
-        token_cross_entropy(*(a[i : i + 2] for a in (LOGITS, TARGETS, WEIGHTS))) for i in (0, 2)
-    ]
-    assert WEIGHTS[:2].sum() != WEIGHTS[2:].sum()
-    assert whole == pytest.approx(float(sum(parts)), rel=1e-6)
+    arrays = (LOGITS[:, 0], TARGETS[:, 0], jnp.asarray([1.0, 1, 0, 1]))
+    parts = [class_cross_entropy(*(a[i : i + 2] for a in arrays)) for i in (0, 2)]
+    assert arrays[2][:2].sum() != arrays[2][2:].sum()
+    assert float(class_cross_entropy(*arrays)) == pytest.approx(float(sum(parts)), rel=1e-6)

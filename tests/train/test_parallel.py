@@ -5,6 +5,7 @@ import functools
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_model import random_batch, tiny, tiny_model
@@ -127,3 +128,15 @@ def test_a_batch_that_does_not_divide_is_refused():
     state, frozen = runner.place(state, frozen)
     with pytest.raises(ValueError, match="change batch_size or microbatches"):
         runner.step(state, frozen, random_batch(0), jax.random.key(0))
+
+
+@pytest.mark.parametrize("strategy", ["pmap", "mesh"])
+def test_frozen_weights_stay_where_they_are(strategy):
+    """The base of a 7B model is most of the memory: the first device holds it once."""
+    big = {"kernel": jnp.ones((64, 64), jnp.int8)}
+    runner = {"pmap": Pmap, "mesh": Mesh}[strategy](None, None)
+    _, placed = runner.place({}, big)
+    first = placed["kernel"].addressable_shards[0].data
+    assert first.unsafe_buffer_pointer() == big["kernel"].unsafe_buffer_pointer()
+    held = runner.local(placed)["kernel"].addressable_shards[0].data
+    assert held.unsafe_buffer_pointer() == first.unsafe_buffer_pointer()

@@ -126,6 +126,22 @@ def test_the_plateau_scale_scales_the_update():
     assert float(half.lr_scale) == 0.5 and np.abs(move(full)).max() > 1e-3
 
 
+def test_rank_normalisation_can_be_left_out():
+    """The gradient of B is larger then, and nothing else of the step differs."""
+    model, _ = tiny_model()
+    _, state, frozen = assistant()
+    split = {k: a[None] for k, a in random_batch(0, 8).items()}
+    found = []
+    for on in (True, False):
+        adapter = dataclasses.replace(model.config.adapter, r_max=6, rank_normalisation=on)
+        objective = objectives.Assistant(model, adapter)
+        optimizer = make_optimizer(OPTIMIZER)
+        step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
+        found.append(step(state, frozen, split, jax.random.key(4))[1])
+    assert found[0]["loss"] == found[1]["loss"]
+    assert found[0]["grad_norm"] < found[1]["grad_norm"] * (1 - 1e-5)
+
+
 def test_ranks_are_uniform_over_both_ends():
     """Of 4..16, as section 4.1 draws them; without an adapter there is none to draw."""
     draw = jax.vmap(lambda key: objectives.draw_rank(key, AdapterConfig()))

@@ -1,0 +1,113 @@
+"""Which of the paper's parts carry the quickstart? Each left out or changed, over three seeds.
+
+    python -m experiments.ablations               # hours on two cores; killed, it goes on
+    python -m experiments.ablations --seeds 0 --decoders transformer
+
+The vision and the language stage of configs/quickstart.py are run once a seed and shared; every
+variant is an assistant stage of its own on top of them, on the same images and instructions. Each
+is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged images. Writes
+`experiments/ablations/seedN-DECODER-VARIANT.json`, and summary.json and ablations.svg beside them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from configs.quickstart import get_config
+from slava_jax.train.loop import run
+from slava_jax.train.workdir import environment, write_atomically
+
+RESULTS = Path(__file__).parent
+RUNS = Path("runs/ablations")
+SEEDS, DECODERS, RANKS = (0, 1, 2), ("transformer", "llama"), (4, 8, 12, 16)
+# What each variant changes; `full` is the paper's method as the quickstart has it.
+VARIANTS = {
+    "full": {},
+    "two experts": {"adapter.experts": 2},
+    "one expert": {"adapter.experts": 1, "adapter.top_k": 1},
+    "hidden-state router": {"adapter.router": "hidden"},
+    "fixed rank": {"adapter.r_min": 16},
+    "no rank normalisation": {"adapter.rank_normalisation": False},
+    "embedding table": {"text_encoder": "embeddings"},
+}
+KEPT = (
+    "classification.top1", "classification.macro_f1", "classification_zero_b.top1",
+    "classification_shuffled.top1", "classification_vit.top1", "lm.nats_per_token",
+    "lm_zero_b.nats_per_token", "itm.auc_class_question", "run.seconds.assistant",
+)  # fmt: skip
+
+
+def shared(seed: int) -> Path:
+    """The work directory of a seed's vision and language stages, which are run if need be."""
+    config = get_config()
+    config.seed, config.stages = seed, ("vision", "language")
+    workdir = RUNS / f"seed{seed}"
+    run(config, workdir)
+    return workdir
+
+
+def do(seed: int, decoder: str, variant: str) -> None:
+    """One assistant stage and its result file."""
+    place = RESULTS / f"seed{seed}-{decoder}-{variant.replace(' ', '_')}.json"
+    if place.exists():
+        return
+    before = shared(seed)
+    config = get_config()
+    config.seed, config.stages, config.decoder = seed, ("assistant",), decoder
+    config.start_from.update(vision=str(before), language=str(before))
+    config.evaluation.update(captions=0, answers=128, ranks=RANKS)
+    config.update_from_flattened_dict(VARIANTS[variant])
+    workdir = RUNS / f"seed{seed}-{decoder}-{variant.replace(' ', '_')}"
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "data").exists():
+        (workdir / "data").symlink_to((before / "data").absolute())  # the same images and texts
+    metrics = run(config, workdir)
+    wanted = (*KEPT, *(f"rank_{rank}.{s}" for rank in RANKS for s in ("top1", "nats_per_token")))
+    result = {
+        "seed": seed,
+        "decoder": decoder,
+        "variant": variant,
+        "metrics": {name: metrics[name] for name in wanted if name in metrics},
+        "environment": environment(),
+    }
+    write_atomically(place, json.dumps(result, indent=1) + "\n")
+
+
+def summary() -> dict:
+    """{decoder: {variant: {metric: [mean, standard deviation, n]}}} over the seeds there are."""
+    out: dict[str, dict] = {}
+    for decoder in DECODERS:
+        for variant in VARIANTS:
+            name = f"{decoder}-{variant.replace(' ', '_')}.json"
+            files = [RESULTS / f"seed{seed}-{name}" for seed in SEEDS]
+            held = [json.loads(f.read_text())["metrics"] for f in files if f.exists()]
+            if held:
+                out.setdefault(decoder, {})[variant] = {
+                    key: _spread([metrics[key] for metrics in held]) for key in held[0]
+                }
+    return out
+
+
+def _spread(values: list[float]) -> list[float]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return [float(np.mean(values)), deviation, len(values)]
+
+
+def main() -> None:
+    """Runs what was asked for and writes the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    parser.add_argument("--decoders", nargs="*", default=list(DECODERS), choices=DECODERS)
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    asked = parser.parse_args()
+    for seed in asked.seeds:
+        for decoder in asked.decoders:
+            for variant in asked.variants:
+                do(seed, decoder, variant)
+    write_atomically(RESULTS / "summary.json", json.dumps(summary(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

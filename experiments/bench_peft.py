@@ -1,0 +1,205 @@
+"""A training step beside transformers + peft, on the same CPU: tokens a second and peak memory.
+
+    make reference
+    python -m experiments.bench_peft      # about 20 minutes on two idle cores; killed, it goes on
+
+SmolLM2-135M's shape with random weights, as a plain language model with its tied head: next-token
+loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA and LoRA-FA in
+float32, without dropout (its default); ours with K = 4 experts, dynamic rank and dropout, as `main`
+trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 activations; and
+each of the three with the adapters removed and one embedding row trained, for what adapters cost.
+Every repetition is a process of its own, in turn, so that its peak resident memory is its own.
+Writes `experiments/bench_peft.json`.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from slava_jax.train.workdir import environment, machine_metrics, write_atomically
+
+RESULT = Path(__file__).with_suffix(".json")
+PARTS = Path("runs/bench_peft")  # a file a repetition
+BATCH, LENGTH, RANK = 4, 128, 16
+SHAPE = {
+    "vocab_size": 49_152,
+    "width": 576,
+    "layers": 30,
+    "heads": 9,
+    "kv_heads": 3,
+    "head_width": 64,
+    "mlp_width": 1536,
+    "rope_theta": 1e5,
+    "tie_embeddings": True,
+}
+# (quantized, int8_activations) of ours.
+OURS = {"float32": (False, False), "int8": (True, False), "int8 x int8": (True, True)}
+BARE = "{}, no adapters"
+NAMES = ("peft LoRA", "peft LoRA-FA", *OURS, *map(BARE.format, OURS))
+WARM, TIMED, REPETITIONS, THREADS = 2, 4, 5, 2
+AIMS = {"speed": 1.4, "memory": 0.6, "adapters": 1.10}
+
+
+def token_ids():
+    """int32[4, 128], the same on both sides."""
+    import numpy as np
+
+    ids = np.random.default_rng(0).integers(1, SHAPE["vocab_size"], (BATCH, LENGTH))
+    return ids.astype(np.int32)
+
+
+def peft_step(name: str):
+    """A function that makes one update of transformers + peft and returns its loss."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.optimizers import create_lorafa_optimizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=SHAPE["vocab_size"],
+            hidden_size=SHAPE["width"],
+            intermediate_size=SHAPE["mlp_width"],
+            num_hidden_layers=SHAPE["layers"],
+            num_attention_heads=SHAPE["heads"],
+            num_key_value_heads=SHAPE["kv_heads"],
+            rope_theta=SHAPE["rope_theta"],
+            tie_word_embeddings=True,
+        )
+    )
+    adapted = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted, task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora)
+    if name == "peft LoRA-FA":
+        optimizer = create_lorafa_optimizer(model, r=RANK, lora_alpha=RANK, lr=1e-3)
+    else:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=1e-3)
+    ids = torch.from_numpy(token_ids()).long()
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def our_step(name: str):
+    """The same of ours: the step that `main` runs."""
+    from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
+    from experiments.random_llama import random_weights
+    from slava_jax.models.llama import LlamaConfig, LlamaMode
+    from slava_jax.nn.adapters import AdapterConfig
+
+    form = name.removesuffix(BARE.format(""))
+    quantized, int8_activations = OURS[form]
+    adapter = AdapterConfig() if form == name else None
+    mode = LlamaMode(True, quantized, adapter, int8_activations=int8_activations)
+    model, batch = PlainModel(LlamaConfig(**SHAPE), mode), plain_batch(token_ids())
+    return stepper(model, random_weights(shapes_of(model, batch)), batch)
+
+
+def one(name: str) -> dict:
+    """One repetition, in this process: seconds of each timed step, peak memory, losses."""
+    step = peft_step(name) if name.startswith("peft") else our_step(name)
+    losses = [step() for _ in range(WARM)]
+    seconds = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        losses.append(step())
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": seconds, "peak_gib": peak, "losses": losses}
+
+
+def measure() -> dict[str, list[dict]]:
+    """All repetitions by name; those that are there already are not repeated."""
+    PARTS.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict]] = {name: [] for name in NAMES}
+    for repetition in range(REPETITIONS):
+        for number, name in enumerate(NAMES):
+            path = PARTS / f"{number}-{repetition}.json"
+            if not path.exists():
+                command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    sys.exit(f"{name}: failed\n{done.stderr}")
+                write_atomically(path, done.stdout.splitlines()[-1])
+            found[name].append(json.loads(path.read_text()))
+            print(name, found[name][-1], flush=True)
+    return found
+
+
+def summary(found: dict[str, list[dict]]) -> dict:
+    """Medians over the repetitions, and the ratios that the aims speak of."""
+    rows = {}
+    for name, parts in found.items():
+        step = statistics.median(statistics.median(part["seconds"]) for part in parts)
+        rows[name] = {
+            "seconds_a_step": step,
+            "tokens_a_second": BATCH * LENGTH / step,
+            "peak_gib": statistics.median(part["peak_gib"] for part in parts),
+            "first_loss": parts[0]["losses"][0],
+        }
+    base = rows["peft LoRA"]
+    for name, row in rows.items():
+        row["speed_of_peft"] = base["seconds_a_step"] / row["seconds_a_step"]
+        row["memory_of_peft"] = row["peak_gib"] / base["peak_gib"]
+        if name in OURS:
+            bare = rows[BARE.format(name)]["seconds_a_step"]
+            row["time_of_no_adapters"] = row["seconds_a_step"] / bare
+    best = rows["int8 x int8"]
+    reached = {
+        "speed": best["speed_of_peft"] >= AIMS["speed"],
+        "memory": best["memory_of_peft"] <= AIMS["memory"],
+        "adapters": max(rows[name]["time_of_no_adapters"] for name in OURS) <= AIMS["adapters"],
+    }
+    return {"rows": rows, "aims": AIMS, "reached": reached}
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", choices=NAMES)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(one(asked.one)))
+        return
+    import peft
+    import torch
+    import transformers
+
+    result = {
+        "question": __doc__.splitlines()[0],
+        "batch": [BATCH, LENGTH],
+        "threads": THREADS,
+        "repetitions": REPETITIONS,
+        "timed_steps": TIMED,
+        "seed": 0,
+        **summary(measure()),
+        "matmul_gflops": round(machine_metrics()["run.matmul_gflops"], 1),
+        "environment": {
+            **environment(),
+            **{m.__name__: m.__version__ for m in (torch, transformers, peft)},
+        },
+    }
+    write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
+    for name, row in result["rows"].items():
+        print(
+            f"{name:28s} {row['tokens_a_second']:7.1f} tokens/s {row['peak_gib']:5.2f} GiB; of PEFT"
+            f" {row['speed_of_peft']:.2f} x speed, {row['memory_of_peft']:.2f} x memory"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Which assistants with Llama-2-7b fit a TPU? What its own compiler plans, without a TPU.
+
+    make tpu-plan      # half an hour; every plan is kept, a killed run goes on
+
+Compiles the training step that `main` runs (train/step.py on a mesh: K = 4 on q, k, v, o, both
+losses with the wrong pairs, Adam) for chips described by libtpu. The peak is what the compiler
+reserves on one chip. Bytes of collectives are counted in the compiled program, those in a loop as
+often as it turns. Writes `experiments/plan_tpu.json` and the tables of docs/scale.md.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are described, not there
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from experiments.collectives import Traffic, traffic
+from experiments.random_llama import batch_shapes
+from experiments.readme_results import replaced, table
+from slava_jax.config import default_config
+from slava_jax.models.presets import PAPER
+from slava_jax.models.slava import Slava
+from slava_jax.nn.adapters import AdapterCall
+from slava_jax.train.objectives import Assistant
+from slava_jax.train.optim import make_optimizer
+from slava_jax.train.parallel import Mesh
+from slava_jax.train.step import TrainState
+from slava_jax.train.workdir import environment, write_atomically
+
+RESULT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+MARKERS = ("<!-- plan:begin -->", "<!-- plan:end -->")
+GIB = 2**30
+# Published: bfloat16 and int8 operations a second, bytes a second of all links of a chip, memory.
+CHIPS = {
+    "v5e": {"bfloat16": 197e12, "int8": 394e12, "links": 200e9, "gib": 15.75},
+    "v5p": {"bfloat16": 459e12, "int8": 918e12, "links": 600e9, "gib": 95.0},
+}
+FROZEN = 6.74e9  # parameters of Llama-2-7b
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One program: `tokens` of text and a quarter as many of the answer, `rows` on each chip.
+
+    `chips` of the topology are used (None: all); `model` of them share a copy of the weights.
+    """
+
+    topology: str
+    rows: int
+    tokens: int
+    remat: str
+    decoder: str = "transformer"
+    chips: int | None = None
+    model: int = 1
+    aim: float | None = None  # GiB
+
+    @property
+    def name(self) -> str:
+        """What its result is kept under."""
+        own = dataclasses.asdict(self)
+        del own["aim"]
+        return ", ".join(f"{key} {value}" for key, value in own.items())
+
+
+ASKED = [
+    Plan("v5e:2x4", 1, 2048, "full", aim=8.3),
+    Plan("v5e:2x4", 1, 512, "none", aim=10.0),
+    Plan("v5e:2x4", 32, 512, "full", chips=1, aim=15.75),
+    Plan("v5e:2x4", 1, 2048, "full", "llama"),
+    Plan("v5e:2x4", 1, 512, "none", "llama"),
+    Plan("v5e:2x4", 32, 512, "full", "llama", chips=1),
+]
+SHARED = [
+    Plan("v5e:16x16", 1, 2048, "full", model=1),
+    Plan("v5e:16x16", 4, 2048, "full", model=4),
+    Plan("v5e:16x16", 16, 2048, "full", model=16),
+    Plan("v5p:2x2x1", 4, 2048, "full", model=1),
+    Plan("v5p:2x2x1", 16, 2048, "full", model=4),
+]
+# Of one chip with room for all of them: what the table of cards is inferred from.
+SIZES = [
+    Plan("v5p:2x2x1", rows, tokens, remat, chips=1)
+    for remat in ("full", "none")
+    for tokens in (512, 2048)
+    for rows in (1, 8)
+]
+CARDS = (12, 16, 24, 40, 80)  # GiB
+SPARE = 1.0  # GiB of a card that are not the program's: context, libraries, fragmentation
+
+
+def compiled(plan: Plan):
+    """The program of a plan, and how many chips it is for."""
+    platform = topologies.get_topology_desc(platform="tpu", topology_name=plan.topology)
+    devices = platform.devices[: plan.chips]
+    config = dataclasses.replace(PAPER, decoder=plan.decoder, remat=plan.remat)
+    model = Slava(config, jnp.bfloat16)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    call = AdapterCall(jnp.int32(1))
+    two = batch_shapes(2, plan.tokens, config.vit)
+    shapes = jax.eval_shape(lambda batch: model.init(keys, batch, call), two)
+    optimizer = make_optimizer(default_config().assistant)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), shapes["params"])
+    objective = Assistant(model, config.adapter)
+    mesh = Mesh(objective, optimizer, model_axis=plan.model, devices=devices)
+    batch = batch_shapes(plan.rows * len(devices) // plan.model, plan.tokens, config.vit)
+    lowered = mesh.lower(state, shapes["frozen"], batch)
+    return lowered.compile({"exec_time_optimization_effort": -1.0}), len(devices)
+
+
+def measure(plan: Plan) -> dict:
+    """Peak memory of a chip and what crosses its links in a step; or why there is no program."""
+    try:
+        program, chips = compiled(plan)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"plan": dataclasses.asdict(plan), "does_not_fit": str(error).splitlines()[0]}
+    return {
+        "plan": dataclasses.asdict(plan),
+        "chips": chips,
+        "peak_gib": program.memory_analysis().peak_memory_in_bytes / GIB,
+        "traffic": dataclasses.asdict(traffic(program.as_text())),
+    }
+
+
+def efficiency(result: dict) -> float:
+    """Share of a step in which the chips compute, if nothing that crosses a link is hidden."""
+    plan = Plan(**result["plan"])
+    chip = CHIPS[plan.topology.split(":")[0]]
+    tokens = plan.rows * plan.tokens / plan.model  # of one chip
+    factor = 4 if plan.remat == "none" else 6
+    computing = factor * FROZEN * tokens / chip["bfloat16"]
+    moving = Traffic(**result["traffic"]).ring_bytes / chip["links"]
+    return computing / (computing + moving)
+
+
+def tables(results: dict[str, dict]) -> str:
+    """Markdown for docs/scale.md, of the plans that are there."""
+    asked = [
+        (
+            f"{p.rows} x {p.tokens} a chip, {p.chips or 'all'} of {p.topology}, remat {p.remat},"
+            f" decoder `{p.decoder}`",
+            _peak(results[p.name]),
+            "" if p.aim is None else _against(results[p.name], p.aim),
+        )
+        for p in ASKED
+        if p.name in results
+    ]
+    shared = [
+        (
+            f"{p.topology}, {p.model} chips a copy, {p.rows} x {p.tokens} tokens a copy",
+            _peak(results[p.name]),
+            f"{results[p.name]['traffic']['payload_bytes'] / GIB:.2f}",
+            f"{results[p.name]['traffic']['ring_bytes'] / GIB:.2f}",
+            f"{efficiency(results[p.name]):.0%}",
+        )
+        for p in SHARED
+        if "traffic" in results.get(p.name, {})
+    ]
+    parts = [table(("step", "peak, GiB a chip", "aim"), asked)]
+    if shared:
+        header = ("mesh", "peak, GiB a chip", "collectives, GiB a step", "over links, GiB",
+                  "efficiency, nothing hidden")  # fmt: skip
+        parts.append(table(header, shared))
+    if all(p.name in results for p in SIZES):
+        parts.append(_cards(results))
+    return "\n\n".join(parts)
+
+
+def _peak(result: dict) -> str:
+    return f"{result['peak_gib']:.2f}" if "peak_gib" in result else "does not fit"
+
+
+def _against(result: dict, aim: float) -> str:
+    reached = result.get("peak_gib", float("inf")) <= aim
+    return f"at most {aim}: {'reached' if reached else 'missed'}"
+
+
+def _cards(results: dict[str, dict]) -> str:
+    rows = []
+    pairs = [(few, many) for few, many in zip(SIZES[::2], SIZES[1::2], strict=True)]
+    for few, many in pairs:
+        low, high = (results[p.name]["peak_gib"] for p in (few, many))
+        each = (high - low) / (many.rows - few.rows)
+        fits = [math.floor(1 + (card - SPARE - low) / each) for card in CARDS]
+        rows.append(
+            (
+                f"{few.tokens} tokens, remat {few.remat}",
+                f"{low:.2f} + {each:.3f} a further sequence",
+                *(str(n) if n > 0 else "–" for n in fits),
+            )
+        )
+    header = ("", "compiled: GiB for one sequence", *(f"{card} GB" for card in CARDS))
+    return table(header, rows)
+
+
+def _write(results: dict[str, dict]) -> None:
+    result = {
+        "question": __doc__.splitlines()[0],
+        "results": results,
+        "chips": CHIPS,
+        "seed": "shapes alone: nothing is drawn",
+        "environment": {**environment(), "libtpu": importlib.metadata.version("libtpu")},
+    }
+    write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measures what is not there yet, writes the result file and the page."""
+    results = json.loads(RESULT.read_text())["results"] if RESULT.exists() else {}
+    for plan in (*ASKED, *SHARED, *SIZES):
+        if plan.name not in results:
+            results[plan.name] = measure(plan)
+            print(plan.name, json.dumps(results[plan.name]), flush=True)
+            _write(results)
+    write_atomically(PAGE, replaced(PAGE.read_text(), tables(results), *MARKERS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Weights and batches of a given shape, for measurements that do not ask what a model says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_weights(shapes: dict, seed: int = 0) -> dict:
+    """Arrays for a nested dict of `jax.ShapeDtypeStruct`s, of a size that keeps states finite.
+
+    Kernels, int8 or not, have unit gain; scales of norms are 1; what training starts from zero is
+    small noise, so that no product is with zeros.
+    """
+    return _filled(shapes, np.random.default_rng(seed))
+
+
+def _filled(shapes: dict, rng: np.random.Generator) -> dict:
+    out = {}
+    for name, leaf in shapes.items():
+        if isinstance(leaf, dict):
+            out[name] = _filled(leaf, rng)
+        elif leaf.dtype == jnp.int8:
+            out[name] = jnp.asarray(rng.integers(-127, 128, leaf.shape, np.int8))
+        elif name == "scale":
+            int8 = shapes.get("kernel")
+            gain = 1.0 if int8 is None else int8.shape[-2] ** -0.5 / 73  # deviation of those int8
+            out[name] = jnp.full(leaf.shape, gain, leaf.dtype)
+        else:
+            size = leaf.shape[-2] ** -0.5 if name in ("kernel", "lora_a") else 0.02
+            noise = rng.standard_normal(leaf.shape, np.float32)
+            noise *= size
+            out[name] = jnp.asarray(noise, leaf.dtype)
+    return out
+
+
+def batch_shapes(rows: int, tokens: int, vit) -> dict:
+    """An assistant batch (data/assistant_data.py) as shapes."""
+
+    def shape(*sizes, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((rows, *sizes), dtype)
+
+    side, answer = vit.image_size, tokens // 4
+    text = {name: shape(tokens) for name in ("tokens", "order", "images_before")}
+    answers = {name: shape(answer) for name in ("decoder_in", "targets")}
+    numbers = {name: shape() for name in ("wrong_offset", "target_image")}
+    weights = {name: shape(dtype=jnp.float32) for name in ("wrong_weight", "row_weight")}
+    return {
+        "images": shape(1, side, side, vit.channels, dtype=jnp.uint8),
+        **text,
+        "encode_at": shape(2),
+        **answers,
+        "target_weights": shape(answer, dtype=jnp.float32),
+        **numbers,
+        **weights,
+        "example_id": shape(dtype=jnp.uint32),
+    }

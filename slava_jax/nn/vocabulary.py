@@ -1,0 +1,148 @@
+"""From states to the next token: logits, and their cross-entropy without ever holding them all.
+
+The logits of a batch over a vocabulary of 32,000 would be its largest array. Here a few tokens of
+every example are taken at a time. Axis letters: see nn/attention.py; `U` tokens of an answer.
+"""
+
+import functools
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from slava_jax.nn.quantized import int8_matmul
+
+_MOST = 2**23  # logits held at a time, 32 MiB
+
+
+@flax.struct.dataclass
+class Vocabulary:
+    """What a state float[..., D] is multiplied by to give logits.
+
+    Attributes:
+      kernel: float[D, V] or int8 with `scale` float32[V]; if `tied` an embedding table float[V, D].
+      added: float[v, D], rows of tokens that stand behind the V, or `None`.
+    """
+
+    kernel: jax.Array
+    scale: jax.Array | None = None
+    added: jax.Array | None = None
+    tied: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @property
+    def size(self) -> int:
+        """Tokens, V + v."""
+        added = 0 if self.added is None else self.added.shape[0]
+        return self.kernel.shape[0 if self.tied else 1] + added
+
+    def logits(self, states):
+        """float[..., D] -> float32[..., V + v]."""
+        if self.tied:
+            out = _rows(states, self.kernel)
+        elif self.scale is None:
+            out = jnp.dot(states, self.kernel.astype(states.dtype))
+        else:
+            # Weight-only always: which of thousands of tokens wins hangs on small differences.
+            out = int8_matmul(states, self.kernel, self.scale)
+        parts = [out] if self.added is None else [out, _rows(states, self.added)]
+        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+
+
+def _rows(states, table):
+    return jnp.dot(states, table.T.astype(states.dtype))
+
+
+def token_nats(vocabulary: Vocabulary, states, targets, most: int = _MOST):
+    """Cross-entropy of each token in nats.
+
+    Args:
+      states: float[B, U, D]; targets: int32[B, U]. most: logits held at a time.
+
+    Returns:
+      float32[B, U].
+    """
+    parts, join = _cut(vocabulary, (states, targets), most)
+    return join(jax.lax.map(lambda part: _nats(vocabulary.logits(part[0]), part[1]), parts))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int = _MOST):
+    """Sum of `token_nats` by `weights` float32[B, U]: float32[].
+
+    Its gradient is computed beside it, part by part, so that no part's logits are needed twice. It
+    flows to states, and to the leaves of the vocabulary that are trained; not to the weights.
+    """
+    parts, _ = _cut(vocabulary, (states, targets, weights), most)
+
+    def add(total, part):
+        return total + _part_sum(vocabulary, *part), None
+
+    return jax.lax.scan(add, jnp.float32(0), parts)[0]
+
+
+def _cut(vocabulary: Vocabulary, arrays, most: int):
+    """Arrays `[B, U, ...]` as parts `[n, B, u, ...]` along U, and what puts such parts together."""
+    B, U = arrays[0].shape[:2]
+    longest = max(1, most // (B * vocabulary.size))
+    count = math.ceil(U / longest)
+    length = math.ceil(U / count)
+
+    def cut(array):
+        padding = [(0, 0)] * array.ndim
+        padding[1] = (0, count * length - U)
+        array = jnp.pad(array, padding)
+        return array.reshape(B, count, length, *array.shape[2:]).swapaxes(0, 1)
+
+    def join(parts):
+        return parts.swapaxes(0, 1).reshape(B, count * length, *parts.shape[3:])[:, :U]
+
+    return tuple(cut(array) for array in arrays), join
+
+
+def _nats(logits, targets):
+    # By comparison, not by index: the gradient of an index is a scatter over the vocabulary.
+    here = jnp.arange(logits.shape[-1]) == targets[..., None]
+    chosen = jnp.sum(jnp.where(here, logits, 0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def _part_sum(vocabulary, states, targets, weights):
+    return jnp.sum(_nats(vocabulary.logits(states), targets) * weights)
+
+
+def _forward(vocabulary, states, targets, weights, most):
+    """The sum, and its gradient for what is differentiated (`perturbed`)."""
+    is_primal = lambda x: hasattr(x, "perturbed")  # noqa: E731
+    leaves, tree = jax.tree.flatten(vocabulary, is_leaf=is_primal)
+    values = [leaf.value for leaf in leaves]
+    trained = [i for i, leaf in enumerate(leaves) if leaf.perturbed]
+    whole = jax.tree.unflatten(tree, values)
+    parts, join = _cut(whole, (states.value, targets.value, weights.value), most)
+
+    def total(moving, states, targets, weights):
+        held = list(values)
+        for i, leaf in zip(trained, moving, strict=True):
+            held[i] = leaf
+        return _part_sum(jax.tree.unflatten(tree, held), states, targets, weights)
+
+    def add(carry, part):
+        value, gradients = jax.value_and_grad(total, (0, 1))(moving, *part)
+        summed = jax.tree.map(jnp.add, carry, (value, gradients[0]))
+        return summed, gradients[1]
+
+    moving = [values[i] for i in trained]
+    start = (jnp.float32(0), [jnp.zeros_like(leaf) for leaf in moving])
+    (value, gradients), of_states = jax.lax.scan(add, start, parts)
+    by_leaf = [None] * len(values)
+    for i, gradient in zip(trained, gradients, strict=True):
+        by_leaf[i] = gradient
+    return value, (jax.tree.unflatten(tree, by_leaf), join(of_states))
+
+
+def _backward(most, gradients, cotangent):
+    scaled = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradients)
+    return *scaled, None, None
+
+
+summed_nats.defvjp(_forward, _backward, symbolic_zeros=True)
