@@ -51,9 +51,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # WordNet is missing now, not after training
     workdir = Path(workdir)
-    with hosts.first_before_others():
-        new = _claim(workdir, config)
-        finished = (workdir / REPORT).exists()  # the last thing that is written
+    new, finished = _claim(workdir, config)
     if finished:
         _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
@@ -96,12 +94,17 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     return _finish(config, workdir, clock, materials, found)
 
 
-def _claim(workdir: Path, config) -> bool:
-    """As `claim`, once batches and an adapter to start from fit; a finished run needs neither."""
-    if not (workdir / REPORT).exists():
-        stages.check_batches(config)
-        stages.check_adapter(config)
-    return claim(workdir, config)
+def _claim(workdir: Path, config) -> tuple[bool, bool]:
+    """As `claim`, and whether the run is finished.
+
+    What is not must fit the devices and its adapter to start from, before anything is written.
+    """
+    with hosts.first_before_others():
+        finished = (workdir / REPORT).exists()  # the last thing that is written
+        if not finished:
+            stages.check_batches(config)
+            stages.check_adapter(config)
+        return claim(workdir, config), finished
 
 
 def _materials(config, workdir: Path, new: bool) -> Materials:
