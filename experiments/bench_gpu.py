@@ -112,8 +112,10 @@ def peak_gib() -> float | None:
 def train_peft(name: str, tiny: bool) -> dict:
     """The same of transformers + peft."""
     import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+    from experiments.bench_peft import adam, torch_step, with_lora
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -131,23 +133,11 @@ def train_peft(name: str, tiny: bool) -> dict:
     if "checkpointing" in name:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    adapted = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted, task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora)
+    model = with_lora(model)
     model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=1e-3)
     length = 64 if tiny else LENGTH
     ids = torch.randint(1, config.vocab_size, (BATCH, length), device=device)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    row = timed(step, BATCH * length)
+    row = timed(torch_step(model, adam(model), ids), BATCH * length)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
     return {**row, "peak_gib": peak}
 

@@ -14,6 +14,7 @@ Writes `experiments/bench_peft.json`.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -56,7 +57,6 @@ def token_ids():
 def peft_step(name: str):
     """A function that makes one update of transformers + peft and returns its loss."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from peft.optimizers import create_lorafa_optimizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,15 +74,32 @@ def peft_step(name: str):
             tie_word_embeddings=True,
         )
     )
-    adapted = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted, task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora)
+    model = with_lora(model)
     if name == "peft LoRA-FA":
         optimizer = create_lorafa_optimizer(model, r=RANK, lora_alpha=RANK, lr=1e-3)
     else:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=1e-3)
-    ids = torch.from_numpy(token_ids()).long()
+        optimizer = adam(model)
+    return torch_step(model, optimizer, torch.from_numpy(token_ids()).long())
+
+
+def with_lora(model):
+    """A model of transformers with peft's LoRA on q, k, v, o."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=adapted, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora)
+
+
+def adam(model):
+    """Adam over what is trained."""
+    import torch
+
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+
+def torch_step(model, optimizer, ids):
+    """A function that makes one update on next tokens and returns its loss."""
 
     def step() -> float:
         optimizer.zero_grad()
@@ -111,6 +128,8 @@ def our_step(name: str):
 
 def one(name: str) -> dict:
     """One repetition, in this process: seconds of each timed step, peak memory, losses."""
+    # Both sides the same cores; JAX has no setting of its own for the number of threads.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     step = peft_step(name) if name.startswith("peft") else our_step(name)
     losses = [step() for _ in range(WARM)]
     seconds = []

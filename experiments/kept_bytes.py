@@ -45,15 +45,15 @@ class Kept:
     weights: int
 
 
-def kept(name: str, quantized: bool, remat: str = "none", shape: LlamaConfig = SHAPE) -> Kept:
+def kept(name: str, quantized: bool, remat: str = "none") -> Kept:
     """The figure of one row of ADAPTERS."""
-    one, two = (_residuals(name, quantized, remat, shape, batch) for batch in (1, 2))
+    one, two = (_residuals(name, quantized, remat, batch) for batch in (1, 2))
     return Kept((two - one) / TOKENS, 2 * one - two)
 
 
-def _residuals(name: str, quantized: bool, remat: str, shape: LlamaConfig, batch: int) -> int:
+def _residuals(name: str, quantized: bool, remat: str, batch: int) -> int:
     mode = LlamaMode(True, quantized, ADAPTERS[name], dtype=jnp.bfloat16, remat=remat)
-    block = stack(LlamaBlock, 1, (0, nn.broadcast), remat)(shape, mode)
+    block = stack(LlamaBlock, 1, (0, nn.broadcast), remat)(SHAPE, mode)
     order = jnp.zeros((batch, TOKENS), jnp.int32)
     call = AdapterCall(jnp.int32(16), jnp.zeros(batch, jnp.uint32))
 
@@ -61,7 +61,7 @@ def _residuals(name: str, quantized: bool, remat: str, shape: LlamaConfig, batch
         keys = {"dropout": jax.random.key(1)}
         return block.apply(variables, x, None, TextInputs(order, call), rngs=keys)[0]
 
-    x = jax.ShapeDtypeStruct((batch, TOKENS, shape.width), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((batch, TOKENS, SHAPE.width), jnp.bfloat16)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     init = lambda x: block.init(keys, x, None, TextInputs(order, call))  # noqa: E731
     variables = jax.eval_shape(init, x)
