@@ -89,7 +89,7 @@ def _plan_stages(config: ConfigDict) -> None:
         vision_rate=0.0,  # its tokens stay as they are, and no gradient of it is computed
         warmup=20,
         per_image=2,
-        buckets=((16, 4), (24, 16)),
+        buckets=((16, 4, 1), (24, 16, 1)),
         validation_batches=9,
         eval_every=114,
     )

@@ -83,7 +83,7 @@ def _plan_stages(config: ConfigDict) -> None:
         pair_block=8,
         per_image=2,
         always=("class",),
-        buckets=((36, 8), (64, 36), (96, 60)),
+        buckets=((36, 8, 1), (64, 36, 1), (96, 60, 1)),
         validation_batches=12,
         eval_every=260,
     )

@@ -34,7 +34,7 @@ def _filled(shapes: dict, rng: np.random.Generator) -> dict:
 
 
 def batch_shapes(rows: int, tokens: int, vit) -> dict:
-    """An assistant batch (data/assistant_data.py) as shapes."""
+    """An assistant batch (data/assistant_batches.py) as shapes."""
 
     def shape(*sizes, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((rows, *sizes), dtype)

@@ -1,4 +1,4 @@
-"""Asks an assistant: python -m slava_jax.ask --checkpoint runs/quickstart IMAGE "question"."""
+"""Asks an assistant: python -m slava_jax.ask --checkpoint runs/quickstart IMAGE... "question"."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.config.adapter)
         answer = assistant.ask(
-            asked.image, question, supplement, max_tokens=asked.max_tokens, rank=rank,
+            asked.images, question, supplement, max_tokens=asked.max_tokens, rank=rank,
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
     except (*USER_ERRORS, OSError) as error:
@@ -47,8 +47,15 @@ def _rank(rank: int | None, adapter) -> int | None:
 def parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     options = argparse.ArgumentParser("python -m slava_jax.ask", description=__doc__.split(":")[0])
-    options.add_argument("image", help="an image file, of any size and depth")
-    options.add_argument("question", type=_text, help="e.g. 'What does this image show?'")
+    options.add_argument(
+        "images", nargs="+", metavar="image",
+        help="an image file, of any size and depth; of several the last one is asked about",
+    )  # fmt: skip
+    options.add_argument(
+        "question",
+        type=_text,
+        help="e.g. 'What does this image show?'; with one <image> where each image stands, or none",
+    )
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
     options.add_argument("--base", help="its converted Llama, if that is not where it was")
     options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")

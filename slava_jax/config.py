@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from slava_jax.data.micrographs import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
+from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
 
 STAGES = ("vision", "language", "assistant")
 DATA_SETS = ("procedural", "elpv", "folder")
@@ -63,8 +64,9 @@ def default_config() -> ConfigDict:
             pair_block=8,  # rows among which the wrong image of a pair is looked for
             per_image=4,  # instructions drawn of each image and epoch,
             always=("class",),  # the question types here among them every time
-            # (prompt and answer, answer) lengths in tokens; a batch has the lengths of one pair.
-            buckets=((48, 16), (64, 32), (96, 48), (128, 80)),
+            # Tokens of prompt and answer, tokens of the answer, images: the sizes a batch may have,
+            # the cheapest first; the last one must hold everything.
+            buckets=((48, 16, 1), (64, 32, 1), (96, 48, 1), (128, 80, 1)),
             validation_batches=12,
         ),
         "evaluation": _evaluation(),
@@ -81,6 +83,7 @@ def _evaluation() -> dict:
         "classification": 800,  # test questions of each task, at most
         "captions": 160,
         "answers": 320,
+        "several": 96,  # of each kind of question about several images; few-shot: as classification
         "examples": 12,  # of the report
         "ranks": (),  # adapter ranks to score; () for the least, the middle and the largest one
         # The class of a test image is scored under all symmetries of image.augmentation, and the
@@ -99,6 +102,11 @@ def _data() -> dict:
         "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
         "test": 0.2,
         "question": "",  # the classification question; '' for the teacher's wordings
+        # Questions about several images, of which those before the last are training images that
+        # are alike (section 4.4): few-shot classification with so many examples, e.g. (1, 2, 4, 8),
+        # and some of 'intra_class', 'inter_class', 'heterogeneity' where there is ground truth.
+        "shots": (),
+        "challenges": (),
     }
 
 
@@ -200,8 +208,8 @@ def _value_problems(config) -> Iterator[str]:
         group = config[name]
         if group["pair_block"] < 2 or group["batch_size"] % group["pair_block"]:
             yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
-    if not all(_is_bucket(pair) for pair in config["assistant"]["buckets"]):
-        yield "assistant.buckets: must be pairs of whole numbers, ((48, 16), ...)"
+    if not all(_is_bucket(sizes) for sizes in config["assistant"]["buckets"]):
+        yield "assistant.buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
     most = config["adapter"]["r_max"]
     if not all(type(rank) is int and 1 <= rank <= most for rank in config["evaluation"]["ranks"]):
         yield f"evaluation.ranks: must be whole numbers in 1..adapter.r_max, {most}"
@@ -222,6 +230,10 @@ def _data_problems(config) -> Iterator[str]:
     smallest = SMALLEST if data["name"] == "procedural" else 1
     if data["size"] < smallest:
         yield f"data.size: must be {smallest} or more, is {data['size']}"
+    if not all(type(n) is int and 1 <= n <= MOST_SHOTS for n in data["shots"]):
+        yield f"data.shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
+    if not set(data["challenges"]) <= set(CHALLENGES):
+        yield f"data.challenges: must be some of {', '.join(CHALLENGES)}"
     if vocabulary < _SMALLEST_VOCABULARY:
         yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
     if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):
@@ -259,5 +271,9 @@ def _stage_problems(stage) -> Iterator[str]:
         yield f"strategy: must be pmap or mesh, is {stage['strategy']!r}"
 
 
-def _is_bucket(pair) -> bool:
-    return isinstance(pair, tuple | list) and len(pair) == 2 and all(type(n) is int for n in pair)
+def _is_bucket(sizes) -> bool:
+    return (
+        isinstance(sizes, tuple | list)
+        and len(sizes) == 3
+        and all(type(n) is int and n > 0 for n in sizes)
+    )

@@ -90,7 +90,7 @@ def test_unknown_and_missing_keys_are_all_listed():
             "evaluation.ranks: must be whole numbers in 1..adapter.r_max",
         ),
         ("remat", "some", "remat must be one of none, dots, adapters, full, got 'some'"),
-        ("assistant.buckets", (48, 16), "assistant.buckets: must be pairs of whole numbers"),
+        ("assistant.buckets", (48, 16), "assistant.buckets: must be triples of whole numbers"),
         ("vision.schedule", "linear", "vision.schedule: must be constant or cosine, is 'linear'"),
         ("vision.warmup", 1500, "vision.warmup: must be below steps"),
         ("language.strategy", "jit", "language.strategy: must be pmap or mesh, is 'jit'"),

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         config[name].update(steps=8, warmup=2, eval_every=2, batch_size=8)
     config.language.validation_batches = 1
     config.assistant.update(
-        buckets=((320, 256),),
+        buckets=((320, 256, 1),),
         per_image=2,
         validation_batches=1,
         batch_size=16,

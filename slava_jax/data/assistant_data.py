@@ -1,36 +1,18 @@
-"""Batches for the assistant stage: instructions, their images, and wrong pairs among the rows.
+"""The instructions of the assistant stage with their token ids and the images they speak of."""
 
-Rows are bucketed by length: `buckets` lists the few shapes (T tokens, U answer tokens) that a
-batch may have, ascending, and so the few shapes that are compiled. An epoch takes its sample of
-the instructions, orders it by bucket and cuts it into batches, each padded to the bucket of its
-longest row; the number of batches is the same in every epoch.
-"""
-
-import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from slava_jax.data.collate import assistant_fields
-from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.base import ImageSet, joined
 from slava_jax.data.instructions import Instruction, claims_hold
 from slava_jax.data.pairs import PairChooser
 from slava_jax.data.pipeline import (
-    ONE_HOST,
     STREAM_EXCHANGE,
-    STREAM_PAIRS,
-    STREAM_PIXELS,
-    STREAM_PLAN,
-    Augmentation,
-    EpochPlans,
     ImageCache,
+    JoinedCache,
     PipelineError,
-    Shard,
-    padded_plan,
-    split_position,
     stream,
-    whole_batches,
 )
 from slava_jax.data.prompts import Example
 from slava_jax.data.tokenizer import SpecialTokens
@@ -42,11 +24,12 @@ class AssistantData:
     Attributes:
       instructions: n of them.
       examples: their token ids.
+      images: those of the split, and behind them those that only stand before a target image.
       image_rows: int32[n, I], rows of `images` of each instruction, the target image last, filled
         up with -1 to the largest number of images I.
       targets: int32[n], row of the target image.
-      buckets: (T, U) pairs, ascending.
-      bucket: int32[n], the smallest bucket each instruction fits.
+      buckets: (T, U, I) triples; the last one has room for every instruction.
+      bucket: int32[n], the first bucket each instruction fits.
     """
 
     def __init__(
@@ -56,27 +39,35 @@ class AssistantData:
         images: ImageSet,
         cache: ImageCache,
         specials: SpecialTokens,
-        buckets: Sequence[tuple[int, int]],
+        buckets: Sequence[tuple[int, int, int]],
+        before: tuple[ImageSet, ImageCache] | None = None,
     ):
         """Checks everything, so that no error waits in the middle of a run.
 
         Args:
           examples: the token ids of each instruction (prompts.encode_examples).
+          images, cache: of the split, which every target image is of.
           specials: the added tokens of the tokenizer that made them.
+          before: the training split's images and cache, where `images` is another split: the
+            examples that stand before a target image may be of it.
 
         Raises:
           PipelineError: no instructions; one names an unknown image, is longer than the last
-            bucket, or claims what is false of its own image; buckets out of order.
+            bucket, or claims what is false of its own image; the last bucket is not the largest.
         """
         if not instructions:
             raise PipelineError(f"{images.name}: no instructions; write or generate some")
+        self._split = images
+        if before is not None:
+            images, cache = joined(images, before[0]), JoinedCache(cache, len(images), before[1])
         self.instructions, self.images, self.cache = list(instructions), images, cache
         self.specials, self.examples = specials, examples
         self.buckets = _checked_buckets(buckets)
-        self.bucket = self._smallest_buckets()
+        self.bucket = self._first_buckets()
         self.image_rows = self._find_images()
         counts = (self.image_rows >= 0).sum(1)
         self.targets = self.image_rows[np.arange(len(counts)), counts - 1]
+        self._check_targets()
         self._check_claims()
         self.pairs = PairChooser(self.instructions, self.targets, images.facts)
 
@@ -90,21 +81,36 @@ class AssistantData:
           PipelineError: all images are of one category.
         """
         rng = stream(seed, STREAM_EXCHANGE)
-        labels = self.images.labels
+        labels = self._split.labels
         others = {label: np.flatnonzero(labels != label) for label in set(labels.tolist())}
         if len(others) < 2:
             raise PipelineError(f"{self.images.name}: all images are of one category")
         choices = [rng.choice(others[label]) for label in labels[self.targets].tolist()]
         return np.asarray(choices, np.int32)
 
-    def _smallest_buckets(self) -> np.ndarray:
-        lengths = np.asarray([(e.length, e.answer_length) for e in self.examples])
-        fits = (lengths[:, None] <= np.asarray(self.buckets)).all(-1)
+    def shape(self, rows: np.ndarray) -> tuple[int, int, int]:
+        """The first bucket that all these instructions fit."""
+        wanted = self._sizes(rows).max(0)
+        return next(bucket for bucket in self.buckets if (wanted <= bucket).all())
+
+    def _sizes(self, rows) -> np.ndarray:
+        """int[rows, 3]: the T, U and I that each needs."""
+        return np.asarray(
+            [
+                (e.length, e.answer_length, len(e.image_positions))
+                for e in (self.examples[row] for row in rows)
+            ]
+        )
+
+    def _first_buckets(self) -> np.ndarray:
+        sizes = self._sizes(range(len(self)))
+        fits = (sizes[:, None] <= np.asarray(self.buckets)).all(-1)
         if not fits.any(1).all():
             worst = int(np.argmin(fits.any(1)))
+            tokens, answer, images = sizes[worst]
             raise PipelineError(
-                f"instruction {self.instructions[worst].id!r}: needs {lengths[worst][0]} tokens "
-                f"and {lengths[worst][1]} for the answer, more than the largest bucket "
+                f"instruction {self.instructions[worst].id!r}: needs {tokens} tokens, {answer} for "
+                f"the answer and {images} image(s), more than the largest bucket "
                 f"{self.buckets[-1]}; shorten it or add a larger bucket"
             )
         return fits.argmax(1).astype(np.int32)
@@ -122,6 +128,14 @@ class AssistantData:
                 row[slot] = self.images.index[key]
         return rows
 
+    def _check_targets(self) -> None:
+        for item, image in zip(self.instructions, self.targets.tolist(), strict=True):
+            if image >= len(self._split):
+                raise PipelineError(
+                    f"instruction {item.id!r}: its target image {item.target!r} is not of "
+                    f"{self._split.name}, but of the training split; only examples may be"
+                )
+
     def _check_claims(self) -> None:
         for item, image in zip(self.instructions, self.targets.tolist(), strict=True):
             if not claims_hold(item.claims, self.images.facts[image]):
@@ -132,243 +146,11 @@ class AssistantData:
                 )
 
 
-class AssistantBatches:
-    """Training batches: a new sample of the instructions, in a new order, every epoch.
-
-    A batch of this host's B rows, with I images an example: images uint8[B, I, S, S, ch]; tokens,
-    order, images_before int32[B, T]; encode_at int32[B, 2]; decoder_in, targets int32[B, U],
-    target_weights float32[B, U] (collate.assistant_fields); wrong_offset int32[B], how many
-    rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
-    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id
-    uint32[B], row of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
-    """
-
-    def __init__(
-        self,
-        data: AssistantData,
-        batch_size: int,
-        pair_block: int,
-        seed: int,
-        epochs: int,
-        per_image: int | None = None,
-        always: tuple[str, ...] = (),
-        augmentation: Augmentation | None = None,
-        shard: Shard = ONE_HOST,
-    ):
-        """Plans the batches.
-
-        Args:
-          batch_size: rows of the global batch, a multiple of pair_block x what shares it (Shard).
-          pair_block: rows among which wrong pairs are chosen, all of one device's microbatch.
-          per_image: instructions of each target image that an epoch takes; None takes all.
-          always: question types taken first (and all of them, even if more than per_image).
-          augmentation: flips and turns are kept from directional instructions.
-
-        Raises:
-          PipelineError: no whole batch in an epoch, or sizes that do not divide.
-        """
-        self._data, self._batch_size, self._block = data, batch_size, pair_block
-        self._seed, self._epochs, self._augmentation = seed, epochs, augmentation
-        self._shard_rows = shard.rows(batch_size, pair_block)
-        self._fixed, self._drawn = _sampling(data, per_image, always)
-        rows = len(self._fixed) + sum(count for _, count in self._drawn)
-        self.batches_per_epoch = whole_batches(rows, batch_size, data.images.name)
-        self._plans = EpochPlans(self._plan)
-
-    def _plan(self, epoch: int) -> np.ndarray:
-        """int32[batches, batch_size], instructions."""
-        rng = stream(self._seed, STREAM_PLAN, epoch)
-        drawn = [rng.choice(rows, count, replace=False) for rows, count in self._drawn if count]
-        rows = rng.permutation(np.concatenate([self._fixed, *drawn]))
-        rows = rows[: self.batches_per_epoch * self._batch_size]
-        plan = _by_bucket(rows, self._data.bucket).reshape(-1, self._batch_size)
-        return rng.permutation(plan).astype(np.int32)
-
-    def __len__(self) -> int:
-        return self._epochs * self.batches_per_epoch
-
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        epoch, step = split_position(self, i, self.batches_per_epoch)
-        return _assemble(
-            self._data,
-            self._plans[epoch][step],
-            self._shard_rows,
-            self._block,
-            (self._seed, epoch, step),
-            self._augmentation,
-            self._data.targets,
-        )
-
-
-class AssistantEvaluation:
-    """Every chosen instruction once, not augmented; batches as those of AssistantBatches.
-
-    The rows come ordered by bucket and within one at random, so that a pair block holds different
-    images; `index` says which instruction a row is. The last batch is filled up with copies that
-    have index -1 and row_weight, target_weights and wrong_weight 0.
-    """
-
-    def __init__(
-        self,
-        data: AssistantData,
-        batch_size: int,
-        pair_block: int,
-        seed: int = 0,
-        rows: Sequence[int] | np.ndarray | None = None,
-        shown: np.ndarray | None = None,
-        shard: Shard = ONE_HOST,
-    ):
-        """Plans the batches.
-
-        Args:
-          rows: the instructions to go through; None for all.
-          shown: int32[n], the image to show for every instruction of `data` in the place of its
-            target image (AssistantData.exchanged); None for the target image itself.
-
-        Raises:
-          PipelineError: no rows, or sizes that do not divide.
-        """
-        self._data, self._block, self._seed = data, pair_block, seed
-        self._shown = data.targets if shown is None else np.asarray(shown, np.int32)
-        self._shard_rows = shard.rows(batch_size, pair_block)
-        rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int32)
-        if not len(rows):
-            raise PipelineError(f"{data.images.name}: no instruction is left to evaluate")
-        rows = stream(seed, STREAM_PLAN, 0).permutation(rows)
-        self._plan = padded_plan(_by_bucket(rows, data.bucket), batch_size)
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        split_position(self, i, len(self))
-        return _assemble(
-            self._data,
-            self._plan[i],
-            self._shard_rows,
-            self._block,
-            (self._seed, 0, i),
-            None,
-            self._shown,
-        )
-
-
-def _assemble(
-    data: AssistantData,
-    plan: np.ndarray,
-    shard_rows: np.ndarray,
-    block: int,
-    position: tuple[int, int, int],
-    augmentation: Augmentation | None,
-    shown: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """One host's rows of the batch `plan` int32[global batch] at position (seed, epoch, step)."""
-    index = plan[shard_rows]
-    rows = np.where(index < 0, plan[0], index)
-    real = index >= 0
-    wrong_offset, wrong_weight = [], []
-    for start in range(0, len(index), block):
-        number = int(shard_rows[start]) // block
-        rng = stream(position[0], STREAM_PAIRS, *position[1:], number)
-        part = slice(start, start + block)
-        chosen = data.pairs.choose(index[part], shown[rows[part]], rng)
-        wrong_offset.append(chosen[0])
-        wrong_weight.append(chosen[1])
-    wrong_offset = np.concatenate(wrong_offset)
-    wrong_weight = np.concatenate(wrong_weight)
-    # All rows of the global batch decide its shape, so that every host makes the same one.
-    shape = data.buckets[data.bucket[plan[plan >= 0]].max()]
-    fields = assistant_fields([data.examples[row] for row in rows.tolist()], shape, data.specials)
-    fields["target_weights"] *= real[:, None]
-    upright = _upright(data, rows, wrong_offset, wrong_weight)
-    return {
-        "images": _pixels(data, rows, upright, position[:2], augmentation, shown),
-        **fields,
-        "wrong_offset": wrong_offset,
-        "wrong_weight": wrong_weight,
-        "target_image": ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
-        "example_id": shard_rows.astype(np.uint32),
-        "index": index,
-        "row_weight": real.astype(np.float32),
-    }
-
-
-def _upright(
-    data: AssistantData,
-    rows: np.ndarray,
-    wrong_offset: np.ndarray,
-    wrong_weight: np.ndarray,
-) -> np.ndarray:
-    """bool[B]: rows that may not be mirrored or turned.
-
-    Those whose answer speaks of directions, and those whose image such an answer is false of: a
-    turn could make it true.
-    """
-    directional = np.asarray(
-        [data.instructions[row].metadata["directional"] for row in rows.tolist()], bool
-    )
-    upright = directional.copy()
-    partner = np.arange(len(rows)) + wrong_offset
-    upright[partner[directional & (wrong_weight > 0)]] = True
-    return upright
-
-
-def _pixels(
-    data: AssistantData,
-    rows: np.ndarray,
-    upright: np.ndarray,
-    seeds: tuple[int, int],
-    augmentation: Augmentation | None,
-    shown: np.ndarray,
-) -> np.ndarray:
-    """uint8[B, I, S, S, ch]; black where an example has fewer than I images."""
-    most = data.image_rows.shape[1]
-    pixels = np.zeros((len(rows), most, *data.cache.shape), data.cache.dtype)
-    seed, epoch = seeds
-    for out, row, straight in zip(pixels, rows.tolist(), upright.tolist(), strict=True):
-        images = [image for image in data.image_rows[row].tolist() if image >= 0]
-        images[-1] = int(shown[row])
-        for slot, image in enumerate(images):
-            if augmentation is None:
-                out[slot] = data.cache[image]
-            else:
-                rng = stream(seed, STREAM_PIXELS, epoch, row, slot)
-                out[slot] = data.cache.augmented(image, rng, _kept_upright(augmentation, straight))
-    return pixels
-
-
-def _kept_upright(augmentation: Augmentation, straight: bool) -> Augmentation:
-    return dataclasses.replace(augmentation, flips=False, turns=1) if straight else augmentation
-
-
-def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:
-    """The rows by ascending bucket, otherwise in the order they have."""
-    return rows[np.argsort(bucket[rows], kind="stable")]
-
-
-def _sampling(
-    data: AssistantData, per_image: int | None, always: tuple[str, ...]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
-    """Instructions that every epoch takes, and for each image those it draws from, and how many."""
-    if per_image is None:
-        return np.arange(len(data)), []
-    by_image: dict[int, list[int]] = {}
-    for row, image in enumerate(data.targets.tolist()):
-        by_image.setdefault(image, []).append(row)
-    fixed, drawn = [], []
-    for rows in by_image.values():
-        first = [row for row in rows if data.instructions[row].question_type in always]
-        rest = [row for row in rows if data.instructions[row].question_type not in always]
-        fixed += first
-        drawn.append((np.asarray(rest, int), min(len(rest), max(0, per_image - len(first)))))
-    return np.asarray(fixed, int), drawn
-
-
-def _checked_buckets(buckets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    pairs = [(int(length), int(answer)) for length, answer in buckets]
-    ascending = all(a <= c and b <= d for (a, b), (c, d) in itertools.pairwise(pairs))
-    if not pairs or not ascending:
+def _checked_buckets(buckets: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    triples = [(int(tokens), int(answer), int(images)) for tokens, answer, images in buckets]
+    if not triples or (np.asarray(triples) > triples[-1]).any():
         raise PipelineError(
-            f"buckets {pairs}: list (T, U) pairs that grow in both numbers, at least one"
+            f"buckets {triples}: list (T, U, I) triples, at least one; the last one must be the "
+            "largest in all three numbers"
         )
-    return pairs
+    return triples

@@ -3,7 +3,7 @@
 Every source here is a sequence of batches: batch i depends on its arguments and on i alone, so
 that a run killed in the middle of an epoch goes on with the very batches it would have seen. The
 plan of an epoch (which rows, in which order) is a seeded permutation made when it is first needed.
-`iterate` reads a source ahead of the training loop. Assistant batches are in assistant_data.py.
+`iterate` reads a source ahead of the training loop. Of the assistant see assistant_batches.py.
 """
 
 import dataclasses
@@ -112,6 +112,32 @@ class SymmetricView:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return self._cache.under(i, self._symmetry)
+
+
+class JoinedCache:
+    """Two caches as one, as `joined` puts their image sets together."""
+
+    def __init__(self, first, length: int, second):
+        """`length`: images of the first."""
+        self.shape, self.dtype = first.shape, first.dtype
+        self._first, self._length, self._second = first, length, second
+
+    def _of(self, i: int) -> tuple:
+        return (self._first, i) if i < self._length else (self._second, i - self._length)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        cache, i = self._of(i)
+        return cache[i]
+
+    def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
+        """As ImageCache.under."""
+        cache, i = self._of(i)
+        return cache.under(i, symmetry)
+
+    def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
+        """As ImageCache.augmented."""
+        cache, i = self._of(i)
+        return cache.augmented(i, rng, change)
 
 
 class EpochPlans:

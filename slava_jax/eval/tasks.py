@@ -4,11 +4,11 @@ Every evaluator yields (name, value); names are those of metrics.json.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from slava_jax.eval.classification import auc_by_type, classification_metrics
+from slava_jax.eval.classification import auc_by_type, classification_metrics, predictions
 from slava_jax.eval.text_metrics import mean_scores
 
 
@@ -65,6 +65,42 @@ def classification(
     for name, value in classification_metrics(labels, scores, class_names).items():
         yield f"classification{control}.{name}", float(value)
     yield f"classification{control}.n", float(len(labels))
+
+
+def few_shot(
+    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    shots: np.ndarray,
+    class_names: Sequence[str],
+) -> Iterator[tuple[str, float]]:
+    """Few-shot classification (section 4.4) and what it has to be above, for the same n images.
+
+    Args:
+      labels: int[n]. shots: int[n, k], classes of the examples, the most similar one last.
+      scores: float[n, classes] of the prompt with its examples (''), with their names permuted
+        ('_permuted'), and without examples ('_zero_shot').
+
+    Yields:
+      classification_few_shot_k and the same with `_permuted`, `_zero_shot` and `_majority` (the
+      class of most examples; of equally many, that of the most similar one), each with what
+      `classification` yields; and `.minus_zero_shot`, `.minus_majority`: differences of top-1,
+      paired by image, with their standard errors over images as `..._error`.
+    """
+    name = f"_few_shot_{shots.shape[1]}"
+    votes = (shots[:, :, None] == np.arange(len(class_names))).sum(1).astype(float)
+    # The later an example, the more similar: among equal votes the last one's class wins.
+    nearness = np.zeros_like(votes)
+    for place, of_place in enumerate(shots.T, start=1):
+        nearness[np.arange(len(shots)), of_place] = place
+    scores = {**scores, "_majority": votes + nearness / (shots.shape[1] + 1)}
+    for control, of_control in scores.items():
+        yield from classification(labels, of_control, class_names, name + control)
+    right = {control: predictions(s) == labels for control, s in scores.items()}
+    for control in ("_zero_shot", "_majority"):
+        gains = right[""].astype(float) - right[control]
+        yield f"classification{name}.minus{control}", float(gains.mean())
+        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+        yield f"classification{name}.minus{control}_error", float(error)
 
 
 def texts(

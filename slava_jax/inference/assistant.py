@@ -108,28 +108,51 @@ class Assistant:
         )
 
     def prompts(
-        self, images: Sequence[np.ndarray], questions: Sequence[str], supplement: str = ""
+        self, images: Sequence[Sequence[np.ndarray]], questions: Sequence[str], supplement: str = ""
     ) -> dict:
-        """A batch of one-image prompts.
+        """A batch of prompts.
 
         Args:
-          images: uint8[S, S, channels] each (see `read`). questions: one for each image.
+          images: uint8[S, S, channels] each (see `read`), those of each question in its order;
+            the last one is asked about.
+          questions: with one `<image>` where each image stands, or none: they come first then.
           supplement: pixel size and magnification as text, where known.
+
+        Raises:
+          PromptError: a question has `<image>` tokens, but not one for each of its images.
         """
-        rows = [encode_prompt(question, supplement, 1, self.tokenizer) for question in questions]
+        rows = [
+            encode_prompt(question, supplement, len(shown), self.tokenizer)
+            for question, shown in zip(questions, images, strict=True)
+        ]
         # A few lengths only, so that a few shapes are compiled.
         length = -(-max(len(row) for row in rows) // 32) * 32
         batch = pad_prompts(rows, special_tokens(self.tokenizer), length)
-        return {"images": np.stack(images)[:, None], **batch}
+        most = max(len(shown) for shown in images)
+        pixels = np.zeros((len(images), most, *images[0][0].shape), np.uint8)
+        for row, shown in zip(pixels, images, strict=True):
+            row[: len(shown)] = shown
+        return {"images": pixels, **batch}
 
     def read(self, path: str | Path) -> np.ndarray:
         """An image file as the vision encoder wants it. Raises ImageError, naming the file."""
         vit = self.model.config.vit
         return read_image(path, vit.image_size, vit.channels)
 
-    def ask(self, path: str | Path, question: str, supplement: str = "", **sampling) -> str:
-        """The answer to one question about one image file; `sampling` as in `answers`."""
-        memory = self.remember(self.prompts([self.read(path)], [question], supplement))
+    def ask(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        question: str,
+        supplement: str = "",
+        **sampling,
+    ) -> str:
+        """The answer to one question about one image file, or several; `sampling` as in `answers`.
+
+        Of several the last one is asked about (see `prompts`).
+        """
+        paths = [paths] if isinstance(paths, str | Path) else paths
+        images = [self.read(path) for path in paths]
+        memory = self.remember(self.prompts([images], [question], supplement))
         return self.answers(memory, **{"max_tokens": 96, **sampling})[0]
 
     def _rank(self, rank: int | None):

@@ -155,14 +155,19 @@ class Slava(nn.Module):
         """Image-text match logits float32[B] read at `position` int32[B] (the last `<Encode>`)."""
         return self.encoder.match_logits(grounded, position)
 
-    def memory(self, grounded, image_tokens, order, encode_at) -> Memory:
-        """The decoder's memory: the grounded question (answer hidden) and the image tokens."""
+    def memory(self, grounded, image_tokens, order, encode_at, images_before) -> Memory:
+        """The decoder's memory: the grounded question (answer hidden) and its images' tokens.
+
+        An example may have fewer images than its batch has room for; what fills that is hidden.
+        """
         seen = jnp.where(order <= encode_at[:, None], 0, HIDDEN)
         if not self.config.image_memory:
             return Memory(grounded, seen)
         B, I, N, E = image_tokens.shape  # noqa: E741
         values = jnp.concatenate([grounded, image_tokens.reshape(B, I * N, E)], axis=1)
-        return Memory(values, jnp.pad(seen, ((0, 0), (0, I * N))))
+        count = jnp.take_along_axis(images_before, encode_at[:, None], axis=1)
+        shown = jnp.where(jnp.repeat(jnp.arange(I), N) < count, 0, HIDDEN)
+        return Memory(values, jnp.concatenate([seen, shown], axis=1))
 
     def encode(self, prompt: Prompt, call: AdapterCall) -> Memory:
         """From prompt to the decoder's memory, as generation needs it."""
@@ -173,7 +178,7 @@ class Slava(nn.Module):
             for a in (states, prompt.order)
         )
         grounded = self.ground(states, image_tokens, order, prompt.images_before)
-        return self.memory(grounded, image_tokens, order, prompt.encode_at)
+        return self.memory(grounded, image_tokens, order, prompt.encode_at, prompt.images_before)
 
     def decode(self, tokens, memory: Memory | None, call, cache=None, slot=None):
         """Next-token logits of an answer.
@@ -231,7 +236,7 @@ class Slava(nn.Module):
         """The training pass.
 
         Args:
-          batch: arrays of an assistant batch, see data/assistant_data.py.
+          batch: arrays of an assistant batch, see data/assistant_batches.py.
 
         Returns:
           `nats` float32[], the cross-entropy of all answers by their target_weights, or with `each`
@@ -248,7 +253,7 @@ class Slava(nn.Module):
         last = batch["encode_at"][:, 1]
         match, match_wrong = jnp.split(self.match(grounded, jnp.concatenate([last, last])), 2)
         right = grounded[: states.shape[0]]
-        memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0])
+        memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0], before)
         answers, _ = self._answer(batch["decoder_in"], memory, call)
         if self.is_initializing():
             self.llama.vocabulary()  # so that the base is whole, whichever decoder reads it

@@ -4,7 +4,6 @@ The same questions are put to the assistant with the right image, with an image 
 (`_shuffled`), before training (`_untrained`) and with every adapter's B at zero (`_zero_b`).
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,9 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from scipy.special import logsumexp
 
-from slava_jax.data.assistant_data import AssistantData, AssistantEvaluation
 from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
 from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.eval import tasks
@@ -23,9 +20,9 @@ from slava_jax.eval.report import ReportExample
 from slava_jax.eval.yardstick import fit_predict
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant, as_prompt
-from slava_jax.train.fit import device_fields
 from slava_jax.train.materials import Materials
-from slava_jax.train.stages import assistant_data, evenly
+from slava_jax.train.stages import evenly
+from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
 
 # Training images that the yardstick is fitted to: as many as when the difficulty of the drawn
 # micrographs was fixed by it (experiments/yardstick.json).
@@ -57,35 +54,6 @@ class Findings:
         self.predictions += other.predictions
 
 
-@dataclasses.dataclass(frozen=True)
-class _Test:
-    """The test split as every control sees it: which instructions, and the wrong images."""
-
-    config: ConfigDict
-    data: AssistantData
-    answers: list[str]  # of the classes
-    class_rows: np.ndarray
-    caption_rows: np.ndarray
-    vqa_rows: np.ndarray
-    exchanged: np.ndarray
-
-    def batches(self, rows, shown=None, symmetry=UPRIGHT) -> Iterator[dict]:
-        c, data = self.config.evaluation, copy.copy(self.data)
-        data.cache = SymmetricView(data.cache, symmetry)
-        source = AssistantEvaluation(
-            data, c.batch_size, c.pair_block, self.config.seed, rows, shown
-        )
-        return (source[i] for i in range(len(source)))
-
-    @property
-    def told_rows(self) -> np.ndarray:
-        """Questions with the longest answers there are: VQA, else captions, else the class."""
-        return next(r for r in (self.vqa_rows, self.caption_rows, self.class_rows) if len(r))
-
-    def labels(self, rows):
-        return self.data.images.labels[self.data.targets[rows]]
-
-
 def evaluate(
     config: ConfigDict,
     materials: Materials,
@@ -99,7 +67,7 @@ def evaluate(
       trained, untrained: the assistant after and before its stage.
       progress: told what is being measured.
     """
-    test = _test(config, materials)
+    test = TestSplit.of(config, materials)
     zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
     views = _views(config)
     controls = (
@@ -111,7 +79,7 @@ def evaluate(
     found = Findings({})
     for control, assistant, shown, seen in controls:
         progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
-        scores = class_scores(assistant, test, shown, views=seen)
+        scores = class_scores(assistant, test, test.class_rows, shown, views=seen)
         labels = test.labels(test.class_rows)
         names = materials.class_names
         found.metrics.update(tasks.classification(labels, scores, names, control))
@@ -119,15 +87,17 @@ def evaluate(
         found.predictions += _predictions(control, keys, labels, scores, names)
         if not control:
             found.confusion = confusion_matrix(labels, predictions(scores), len(names))
-        rows = np.concatenate([test.class_rows, test.caption_rows, test.vqa_rows])
-        losses = _losses(assistant, test, rows, shown)
-        found.metrics.update(tasks.language_modelling(losses, control))
-        found.metrics.update(tasks.matching(losses, control))
-        for task, chosen in (("caption", test.caption_rows), ("vqa", test.vqa_rows)):
+        lost = losses(assistant, test, test.scored_rows, shown)
+        found.metrics.update(tasks.language_modelling(lost, control))
+        found.metrics.update(tasks.matching(lost, control))
+        told = {"caption": test.caption_rows, "vqa": test.vqa_rows, **test.challenge_rows}
+        for task, chosen in told.items():
             if len(chosen):
-                answers = _answers(assistant, test, chosen, shown)
-                truths = [test.data.instructions[i].answer for i in chosen]
-                found.metrics.update(tasks.texts(task, truths, answers, control))
+                answers = written(assistant, test, chosen, shown)
+                found.metrics.update(tasks.texts(task, test.truths(chosen), answers, control))
+    for count in test.few_shot_rows:
+        progress(f"few-shot classification, {count} example(s)")
+        found.metrics.update(_few_shot(trained, test, count, materials.class_names))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -142,21 +112,6 @@ def evaluate(
 def _predictions(control: str, keys, labels, scores, names) -> Iterator[tuple]:
     for key, label, row in zip(keys, labels.tolist(), scores.tolist(), strict=True):
         yield (control.lstrip("_"), key, names[label], *row)
-
-
-def _test(config, materials) -> _Test:
-    c, data = config.evaluation, assistant_data(config, materials, materials.test)
-    tasks_of = np.asarray([item.task for item in data.instructions])
-
-    def some(task, most):
-        rows = np.flatnonzero(tasks_of == task)
-        chosen = np.random.default_rng(config.seed).permutation(rows)[:most]
-        return np.sort(chosen)
-
-    return _Test(
-        config, data, materials.class_answers, some("classification", c.classification),
-        some("caption", c.captions), some("vqa", c.answers), data.exchanged(config.seed),
-    )  # fmt: skip
 
 
 def with_zero_b(variables: dict) -> dict:
@@ -175,57 +130,26 @@ def _views(config) -> Sequence[Symmetry]:
     return symmetries(config.image.augmentation.flips, config.image.augmentation.turns)
 
 
-def _log_mean(log_p: Sequence[np.ndarray]) -> np.ndarray:
-    """Log of the mean probability over views, each float32[n, classes]."""
-    return logsumexp(log_p, axis=0, b=1 / len(log_p)).astype(np.float32)
-
-
-def class_scores(
-    assistant: Assistant, test: _Test, shown=None, rank=None, views=(UPRIGHT,)
-) -> np.ndarray:
-    """float32[n, classes], log p of each class name, in the order of `test.class_rows`.
-
-    p is the mean over `views`, the symmetries under which each image is shown.
-    """
-    scores = np.zeros((len(views), len(test.data), len(test.answers)), np.float32)
-    for of_view, symmetry in zip(scores, views, strict=True):
-        for batch in test.batches(test.class_rows, shown, symmetry):
-            got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
-            real = batch["index"] >= 0
-            of_view[batch["index"][real]] = got[real]
-    return _log_mean(scores[:, test.class_rows])
-
-
-def _losses(assistant, test, rows, shown, rank=None) -> tasks.Losses:
-    parts: dict[str, list] = {}
-    index = []
-    rank = jnp.int32(assistant.rank if rank is None else rank)
-    for batch in test.batches(rows, shown):
-        got = decode.score_batch(assistant.model, assistant.variables, device_fields(batch), rank)
-        real = batch["index"] >= 0
-        got = {**got, "paired": batch["wrong_weight"] > 0}
-        for name, values in got.items():
-            parts.setdefault(name, []).append(np.asarray(values)[real])
-        index.append(batch["index"][real])
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-    types = [test.data.instructions[i].question_type for i in np.concatenate(index)]
-    return tasks.Losses(types, **columns)
-
-
-def _answers(assistant, test, rows, shown=None) -> list[str]:
-    """Generated answers in the order of `rows`."""
-    answers = {}
-    for batch in test.batches(rows, shown):
-        length = batch["targets"].shape[1]
-        got = assistant.answers(assistant.remember(batch), length)
-        answers.update(zip(batch["index"].tolist(), got, strict=True))
-    return [answers[row] for row in rows.tolist()]
+def _few_shot(assistant, test, count: int, names) -> Iterator[tuple[str, float]]:
+    """Few-shot classification beside no examples, the examples' own vote, and permuted names."""
+    rows, data = test.few_shot_rows[count], test.data
+    alone = {int(data.targets[row]): row for row in test.class_rows}
+    rows = np.asarray([row for row in rows.tolist() if int(data.targets[row]) in alone])
+    twin = {int(data.targets[row]): row for row in test.permuted_rows[count]}
+    targets = data.targets[rows].tolist()
+    scores = {
+        "": class_scores(assistant, test, rows),
+        "_permuted": class_scores(assistant, test, np.asarray([twin[t] for t in targets])),
+        "_zero_shot": class_scores(assistant, test, np.asarray([alone[t] for t in targets])),
+    }
+    shots = data.images.labels[data.image_rows[rows][:, :count]]
+    yield from tasks.few_shot(test.labels(rows), scores, shots, names)
 
 
 def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
     """Accuracy of the freely generated class name, beside the scored one."""
-    answers = _answers(assistant, test, test.class_rows)
-    truths = [test.data.instructions[i].answer for i in test.class_rows]
+    answers = written(assistant, test, test.class_rows)
+    truths = test.truths(test.class_rows)
     right = [truth == answer for truth, answer in zip(truths, answers, strict=True)]
     yield "classification_generated.top1", float(np.mean(right))
 
@@ -239,10 +163,10 @@ def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float
     top1, nats = dict(top1), {}
     for rank in ranks:
         if rank not in top1:
-            scores = class_scores(assistant, test, rank=rank)
+            scores = class_scores(assistant, test, test.class_rows, rank=rank)
             top1[rank] = float(np.mean(predictions(scores) == labels))
-        losses = _losses(assistant, test, test.told_rows, None, rank)
-        nats[rank] = dict(tasks.language_modelling(losses))["lm.nats_per_token"]
+        lost = losses(assistant, test, test.told_rows, None, rank)
+        nats[rank] = dict(tasks.language_modelling(lost))["lm.nats_per_token"]
     top1 = {rank: top1[rank] for rank in ranks}
     return {"Top-1 accuracy": top1, "Answer loss (nats/token)": nats}
 
@@ -266,8 +190,8 @@ def _examples(assistant, test) -> list[ReportExample]:
     pools = (test.vqa_rows, test.caption_rows, test.class_rows)
     chosen = [pool[i] for pool in pools for i in evenly(len(pool), count // len(pools))]
     rows = np.asarray(sorted(chosen))
-    answers = _answers(assistant, test, rows)
-    wrong = _answers(assistant, test, rows, test.exchanged)
+    answers = written(assistant, test, rows)
+    wrong = written(assistant, test, rows, test.exchanged)
     out = []
     for row, answer, other in zip(rows.tolist(), answers, wrong, strict=True):
         item, shown = data.instructions[row], int(data.targets[row])
@@ -292,7 +216,7 @@ def evaluate_vision(config, stage, params: dict, materials: Materials) -> Findin
         source = VisionEvaluation(split.images, view, stage.config.batch_size)
         logits = np.concatenate([np.asarray(apply(batch["images"])) for batch in source])
         log_p.append(np.asarray(jax.nn.log_softmax(logits[: len(labels)])))
-    scores = _log_mean(log_p)
+    scores = log_mean(log_p)
     metrics = dict(tasks.classification(labels, scores, names, "_vit"))
     rows = list(_predictions("_vit", split.images.keys, labels, scores, names))
     return Findings(metrics, predictions=rows)

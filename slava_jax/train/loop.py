@@ -21,7 +21,12 @@ from slava_jax.train import stages
 from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
-from slava_jax.train.materials import Materials, prepare, with_frozen_states
+from slava_jax.train.materials import (
+    Materials,
+    prepare,
+    with_frozen_states,
+    with_multi_image,
+)
 from slava_jax.train.workdir import (
     CONFIG,
     Clock,
@@ -66,6 +71,11 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if {"vision", "assistant"} & set(config.stages):
         with clock.part("vision"):
             vision_stage, vision = _trained_vision(config, materials, workdir, encoder)
+    if vision is not None and (config.data.shots or config.data.challenges):
+        with clock.part("neighbours"):
+            stem = encoder[1] if encoder else None
+            embedded = stages.embeddings(config, materials, vision, stem)
+            materials = with_multi_image(config, materials, embedded, workdir)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
             language = _trained_language(config, materials, workdir)

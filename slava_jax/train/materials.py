@@ -1,8 +1,10 @@
 """What a run trains on: image sets, instructions on disk, the tokenizer."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +24,7 @@ from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_token
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import VitConfig
 from slava_jax.teacher import procedural as teacher
+from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 
 
@@ -64,7 +67,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
     names = images["train"].class_names
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
-    tokenizer = _tokenizer(config, folder, instructions["train"], answers)
+    taught = instructions["train"] + _wordings(config, images["train"])
+    tokenizer = _tokenizer(config, folder, taught, answers)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
     splits = {}
     for name in images:
@@ -95,6 +99,48 @@ def with_frozen_states(
             states.compute(augmentation)
         splits[name] = dataclasses.replace(split, cache=states)
     return dataclasses.replace(materials, **splits)
+
+
+def with_multi_image(
+    config: ConfigDict, materials: Materials, embeddings: Mapping[str, np.ndarray], workdir: Path
+) -> Materials:
+    """The same with the instructions about several images that `data.shots` and `challenges` ask.
+
+    Args:
+      embeddings: split -> float32[n, D], of its images, by the trained vision encoder (section
+        4.4).
+    """
+    splits = {}
+    for name, embedded in embeddings.items():
+        split, pool = getattr(materials, name), materials.train
+        path = workdir / "data" / "instructions" / f"{name}-multi_image.jsonl"
+        with hosts.first_before_others():
+            if not path.exists():
+                pair = (embedded, embeddings["train"])
+                write_jsonl(path, _about_several(config, split.images, pool.images, pair))
+            items = read_jsonl(path)
+        splits[name] = dataclasses.replace(
+            split,
+            instructions=split.instructions + items,
+            examples=split.examples + encode_examples(items, materials.tokenizer),
+        )
+    return dataclasses.replace(materials, **splits)
+
+
+def _about_several(config, images: ImageSet, pool: ImageSet, embeddings) -> list[Instruction]:
+    data = config.data
+    return multi_image_instructions(
+        images, pool, embeddings, data.shots, data.challenges, data.seed, data.question,
+        training=images is pool,
+    )  # fmt: skip
+
+
+def _wordings(config, images: ImageSet) -> list[Instruction]:
+    """Such instructions with images thrown together: the tokenizer is to know their words."""
+    if not (config.data.shots or config.data.challenges):
+        return []
+    anything = np.random.default_rng(0).normal(size=(len(images), 8))
+    return _about_several(config, images, images, (anything, anything))
 
 
 def _image_sets(config, directory: Path) -> dict[str, ImageSet]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax.config import ConfigError
 from slava_jax.convert.peft import read_peft, with_lora
 from slava_jax.convert.pretrained import is_converted, is_quantized, load
-from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
+from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
+from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.pipeline import (
     Augmentation,
     LanguageBatches,
@@ -24,7 +26,7 @@ from slava_jax.data.tokenizer import special_tokens
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable, model_config
 from slava_jax.models.slava import Slava, split_frozen
-from slava_jax.models.vit import VitClassifier, VitConfig, split_stem
+from slava_jax.models.vit import Vit, VitClassifier, VitConfig, split_stem
 from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
 from slava_jax.train.fit import Stage, device_fields
@@ -103,6 +105,27 @@ def vision_stage(
         params = {**params, "vit": trained}
         frozen = {"vit": stem} if stem else {}
     return Stage("vision", c, Vision(model, c.smoothing), params, frozen, source, validation)
+
+
+def embeddings(
+    config: ConfigDict, materials: Materials, vision: dict, stem: dict | None
+) -> dict[str, np.ndarray]:
+    """float32[n, D] of each split: the `<cls>` embeddings of its images (section 4.4).
+
+    Args:
+      vision: parameters of the vision stage, or converted ones. stem: the encoder's frozen layers.
+    """
+    vit, batch = VitConfig(**hashable(config.vit)), config.evaluation.batch_size
+    model = Vit(vit, _dtype(config))
+    variables = {"params": vision["vit"], "frozen": stem or {}}
+    cls = jax.jit(lambda images: model.apply(variables, images, cls_only=True)[:, 0])
+    found = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(materials, name)
+        batches = VisionEvaluation(split.images, split.cache, batch)
+        rows = [np.asarray(cls(each["images"]), np.float32) for each in batches]
+        found[name] = np.concatenate(rows)[: len(split.images)]
+    return found
 
 
 def language_stage(config: ConfigDict, materials: Materials) -> Stage:
@@ -244,11 +267,13 @@ def base_place(config: ConfigDict) -> str | None:
 
 
 def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:
-    """The instructions of a split, checked."""
+    """The instructions of a split, checked; training images may stand before a target image."""
     specials = special_tokens(materials.tokenizer)
-    buckets = [tuple(pair) for pair in config.assistant.buckets]
+    buckets = [tuple(sizes) for sizes in config.assistant.buckets]
+    train = materials.train
+    before = None if split is train else (train.images, train.cache)
     return AssistantData(
-        split.instructions, split.examples, split.images, split.cache, specials, buckets
+        split.instructions, split.examples, split.images, split.cache, specials, buckets, before
     )
 
 

@@ -238,7 +238,7 @@ def test_neither_tensorflow_nor_the_network(folder, tmp_path):
         "from slava_jax.data.datasets.folder import Folder\n"
         "from slava_jax.data.datasets.store import image_sets\n"
         "sets = image_sets(Folder(*sys.argv[1:]))\n"
-        "import slava_jax.data.assistant_data, slava_jax.data.datasets.elpv\n"
+        "import slava_jax.data.assistant_batches, slava_jax.data.datasets.elpv\n"
         'assert len(sets["train"]) == 11 and sets["train"].encoded(0)[1:4] == b"PNG"\n'
         'assert "tensorflow" not in sys.modules\n'
     )

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from slava_jax.data.assistant_data import AssistantBatches, AssistantData, AssistantEvaluation
+from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
+from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.images import ImageError, encode_png
 from slava_jax.data.instructions import Instruction, claims_hold
@@ -24,7 +25,7 @@ from slava_jax.data.tokenizer import special_tokens, train_tokenizer
 
 CLASSES = ["Fibres", "Powder", "Tips"]
 IMAGES, SIZE = 24, 8
-BUCKETS = [(24, 6), (32, 12), (64, 40)]
+BUCKETS = [(24, 6, 1), (32, 12, 1), (64, 40, 1)]
 TOKENIZER = train_tokenizer(["What is it? How many? It shows fibres, powder, tips."] * 9, 300)
 
 
@@ -80,7 +81,7 @@ def equal(first, second):
 def test_shapes_and_types():
     batch = make_batches()[0]
     length, answer = batch["tokens"].shape[1], batch["targets"].shape[1]
-    assert (length, answer) in BUCKETS
+    assert (length, answer, 1) in BUCKETS
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
         "images": ((8, 1, SIZE, SIZE, 1), "uint8"),
@@ -134,14 +135,14 @@ def test_batches_are_bucketed_by_length():
     shapes = set()
     for i in range(batches.batches_per_epoch):
         batch = batches[i]
-        shape = (batch["tokens"].shape[1], batch["targets"].shape[1])
+        shape = (batch["tokens"].shape[1], batch["targets"].shape[1], batch["images"].shape[1])
         shapes.add(shape)
         # The smallest bucket that its longest row fits.
         assert BUCKETS.index(shape) == data.bucket[batch["index"]].max()
     assert len(shapes) == 3
     for example, bucket in zip(data.examples, data.bucket, strict=True):
         needs = (example.length, example.answer_length)
-        fits = [needs[0] <= t and needs[1] <= u for t, u in BUCKETS]
+        fits = [needs[0] <= t and needs[1] <= u for t, u, _ in BUCKETS]
         assert fits.index(True) == bucket
 
 
@@ -252,13 +253,65 @@ def test_directional_answers_keep_their_direction():
 def test_several_images_end_with_the_target():
     items = make_instructions()
     two = dataclasses.replace(items[4], images=("k5", "k1"), question="Is <image> like <image>?")
-    data = make_data([two, *items[5:]])
+    data = make_data([two, *items[5:]], buckets=[(64, 40, 2)])
     assert data.image_rows[0].tolist() == [5, 1] and data.targets[0] == 1
     (batch,) = AssistantEvaluation(data, 96, 96, rows=[0, 1, 2])
     row = batch["index"].tolist().index(0)
     assert batch["target_image"].tolist()[:3] == [1 if r == row else 0 for r in range(3)]
     assert np.array_equal(batch["images"][row], np.stack([data.cache[5], data.cache[1]]))
     assert not batch["images"][(row + 1) % 3, 1].any()
+
+
+def several(item, count):
+    """The item with so many images in all; those before its own are images 20, 21, ..."""
+    others = tuple(f"k{20 + i}" for i in range(count - 1))
+    question = "<image> and " * (count - 1) + item.question
+    return dataclasses.replace(item, images=(*others, *item.images), question=question)
+
+
+def test_a_batch_has_room_for_the_images_of_its_rows_and_for_few_more():
+    """Few shapes, and of each the first that all rows fit, whatever else is in the epoch."""
+    buckets = [(32, 12, 1), (64, 12, 4), (64, 40, 1), (64, 40, 4)]
+    items = [several(item, 1 + i % 2 * 3) for i, item in enumerate(make_instructions())]
+    batches = make_batches(make_data(items, buckets=buckets), per_image=None)
+    shapes = set()
+    for i in range(batches.batches_per_epoch):
+        batch = batches[i]
+        held = [items[row] for row in batch["index"].tolist()]
+        examples = encode_examples(held, TOKENIZER)
+        sizes = [
+            (e.length, e.answer_length, len(item.images))
+            for e, item in zip(examples, held, strict=True)
+        ]
+        first = next(b for b in buckets if (np.max(sizes, axis=0) <= b).all())
+        assert (*batch["tokens"].shape[1:], *batch["targets"].shape[1:]) == first[:2]
+        assert batch["images"].shape[1] == first[2]
+        shapes.add(first)
+    assert {images for _, _, images in shapes} == {1, 4}
+
+
+def test_examples_may_be_training_images_and_targets_may_not():
+    train, test = make_images(), make_images(6)
+    test.keys = [f"t{i}" for i in range(6)]
+    test.index = {key: i for i, key in enumerate(test.keys)}
+    caches = [ImageCache(images, SIZE, 1, 1) for images in (test, train)]
+
+    def data(*images):
+        item = ask("x", "k0", "class", "Fibres")
+        item = dataclasses.replace(
+            item, images=images, question="<image>" * len(images) + "?", category="Fibres"
+        )
+        return AssistantData(
+            [item], encode_examples([item], TOKENIZER), test, caches[0],
+            special_tokens(TOKENIZER), [(64, 40, 3)], (train, caches[1]),
+        )  # fmt: skip
+
+    held = data("k4", "t3")
+    (batch,) = AssistantEvaluation(held, 2, 2)
+    assert np.array_equal(batch["images"][0, :2], np.stack([caches[1][4], caches[0][3]]))
+    assert held.exchanged(0)[0] < 6  # an image of the split
+    with pytest.raises(PipelineError, match="'x': its target image 'k4' is not of"):
+        data("t3", "k4")
 
 
 def test_evaluation_sees_every_instruction_once():
@@ -304,8 +357,8 @@ def test_bad_instructions_are_named():
         images = make_images()
         cache = ImageCache(images, SIZE, 1, 1)
         AssistantData([], [], images, cache, special_tokens(TOKENIZER), BUCKETS)
-    with pytest.raises(PipelineError, match="grow"):
-        make_data(buckets=[(64, 10), (32, 40)])
+    with pytest.raises(PipelineError, match="must be the largest"):
+        make_data(buckets=[(64, 10, 1), (32, 40, 1)])
 
 
 def test_sizes_that_do_not_fit():

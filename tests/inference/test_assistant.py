@@ -172,9 +172,9 @@ QUESTIONS = ("What is shown?", "<image>Are the wires parallel, or is it a porous
 def test_answers_of_a_batch_are_the_answers_one_by_one():
     """Questions of different lengths: padding is not read."""
     a = assistant()
-    together = a.answers(a.remember(a.prompts(images(), QUESTIONS)), 8)
+    together = a.answers(a.remember(a.prompts([[i] for i in images()], QUESTIONS)), 8)
     alone = [
-        a.answers(a.remember(a.prompts([image], [question])), 8)[0]
+        a.answers(a.remember(a.prompts([[image]], [question])), 8)[0]
         for image, question in zip(images(), QUESTIONS, strict=True)
     ]
     assert together == alone
@@ -202,7 +202,7 @@ def test_one_question_to_several_images_is_read_once(decoder):
 def test_candidate_scores_are_sums_of_log_p():
     """Over the candidate's tokens and `<EOS>`, each candidate by itself, not divided by length."""
     a = assistant()
-    memory = a.remember(a.prompts(images(), QUESTIONS))
+    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
     candidates = ("Porous sponge", "Nanowires", "The wires lie in parallel.")
     got = a.candidate_scores(memory, candidates)
     special = special_tokens(a.tokenizer)
@@ -234,7 +234,7 @@ def test_a_saved_assistant_answers_the_same(tmp_path):
 def test_a_lower_rank_is_another_answer():
     """`rank` reaches the adapters; unless asked otherwise it is the largest."""
     a = assistant()
-    batch = a.prompts(images(), QUESTIONS)
+    batch = a.prompts([[i] for i in images()], QUESTIONS)
     full, asked, low = (np.asarray(a.remember(batch, rank).values) for rank in (None, 6, 2))
     np.testing.assert_array_equal(full, asked)
     assert np.abs(full - low).max() > 1e-3
@@ -244,7 +244,7 @@ def test_a_lower_rank_is_another_answer():
 def test_a_rank_that_the_adapters_lack_is_refused(rank):
     """Instead of answering as at another one."""
     a = assistant()
-    memory = a.remember(a.prompts(images(), QUESTIONS))
+    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
     for ask in (
         lambda: a.answers(memory, 2, rank=rank),
         lambda: a.candidate_scores(memory, ["a"], rank=rank),

@@ -54,7 +54,9 @@ def runs(tmp_path_factory):
 def values(assistant: Assistant) -> np.ndarray:
     """What an assistant makes of two questions: its decoder's memory."""
     images = list(np.random.default_rng(4).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8))
-    return np.asarray(assistant.remember(assistant.prompts(images, QUESTIONS)).values)
+    return np.asarray(
+        assistant.remember(assistant.prompts([[i] for i in images], QUESTIONS)).values
+    )
 
 
 def assert_same(left, right):

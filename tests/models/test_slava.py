@@ -35,7 +35,8 @@ def steps(model, embedded, batch, call):
     image_tokens = model.see(batch["images"])
     states = model.read(embedded, batch["order"], call)
     grounded = model.ground(states, image_tokens, batch["order"], batch["images_before"])
-    memory = model.memory(grounded, image_tokens, batch["order"], batch["encode_at"][:, 0])
+    first, before = batch["encode_at"][:, 0], batch["images_before"]
+    memory = model.memory(grounded, image_tokens, batch["order"], first, before)
     return grounded, memory, model.decode(batch["decoder_in"], memory, call)[0]
 
 
@@ -70,6 +71,22 @@ def test_the_answer_is_hidden_from_the_decoder(decoder):
     question = np.arange(14) <= batch["encode_at"][:, :1]
     assert np.all(size[question] > 0)
     assert np.all(size[~question] == 0)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_room_for_more_images_changes_nothing(decoder):
+    """An example answers and matches alike in a batch of examples with more images than its own."""
+    model, variables = tiny_model(decoder)
+    batch = two_images()
+    noise = np.random.default_rng(2).integers(0, 256, (4, 3, 32, 32, 1), dtype=np.uint8)
+    roomy = {**batch, "images": np.concatenate([batch["images"], noise], axis=1)}
+    target = {"target_image": np.ones(4, np.int32)}
+    out, same = (
+        jax.jit(lambda b: model.apply(variables, b, CALL, each=True))({**b, **target})
+        for b in (batch, roomy)
+    )
+    for name, values in out.items():
+        np.testing.assert_allclose(values, same[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -169,7 +169,7 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
     )
     assert all(jax.tree.leaves(moved))
     image = np.zeros((32, 32, 3), np.uint8)
-    memory = held.remember(held.prompts([image], ["What is this?"]))
+    memory = held.remember(held.prompts([[image]], ["What is this?"]))
     assert isinstance(held.answers(memory, 4)[0], str)
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["control"] == ""]

@@ -71,7 +71,7 @@ def test_it_speaks_the_models_own_tokens(start):
     variables = {"params": held.params, "frozen": held.frozen}
     assistant = Assistant(held.model, variables, materials.tokenizer)
     image = np.zeros((32, 32, 3), np.uint8)
-    memory = assistant.remember(assistant.prompts([image], ["What is this?"]))
+    memory = assistant.remember(assistant.prompts([[image]], ["What is this?"]))
     assert isinstance(assistant.answers(memory, 4)[0], str)
 
 

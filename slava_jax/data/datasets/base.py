@@ -82,3 +82,20 @@ class ImageSet:
         return ImageSet(
             self.keys, self.labels, self.class_names, self._images, facts, self.records, self.name
         )
+
+
+def joined(first: ImageSet, second: ImageSet) -> ImageSet:
+    """The images of one set and, behind them, those of another with the same classes.
+
+    Raises:
+      DataError: both hold an image of the same key.
+    """
+    return ImageSet(
+        first.keys + second.keys,
+        np.concatenate([first.labels, second.labels]),
+        first.class_names,
+        lambda i: first.encoded(i) if i < len(first) else second.encoded(i - len(first)),
+        first.facts + second.facts,
+        first.records + second.records,
+        f"{first.name} and {second.name}",
+    )

@@ -1,0 +1,263 @@
+"""Batches for the assistant stage: instructions, their images, and wrong pairs among the rows.
+
+Rows are bucketed by size: AssistantData.buckets lists the few shapes (T tokens, U answer tokens, I
+images) that a batch may have, and so the few shapes that are compiled. An epoch takes its sample of
+the instructions, orders it by bucket and cuts it into batches, each padded to the first bucket that
+all its rows fit; the number of batches is the same in every epoch.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.collate import assistant_fields
+from slava_jax.data.pipeline import (
+    ONE_HOST,
+    STREAM_PAIRS,
+    STREAM_PIXELS,
+    STREAM_PLAN,
+    Augmentation,
+    EpochPlans,
+    PipelineError,
+    Shard,
+    padded_plan,
+    split_position,
+    stream,
+    whole_batches,
+)
+
+
+class AssistantBatches:
+    """Training batches: a new sample of the instructions, in a new order, every epoch.
+
+    A batch of this host's B rows, with I images an example: images uint8[B, I, S, S, ch]; tokens,
+    order, images_before int32[B, T]; encode_at int32[B, 2]; decoder_in, targets int32[B, U],
+    target_weights float32[B, U] (collate.assistant_fields); wrong_offset int32[B], how many
+    rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
+    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id
+    uint32[B], row of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
+    """
+
+    def __init__(
+        self,
+        data: AssistantData,
+        batch_size: int,
+        pair_block: int,
+        seed: int,
+        epochs: int,
+        per_image: int | None = None,
+        always: tuple[str, ...] = (),
+        augmentation: Augmentation | None = None,
+        shard: Shard = ONE_HOST,
+    ):
+        """Plans the batches.
+
+        Args:
+          batch_size: rows of the global batch, a multiple of pair_block x what shares it (Shard).
+          pair_block: rows among which wrong pairs are chosen, all of one device's microbatch.
+          per_image: instructions of each target image that an epoch takes; None takes all.
+          always: question types taken first (and all of them, even if more than per_image).
+          augmentation: flips and turns are kept from directional instructions.
+
+        Raises:
+          PipelineError: no whole batch in an epoch, or sizes that do not divide.
+        """
+        self._data, self._batch_size, self._block = data, batch_size, pair_block
+        self._seed, self._epochs, self._augmentation = seed, epochs, augmentation
+        self._shard_rows = shard.rows(batch_size, pair_block)
+        self._fixed, self._drawn = _sampling(data, per_image, always)
+        rows = len(self._fixed) + sum(count for _, count in self._drawn)
+        self.batches_per_epoch = whole_batches(rows, batch_size, data.images.name)
+        self._plans = EpochPlans(self._plan)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """int32[batches, batch_size], instructions."""
+        rng = stream(self._seed, STREAM_PLAN, epoch)
+        drawn = [rng.choice(rows, count, replace=False) for rows, count in self._drawn if count]
+        rows = rng.permutation(np.concatenate([self._fixed, *drawn]))
+        rows = rows[: self.batches_per_epoch * self._batch_size]
+        plan = _by_bucket(rows, self._data.bucket).reshape(-1, self._batch_size)
+        return rng.permutation(plan).astype(np.int32)
+
+    def __len__(self) -> int:
+        return self._epochs * self.batches_per_epoch
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        epoch, step = split_position(self, i, self.batches_per_epoch)
+        return _assemble(
+            self._data,
+            self._plans[epoch][step],
+            self._shard_rows,
+            self._block,
+            (self._seed, epoch, step),
+            self._augmentation,
+            self._data.targets,
+        )
+
+
+class AssistantEvaluation:
+    """Every chosen instruction once, not augmented; batches as those of AssistantBatches.
+
+    The rows come ordered by bucket and within one at random, so that a pair block holds different
+    images; `index` says which instruction a row is. The last batch is filled up with copies that
+    have index -1 and row_weight, target_weights and wrong_weight 0.
+    """
+
+    def __init__(
+        self,
+        data: AssistantData,
+        batch_size: int,
+        pair_block: int,
+        seed: int = 0,
+        rows: Sequence[int] | np.ndarray | None = None,
+        shown: np.ndarray | None = None,
+        shard: Shard = ONE_HOST,
+    ):
+        """Plans the batches.
+
+        Args:
+          rows: the instructions to go through; None for all.
+          shown: int32[n], the image to show for every instruction of `data` in the place of its
+            target image (AssistantData.exchanged); None for the target image itself.
+
+        Raises:
+          PipelineError: no rows, or sizes that do not divide.
+        """
+        self._data, self._block, self._seed = data, pair_block, seed
+        self._shown = data.targets if shown is None else np.asarray(shown, np.int32)
+        self._shard_rows = shard.rows(batch_size, pair_block)
+        rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int32)
+        if not len(rows):
+            raise PipelineError(f"{data.images.name}: no instruction is left to evaluate")
+        rows = stream(seed, STREAM_PLAN, 0).permutation(rows)
+        self._plan = padded_plan(_by_bucket(rows, data.bucket), batch_size)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        split_position(self, i, len(self))
+        return _assemble(
+            self._data,
+            self._plan[i],
+            self._shard_rows,
+            self._block,
+            (self._seed, 0, i),
+            None,
+            self._shown,
+        )
+
+
+def _assemble(
+    data: AssistantData,
+    plan: np.ndarray,
+    shard_rows: np.ndarray,
+    block: int,
+    position: tuple[int, int, int],
+    augmentation: Augmentation | None,
+    shown: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """One host's rows of the batch `plan` int32[global batch] at position (seed, epoch, step)."""
+    index = plan[shard_rows]
+    rows = np.where(index < 0, plan[0], index)
+    real = index >= 0
+    wrong_offset, wrong_weight = [], []
+    for start in range(0, len(index), block):
+        number = int(shard_rows[start]) // block
+        rng = stream(position[0], STREAM_PAIRS, *position[1:], number)
+        part = slice(start, start + block)
+        chosen = data.pairs.choose(index[part], shown[rows[part]], rng)
+        wrong_offset.append(chosen[0])
+        wrong_weight.append(chosen[1])
+    wrong_offset = np.concatenate(wrong_offset)
+    wrong_weight = np.concatenate(wrong_weight)
+    # All rows of the global batch decide its shape, so that every host makes the same one.
+    *lengths, slots = data.shape(plan[plan >= 0])
+    fields = assistant_fields([data.examples[row] for row in rows.tolist()], lengths, data.specials)
+    fields["target_weights"] *= real[:, None]
+    upright = _upright(data, rows, wrong_offset, wrong_weight)
+    return {
+        "images": _pixels(data, (rows, slots), upright, position[:2], augmentation, shown),
+        **fields,
+        "wrong_offset": wrong_offset,
+        "wrong_weight": wrong_weight,
+        "target_image": ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
+        "example_id": shard_rows.astype(np.uint32),
+        "index": index,
+        "row_weight": real.astype(np.float32),
+    }
+
+
+def _upright(
+    data: AssistantData,
+    rows: np.ndarray,
+    wrong_offset: np.ndarray,
+    wrong_weight: np.ndarray,
+) -> np.ndarray:
+    """bool[B]: rows that may not be mirrored or turned.
+
+    Those whose answer speaks of directions, and those whose image such an answer is false of: a
+    turn could make it true.
+    """
+    directional = np.asarray(
+        [data.instructions[row].metadata["directional"] for row in rows.tolist()], bool
+    )
+    upright = directional.copy()
+    partner = np.arange(len(rows)) + wrong_offset
+    upright[partner[directional & (wrong_weight > 0)]] = True
+    return upright
+
+
+def _pixels(
+    data: AssistantData,
+    place: tuple[np.ndarray, int],
+    upright: np.ndarray,
+    seeds: tuple[int, int],
+    augmentation: Augmentation | None,
+    shown: np.ndarray,
+) -> np.ndarray:
+    """uint8[B, I, S, S, ch]; black where an example has fewer than I images.
+
+    `place` is the instruction of each row, and I.
+    """
+    (rows, slots), (seed, epoch) = place, seeds
+    pixels = np.zeros((len(rows), slots, *data.cache.shape), data.cache.dtype)
+    for out, row, straight in zip(pixels, rows.tolist(), upright.tolist(), strict=True):
+        images = [image for image in data.image_rows[row].tolist() if image >= 0]
+        images[-1] = int(shown[row])
+        for slot, image in enumerate(images):
+            if augmentation is None:
+                out[slot] = data.cache[image]
+            else:
+                rng = stream(seed, STREAM_PIXELS, epoch, row, slot)
+                out[slot] = data.cache.augmented(image, rng, _kept_upright(augmentation, straight))
+    return pixels
+
+
+def _kept_upright(augmentation: Augmentation, straight: bool) -> Augmentation:
+    return dataclasses.replace(augmentation, flips=False, turns=1) if straight else augmentation
+
+
+def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:
+    """The rows by ascending bucket, otherwise in the order they have."""
+    return rows[np.argsort(bucket[rows], kind="stable")]
+
+
+def _sampling(
+    data: AssistantData, per_image: int | None, always: tuple[str, ...]
+) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
+    """Instructions that every epoch takes, and for each image those it draws from, and how many."""
+    if per_image is None:
+        return np.arange(len(data)), []
+    by_image: dict[int, list[int]] = {}
+    for row, image in enumerate(data.targets.tolist()):
+        by_image.setdefault(image, []).append(row)
+    fixed, drawn = [], []
+    for rows in by_image.values():
+        first = [row for row in rows if data.instructions[row].question_type in always]
+        rest = [row for row in rows if data.instructions[row].question_type not in always]
+        fixed += first
+        drawn.append((np.asarray(rest, int), min(len(rest), max(0, per_image - len(first)))))
+    return np.asarray(fixed, int), drawn

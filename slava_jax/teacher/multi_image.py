@@ -1,0 +1,258 @@
+"""Instructions about several images, chosen by likeness (section 4.4, Figures 5 to 8).
+
+The target image stands last; before it stand images of the training split. Few-shot classification
+needs their labels alone. The three challenges compare what is known of the images, and an answer's
+claims are about the target: it is the one that a wrong pair exchanges.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
+from slava_jax.data.neighbours import available, neighbours
+from slava_jax.data.records import GroundTruth
+from slava_jax.teacher.facts import supplement
+from slava_jax.teacher.groups import CLASS_QUESTIONS
+from slava_jax.teacher.phrases import Writer
+from slava_jax.teacher.procedural import DETAIL_REQUEST, class_answer
+
+FEW_SHOT = "few_shot"
+PERMUTED = "few_shot_permuted"  # the control: every example is called by another class's name
+CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
+OTHERS = 2  # images before the target of a challenge
+MOST_SHOTS = 8
+
+_QUESTIONS = {
+    "intra_class": (
+        "These images are of one class. Which is it, and what is different in the last one?",
+        "All of these show one class of material. What do they show, and how does the last differ?",
+    ),
+    "inter_class": (
+        "These images look alike, but their classes differ. What tells the last one apart?",
+        "The images are similar and of different classes. What does each of them show?",
+    ),
+    "heterogeneity": (
+        "How do size and arrangement vary within these images?",
+        "How heterogeneous are the features in these images?",
+    ),
+}
+
+
+def multi_image_instructions(
+    images: ImageSet,
+    pool: ImageSet,
+    embeddings: tuple[np.ndarray, np.ndarray],
+    shots: Sequence[int],
+    challenges: Sequence[str],
+    seed: int,
+    question: str = "",
+    training: bool = True,
+) -> list[Instruction]:
+    """Instructions about each image of a split and those of the training split it is to stand with.
+
+    Args:
+      images: the split. pool: the training split, which may be the same set.
+      embeddings: float32[n, D] of the one and of the other.
+      shots: numbers of examples of few-shot classification. For training each image gets one of
+        them; otherwise all, and for each the control with permuted names (`PERMUTED`).
+      challenges: of `CHALLENGES`. An image for which the pool has no company, or of which no
+        record says what it shows, is passed over.
+      seed: chooses the wording, the number of examples, and the permutation of names.
+      question: the classification question; '' for the teacher's wordings.
+
+    Raises:
+      DataError: embeddings that do not fit, or fewer training images than examples.
+    """
+    itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
+    company = _Company(images, pool, embeddings, itself)
+    items = []
+    if shots:
+        names = [class_answer(name) for name in pool.class_names]
+        turned = _derangement(names, seed)
+        nearest = company.of(FEW_SHOT, max(shots), np.arange(len(images)))
+        for row, key in enumerate(images.keys):
+            rng = random.Random(f"{seed}/{key}/{FEW_SHOT}")
+            asked = question or rng.choice(CLASS_QUESTIONS)
+            for count in [rng.choice(list(shots))] if training else shots:
+                # The most similar example stands next to the target.
+                rows = nearest[row][:count][::-1]
+                for kind, called in ((FEW_SHOT, names), (PERMUTED, turned)):
+                    if kind == FEW_SHOT or not training:
+                        examples = [(pool.keys[i], called[pool.labels[i]]) for i in rows]
+                        items.append(_few_shot(kind, images, row, examples, asked))
+    for kind in challenges:
+        items += _challenge_items(kind, images, pool, company, seed)
+    return items
+
+
+class _Company:
+    """Which images of the pool stand beside those of a split."""
+
+    def __init__(self, images, pool, embeddings, itself):
+        self._images, self._pool, self._itself = images, pool, itself
+        self._queries, self._embedded = embeddings
+
+    def of(self, relation: str, count: int, rows: np.ndarray, among=None) -> dict[int, list[int]]:
+        """{row of the split: `count` rows of the pool}, for those of `rows` that have as many.
+
+        `among`: rows of the pool that count.
+        """
+        among = np.arange(len(self._pool)) if among is None else among
+        place = {row: i for i, row in enumerate(among.tolist())}
+        itself = np.asarray([place.get(i, -1) for i in self._itself[rows].tolist()], int)
+        labels = self._images.labels[rows], self._pool.labels[among]
+        if relation != FEW_SHOT:
+            enough = available(relation, *labels, itself) >= count
+            rows, itself = rows[enough], itself[enough]
+            labels = self._images.labels[rows], labels[1]
+        if not len(rows):
+            return {}
+        found, _ = neighbours(
+            self._queries[rows], self._embedded[among], count, relation, *labels, itself
+        )
+        return dict(zip(rows.tolist(), among[found].tolist(), strict=True))
+
+
+def _derangement(names: Sequence[str], seed: int) -> list[str]:
+    """The names in an order in which none stands where it stood: moved along a random circle."""
+    circle = list(range(len(names)))
+    random.Random(f"{seed}/{PERMUTED}").shuffle(circle)
+    after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    return [names[after[i]] for i in range(len(names))]
+
+
+def _few_shot(kind: str, images: ImageSet, row: int, examples, asked: str) -> Instruction:
+    """Figure 5: images with their labels, then the target."""
+    shown = "".join(f"{IMAGE_TOKEN} shows {name}. " for _, name in examples)
+    record = images.records[row]
+    metadata = {
+        "question_type": kind,
+        "shots": len(examples),
+        "claims": {"category": images.category(row)},
+        "supplement": supplement(GroundTruth.from_dict(record)) if record else "",
+    }
+    return Instruction(
+        id=f"{images.keys[row]}/{kind}/{len(examples)}",
+        images=(*(key for key, _ in examples), images.keys[row]),
+        question=f"{shown}{IMAGE_TOKEN} {asked}",
+        answer=class_answer(images.category(row)),
+        task="classification",
+        style="short",
+        category=images.category(row),
+        metadata=metadata,
+    )
+
+
+def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
+    rows, among = (
+        np.flatnonzero([_can_tell(kind, *known) for known in zip(s.records, s.facts, strict=True)])
+        for s in (images, pool)
+    )
+    if not len(rows) or not len(among):
+        return []
+    relation = "inter_class" if kind == "inter_class" else "intra_class"
+    items = []
+    for row, others in company.of(relation, OTHERS, rows, among).items():
+        key, facts = images.keys[row], images.facts[row]
+        keys = (*(pool.keys[i] for i in others), key)
+        known = [pool.facts[i] for i in others]
+        asked = random.Random(f"{seed}/{key}/{kind}").choice(_QUESTIONS[kind])
+        for style in ("short", "detailed"):
+            rng = random.Random(f"{seed}/{key}/{kind}/{style}")
+            writer = Writer(facts, rng)
+            answer = _ANSWERS[kind, style](writer, [Writer(table, rng) for table in known])
+            detail = f" {DETAIL_REQUEST}" if style == "detailed" else ""
+            items.append(
+                Instruction(
+                    id=f"{key}/{kind}/{style}",
+                    images=keys,
+                    question=f"{f'{IMAGE_TOKEN} ' * len(keys)}{asked}{detail}",
+                    answer=answer,
+                    task="vqa",
+                    style=style,
+                    category=images.category(row),
+                    metadata=writer.metadata(
+                        kind, supplement(GroundTruth.from_dict(images.records[row]))
+                    ),
+                )
+            )
+    return items
+
+
+def _can_tell(kind: str, record: dict | None, facts: Mapping[str, Any]) -> bool:
+    """Whether enough is known of an image: its record, and for heterogeneity a spread of sizes."""
+    if record is None:
+        return False
+    return kind != "heterogeneity" or ("uniformity" in facts and facts.get("count") != 1)
+
+
+def _look(w: Writer) -> str:
+    """'rough, faceted grains' or 'a rough, conical tip'."""
+    return w.some("texture", "shape")
+
+
+def _arranged(w: Writer) -> str:
+    return "" if w.single else f" that are {w.say('order')}"
+
+
+def _intra_short(w: Writer, others: Sequence[Writer]) -> str:
+    return (
+        f"They show {w.material()}. The last one has {_look(w)}{_arranged(w)}, "
+        f"the first {_look(others[0])}{_arranged(others[0])}."
+    )
+
+
+def _intra_detailed(w: Writer, others: Sequence[Writer]) -> str:
+    size = f", {w.size()}" if w.has("mean_size_nm") else ""
+    parts = [f"All images show {w.material()}. The last one has {_look(w)}{size}."]
+    parts.append(f"{w.the} {w.verb('cover')} {w.coverage()} of it.")
+    for word, other in zip(("first", "second"), others, strict=True):
+        parts.append(f"The {word} has {_look(other)} and {other.say('coverage_level')} coverage.")
+    return " ".join(parts)
+
+
+def _inter_short(w: Writer, others: Sequence[Writer]) -> str:
+    return (
+        f"The last one shows {w.material()} with {_look(w)}, "
+        f"the first {others[0].material()}, the second {others[1].material()}."
+    )
+
+
+def _inter_detailed(w: Writer, others: Sequence[Writer]) -> str:
+    parts = [
+        f"The last image shows {w.material()} with {_look(w)}; the {w.noun} {w.aggregation()}."
+    ]
+    for word, other in zip(("first", "second"), others, strict=True):
+        parts.append(f"The {word} shows {other.material()} with {_look(other)}.")
+    return " ".join(parts)
+
+
+def _variety_short(w: Writer, others: Sequence[Writer]) -> str:
+    return (
+        f"In the last image the {w.noun} {w.are} {w.say('uniformity')} and {w.say('order')}, "
+        f"in the first {others[0].say('uniformity')}."
+    )
+
+
+def _variety_detailed(w: Writer, others: Sequence[Writer]) -> str:
+    parts = [
+        f"In the last image the {w.noun} {w.are} {w.say('shape')} and {w.say('uniformity')}, "
+        f"{w.length('mean_size')} on average; they {w.aggregation()} and {w.are} {w.say('order')}."
+    ]
+    for word, other in zip(("first", "second"), others, strict=True):
+        parts.append(f"In the {word} they are {other.say('shape')} and {other.say('uniformity')}.")
+    return " ".join(parts)
+
+
+_ANSWERS = {
+    ("intra_class", "short"): _intra_short,
+    ("intra_class", "detailed"): _intra_detailed,
+    ("inter_class", "short"): _inter_short,
+    ("inter_class", "detailed"): _inter_detailed,
+    ("heterogeneity", "short"): _variety_short,
+    ("heterogeneity", "detailed"): _variety_detailed,
+}

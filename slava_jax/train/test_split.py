@@ -1,0 +1,153 @@
+"""The test split as every control of the evaluation sees it, and what an assistant makes of it."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.special import logsumexp
+
+from slava_jax.data.assistant_batches import AssistantEvaluation
+from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.images import UPRIGHT
+from slava_jax.data.pipeline import SymmetricView
+from slava_jax.eval import tasks
+from slava_jax.inference import decode
+from slava_jax.inference.assistant import Assistant
+from slava_jax.teacher.multi_image import CHALLENGES, FEW_SHOT, PERMUTED
+from slava_jax.train.fit import device_fields
+from slava_jax.train.materials import Materials
+from slava_jax.train.stages import assistant_data
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSplit:
+    """Which instructions are asked, and the wrong images.
+
+    Attributes:
+      answers: the class names as answers say them.
+      class_rows, caption_rows, vqa_rows: instructions about one image, by task.
+      challenge_rows: {one of multi_image.CHALLENGES: instructions}, those there are.
+      few_shot_rows: {number of examples: instructions}, with their permuted twins as
+        `permuted_rows`, of the same images in the same order.
+      exchanged: for each instruction a target image of another category.
+    """
+
+    __test__ = False  # pytest takes it for a test
+
+    config: ConfigDict
+    data: AssistantData
+    answers: list[str]
+    class_rows: np.ndarray
+    caption_rows: np.ndarray
+    vqa_rows: np.ndarray
+    challenge_rows: dict[str, np.ndarray]
+    few_shot_rows: dict[int, np.ndarray]
+    permuted_rows: dict[int, np.ndarray]
+    exchanged: np.ndarray
+
+    @classmethod
+    def of(cls, config: ConfigDict, materials: Materials) -> "TestSplit":
+        """Chooses the instructions, at most as many of each kind as `config.evaluation` says."""
+        c, data = config.evaluation, assistant_data(config, materials, materials.test)
+        items = data.instructions
+        kinds = [
+            item.task if len(item.images) == 1 else (item.question_type, item.metadata.get("shots"))
+            for item in items
+        ]
+        rows_of: dict = {}
+        for row, kind in enumerate(kinds):
+            rows_of.setdefault(kind, []).append(row)
+
+        def some(kind, most):
+            rows = np.asarray(rows_of.get(kind, ()), int)
+            chosen = np.random.default_rng(config.seed).permutation(rows)[:most]
+            return np.sort(chosen)
+
+        challenges = {kind: some((kind, None), c.several) for kind in CHALLENGES}
+        return cls(
+            config, data, materials.class_answers, some("classification", c.classification),
+            some("caption", c.captions), some("vqa", c.answers),
+            {kind: rows for kind, rows in challenges.items() if len(rows)},
+            {n: some((FEW_SHOT, n), c.classification) for n in sorted(config.data.shots)},
+            {n: some((PERMUTED, n), c.classification) for n in sorted(config.data.shots)},
+            data.exchanged(config.seed),
+        )  # fmt: skip
+
+    @property
+    def scored_rows(self) -> np.ndarray:
+        """All whose loss and match are looked at."""
+        several = (*self.challenge_rows.values(), *self.few_shot_rows.values())
+        return np.concatenate([self.class_rows, self.caption_rows, self.vqa_rows, *several])
+
+    @property
+    def told_rows(self) -> np.ndarray:
+        """Questions with the longest answers there are: VQA, else captions, else the class."""
+        return next(r for r in (self.vqa_rows, self.caption_rows, self.class_rows) if len(r))
+
+    def batches(self, rows, shown=None, symmetry=UPRIGHT) -> Iterator[dict]:
+        """Batches of these instructions, `shown` in the place of the target images."""
+        c, data = self.config.evaluation, copy.copy(self.data)
+        data.cache = SymmetricView(data.cache, symmetry)
+        source = AssistantEvaluation(
+            data, c.batch_size, c.pair_block, self.config.seed, rows, shown
+        )
+        return (source[i] for i in range(len(source)))
+
+    def labels(self, rows) -> np.ndarray:
+        """int32[n], class of each target image."""
+        return self.data.images.labels[self.data.targets[rows]]
+
+    def truths(self, rows) -> list[str]:
+        """The true answers."""
+        return [self.data.instructions[i].answer for i in rows]
+
+
+def class_scores(
+    assistant: Assistant, test: TestSplit, rows, shown=None, rank=None, views=(UPRIGHT,)
+) -> np.ndarray:
+    """float32[n, classes], log p of each class name as the answer, in the order of `rows`.
+
+    p is the mean over `views`, the symmetries under which each image is shown.
+    """
+    scores = np.zeros((len(views), len(test.data), len(test.answers)), np.float32)
+    for of_view, symmetry in zip(scores, views, strict=True):
+        for batch in test.batches(rows, shown, symmetry):
+            got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
+            real = batch["index"] >= 0
+            of_view[batch["index"][real]] = got[real]
+    return log_mean(scores[:, rows])
+
+
+def log_mean(log_p: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Log of the mean probability over views, each float32[n, classes]."""
+    return logsumexp(log_p, axis=0, b=1 / len(log_p)).astype(np.float32)
+
+
+def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -> tasks.Losses:
+    """Answer losses and match logits, in no particular order."""
+    parts: dict[str, list] = {}
+    index = []
+    rank = jnp.int32(assistant.rank if rank is None else rank)
+    for batch in test.batches(rows, shown):
+        got = decode.score_batch(assistant.model, assistant.variables, device_fields(batch), rank)
+        real = batch["index"] >= 0
+        got = {**got, "paired": batch["wrong_weight"] > 0}
+        for name, values in got.items():
+            parts.setdefault(name, []).append(np.asarray(values)[real])
+        index.append(batch["index"][real])
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    types = [test.data.instructions[i].question_type for i in np.concatenate(index)]
+    return tasks.Losses(types, **columns)
+
+
+def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str]:
+    """Generated answers in the order of `rows`."""
+    answers = {}
+    for batch in test.batches(rows, shown):
+        length = batch["targets"].shape[1]
+        got = assistant.answers(assistant.remember(batch), length)
+        answers.update(zip(batch["index"].tolist(), got, strict=True))
+    return [answers[row] for row in rows.tolist()]

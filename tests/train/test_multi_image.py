@@ -1,0 +1,101 @@
+"""A whole run whose prompts hold several images, and batches of them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import get_config
+
+from slava_jax.config import ConfigError, check
+from slava_jax.data.instructions import read_jsonl
+from slava_jax.inference.assistant import load_assistant
+from slava_jax.teacher.multi_image import CHALLENGES
+from slava_jax.train.loop import run
+
+
+def config():
+    c = get_config()
+    c.data.shots = (1, 3)
+    c.data.challenges = CHALLENGES
+    c.assistant.buckets = ((320, 256, 1), (400, 300, 4))
+    c.assistant.update(per_image=6, always=("class", "few_shot"), batch_size=8, microbatches=1)
+    c.assistant.update(steps=2 * jax.device_count(), warmup=2, eval_every=4)
+    c.evaluation.several = 4
+    return c
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("multi_image") / "run"
+    return workdir, run(config(), workdir)
+
+
+def test_examples_are_training_images_and_targets_of_the_split(finished):
+    workdir, _ = finished
+    folder = workdir / "data" / "instructions"
+    own = {
+        name: {item.target for item in read_jsonl(folder / f"{name}.jsonl")}
+        for name in ("train", "validation", "test")
+    }
+    for name, keys in own.items():
+        items = read_jsonl(folder / f"{name}-multi_image.jsonl")
+        assert {item.target for item in items} == keys
+        assert all(set(item.images[:-1]) <= own["train"] for item in items)
+        kinds = {item.question_type for item in items}
+        permuted = {"few_shot_permuted"} if name != "train" else set()
+        assert kinds == {"few_shot", *CHALLENGES} | permuted
+
+
+def test_few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished):
+    workdir, metrics = finished
+    assert json.loads((workdir / "metrics.json").read_text()) == metrics
+    for count in (1, 3):
+        name = f"classification_few_shot_{count}"
+        for control in ("", "_permuted", "_zero_shot", "_majority"):
+            assert metrics[f"{name}{control}.n"] == metrics["classification.n"] == 8
+        gain = metrics[f"{name}.top1"] - metrics[f"{name}_zero_shot.top1"]
+        assert metrics[f"{name}.minus_zero_shot"] == pytest.approx(gain)
+        assert metrics[f"{name}_zero_shot.top1"] == metrics["classification.top1"]
+    for kind in CHALLENGES:
+        for control in ("", "_shuffled", "_zero_b", "_untrained"):
+            assert 0 < metrics[f"{kind}{control}.n"] <= 4
+            assert f"{kind}{control}.rougeL" in metrics
+        assert f"lm.nats_per_token.{kind}" in metrics
+
+
+def test_the_tokenizer_knows_the_words_of_such_prompts(finished):
+    workdir, _ = finished
+    assistant = load_assistant(workdir)
+    assert len(assistant.tokenizer.tokenize(" shows")) < len(" shows")
+
+
+def test_a_trained_assistant_is_asked_about_several_images(finished, tmp_path):
+    workdir, _ = finished
+    assistant = load_assistant(workdir)
+    rng = np.random.default_rng(0)
+    pixels = list(rng.integers(0, 256, (3, 32, 32, 1), dtype=np.uint8))
+    question = "<image> shows Tips. <image> shows Powder. <image> What is it?"
+    batch = assistant.prompts([pixels, pixels[:1]], [question, "What is it?"])
+    assert batch["images"].shape == (2, 3, 32, 32, 1)
+    last = batch["encode_at"][:, 0]
+    assert batch["images_before"][range(2), last].tolist() == [3, 1]
+    together = assistant.candidate_scores(assistant.remember(batch), ["Tips", "Powder"])
+    alone = assistant.prompts([pixels[:1]], ["What is it?"])
+    scores = assistant.candidate_scores(assistant.remember(alone), ["Tips", "Powder"])
+    np.testing.assert_allclose(together[1:], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("shots", (0,), "data.shots: must be whole numbers in 1..8"),
+        ("shots", (9,), "data.shots: must be whole numbers in 1..8"),
+        ("challenges", ("intraclass",), "data.challenges: must be some of intra_class"),
+    ],
+)
+def test_what_is_refused(key, value, message):
+    c = config()
+    c.data[key] = value
+    with pytest.raises(ConfigError, match=message):
+        check(c)
