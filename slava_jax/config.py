@@ -98,6 +98,9 @@ def _data() -> dict:
         "seed": 0,  # of the drawings, the split and the wording
         "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
         "test": 0.2,
+        # A JSON Lines file of instructions about these images (docs/formats.md); '' for the
+        # teacher's. Each goes to the split of its images. Class and caption are asked all the same.
+        "instructions": "",
         "question": "",  # the classification question; '' for the teacher's wordings
     }
 
