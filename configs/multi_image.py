@@ -1,4 +1,4 @@
-"""Few-shot classification and the three challenges: prompts with several images (sections 4.4, 4.10).
+"""Few-shot classification and the three challenges: prompts with several images (section 4.4).
 
     python -m slava_jax.main --config configs/multi_image.py --workdir runs/multi_image
 
@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
         per_image=4,
         always=("class", "few_shot"),
         buckets=(
-            (40, 8, 1), (64, 36, 1), (96, 60, 1), (72, 8, 5), (128, 8, 9), (144, 96, 3), (144, 96, 9),
+            (40, 8, 1), (64, 36, 1), (96, 60, 1),
+            (72, 8, 5), (128, 8, 9), (144, 96, 3), (144, 96, 9),
         ),
         eval_every=300,
     )  # fmt: skip

@@ -101,6 +101,9 @@ def _data() -> dict:
         "seed": 0,  # of the drawings, the split and the wording
         "validation": 0.1,  # share of each class; and of each kind of cell of 'elpv'
         "test": 0.2,
+        # A JSON Lines file of instructions about these images (docs/formats.md); '' for the
+        # teacher's. Each goes to the split of its images. Class and caption are asked all the same.
+        "instructions": "",
         "question": "",  # the classification question; '' for the teacher's wordings
         # Questions about several images, of which those before the last are training images that
         # are alike (section 4.4): few-shot classification with so many examples, e.g. (1, 2, 4, 8),

@@ -4,13 +4,14 @@ The schema, field by field and with an example line, is docs/instructions.md. Te
 records; the pipeline, the training stages and the evaluation read them.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 IMAGE_TOKEN = "<image>"
 TASKS = ("classification", "caption", "vqa")
@@ -138,21 +139,28 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
     Raises:
       InstructionError: an id occurs twice, or a record holds what JSON in UTF-8 cannot.
     """
+    path, seen = os.path.abspath(os.fspath(path)), set()
+    with new_file(path) as file:
+        for item in items:
+            if item.id in seen:
+                raise InstructionError(
+                    f"{path}: field 'id': {item.id!r} occurs twice; "
+                    "give every instruction its own id"
+                )
+            seen.add(item.id)
+            file.write(_line(item, path))
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write to, which appears at `path` whole, when the body ends, or not at all."""
     path = os.path.abspath(os.fspath(path))
     handle, temporary = tempfile.mkstemp(
         prefix=os.path.basename(path) + ".", suffix=".tmp", dir=os.path.dirname(path)
     )
     try:
         with os.fdopen(handle, "wb") as file:
-            seen = set()
-            for item in items:
-                if item.id in seen:
-                    raise InstructionError(
-                        f"{path}: field 'id': {item.id!r} occurs twice; "
-                        "give every instruction its own id"
-                    )
-                seen.add(item.id)
-                file.write(_line(item, path))
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; give it the rights an ordinary new file has.

@@ -2,7 +2,7 @@
 
 Most answers are true of many images, so a wrong image is one whose facts contradict what the
 answer claims. Where an instruction makes no claims (real data), it is one of another category
-whose own answers to a question of that type and style differ.
+whose own answers to that question in that style differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class PairChooser:
         self._answers: dict[tuple, set[str]] = {}
         self._categories: dict[int, str] = {}
         for item, image in zip(instructions, targets.tolist(), strict=True):
-            answers = self._answers.setdefault((image, item.question_type, item.style), set())
+            answers = self._answers.setdefault((image, *_asked(item)), set())
             answers.add(item.answer)
             self._categories.setdefault(image, item.category)
 
@@ -42,7 +42,7 @@ class PairChooser:
         item = self._instructions[instruction]
         if item.claims:
             return shown_false(item, self._facts[image])
-        answers = self._answers.get((image, item.question_type, item.style))
+        answers = self._answers.get((image, *_asked(item)))
         if answers is None or self._categories[image] == item.category:
             return False
         return item.answer not in answers
@@ -75,3 +75,9 @@ class PairChooser:
                     weight[row] = 1
                     break
         return wrong_offset, weight
+
+
+def _asked(item: Instruction) -> tuple[str, str]:
+    """What makes two questions the same: their type, and where that says nothing their words."""
+    plain = item.question_type == "vqa"
+    return (item.question if plain else item.question_type), item.style

@@ -73,8 +73,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             vision_stage, vision = _trained_vision(config, materials, workdir, encoder)
     if vision is not None and (config.data.shots or config.data.challenges):
         with clock.part("neighbours"):
-            stem = encoder[1] if encoder else None
-            embedded = stages.embeddings(config, materials, vision, stem)
+            embedded = stages.embeddings(config, materials, vision, encoder)
             materials = with_multi_image(config, materials, embedded, workdir)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
@@ -85,9 +84,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             found = evaluate_vision(config, vision_stage, vision, materials)
         return _finish(config, workdir, clock, materials, found)
     with clock.part("assistant"):
-        start = stages.assistant_start(
-            config, materials, vision, language, encoder[1] if encoder else None
-        )
+        start = stages.assistant_start(config, materials, vision, language, encoder)
         stage = stages.assistant_stage(config, materials, start)
         params = stages.whole(fit(stage, workdir / "assistant", config.seed), stage)
     # Placed alike, or every function of the evaluation would be compiled for either.

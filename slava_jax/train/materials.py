@@ -1,6 +1,7 @@
 """What a run trains on: image sets, instructions on disk, the tokenizer."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
+from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.prompts import Example, encode_examples
 from slava_jax.data.records import GroundTruth
@@ -26,6 +28,8 @@ from slava_jax.models.vit import VitConfig
 from slava_jax.teacher import procedural as teacher
 from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
+
+LEFT_OUT = "left_out.jsonl"  # beside the instructions of the splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
       PromptError: an instruction's `<image>` tokens do not match its images.
     """
     images = _image_sets(config, workdir / "data")
-    instructions = {name: _instructions(config, workdir, name, images[name]) for name in images}
+    instructions = _instructions(config, workdir / "data" / "instructions", images)
     names = images["train"].class_names
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
@@ -159,14 +163,35 @@ def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
     return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
 
 
-def _instructions(config, workdir: Path, name: str, images: ImageSet) -> list[Instruction]:
-    path = workdir / "data" / "instructions" / f"{name}.jsonl"
-    if path.exists():
-        return read_jsonl(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    items = _teach(config, images)
-    write_jsonl(path, items)
-    return items  # as they would be read again, which takes seconds
+def _instructions(
+    config, folder: Path, images: dict[str, ImageSet]
+) -> dict[str, list[Instruction]]:
+    paths = {name: folder / f"{name}.jsonl" for name in images}
+    missing = [name for name in images if not paths[name].exists()]
+    own, apart = {}, []
+    if missing and config.data.instructions:
+        own, apart = by_split(_own_instructions(config), images, config.data.instructions)
+    folder.mkdir(parents=True, exist_ok=True)
+    if apart:
+        write_jsonl(folder / LEFT_OUT, apart)
+        told = f"{len(apart)} instructions show images of other splits and are left out"
+        print(f"{told}: {folder / LEFT_OUT}", file=sys.stderr)
+    items = {}
+    for name, path in paths.items():
+        if name in missing:
+            taught = _teach(config, images[name])
+            items[name] = completed(own[name], taught) if own else taught
+            write_jsonl(path, items[name])
+        else:
+            items[name] = read_jsonl(path)
+    return items  # those written are what would be read again, which takes seconds
+
+
+def _own_instructions(config) -> list[Instruction]:
+    try:
+        return read_jsonl(config.data.instructions)
+    except OSError as error:
+        raise DataError(f"data.instructions: {error}; name a file of instructions") from error
 
 
 def _teach(config, images: ImageSet) -> list[Instruction]:

@@ -108,16 +108,16 @@ def vision_stage(
 
 
 def embeddings(
-    config: ConfigDict, materials: Materials, vision: dict, stem: dict | None
+    config: ConfigDict, materials: Materials, vision: dict, encoder: tuple[dict, dict] | None
 ) -> dict[str, np.ndarray]:
     """float32[n, D] of each split: the `<cls>` embeddings of its images (section 4.4).
 
     Args:
-      vision: parameters of the vision stage, or converted ones. stem: the encoder's frozen layers.
+      vision: parameters of the vision stage, or converted ones. encoder: see `pretrained_encoder`.
     """
     vit, batch = VitConfig(**hashable(config.vit)), config.evaluation.batch_size
     model = Vit(vit, _dtype(config))
-    variables = {"params": vision["vit"], "frozen": stem or {}}
+    variables = {"params": vision["vit"], "frozen": encoder[1] if encoder else {}}
     cls = jax.jit(lambda images: model.apply(variables, images, cls_only=True)[:, 0])
     found = {}
     for name in ("train", "validation", "test"):
@@ -214,13 +214,13 @@ class AssistantStart:
 
 
 def assistant_start(
-    config, materials, vision: dict | None, language: dict, stem: dict | None = None
+    config, materials, vision: dict | None, language: dict, encoder: tuple[dict, dict] | None = None
 ) -> AssistantStart:
     """Puts the trained ViT and the frozen, int8 Llama into a fresh assistant.
 
     Args:
       vision: parameters of the vision stage; `None` starts the encoder at random.
-      stem: the frozen layers of the encoder (`pretrained_encoder`), where it has any.
+      encoder: see `pretrained_encoder`.
       language: parameters of the language stage, or converted ones, which may be int8 already.
     """
     model = Slava(model_config(config, len(materials.tokenizer)), _dtype(config))
@@ -239,8 +239,8 @@ def assistant_start(
         base = quantize_linear_layers(base)
     _, own = split_frozen(frozen)  # every A, as drawn
     frozen = joined({"llama": base}, own)
-    if stem:
-        frozen["vit"] = stem
+    if encoder and encoder[1]:
+        frozen["vit"] = encoder[1]
     variables = {"params": params, "frozen": frozen}
     if config.start_from.adapter:
         lora = read_peft(Path(config.start_from.adapter), model.config)

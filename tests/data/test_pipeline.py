@@ -216,6 +216,22 @@ def differs(data, item, image):
     return CLASSES[image % 3] != item.category and item.answer not in same
 
 
+def test_an_answer_to_another_question_makes_no_wrong_pair():
+    """Without claims and types, questions are the same where their words are."""
+
+    def vqa(name, image, question, answer):
+        item = ask(name, image, "vqa", answer)
+        return dataclasses.replace(item, question=f"<image> {question}")
+
+    items = [
+        vqa("a", "k0", "Is it large?", "No."),
+        vqa("b", "k1", "How is its edge?", "Round."),  # may be small as well
+        vqa("c", "k2", "Is it large?", "Yes."),
+    ]
+    data = make_data(items)
+    assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
+
+
 def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
     data = make_data()
     rows = np.array([0, 4, 8, 12, 20, -1], np.int32)  # class questions of images 0 to 3, 5; filling

@@ -196,7 +196,7 @@ def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
     other = config.copy_and_resolve_references()
     encoder = stages.pretrained_encoder(other)
     language = stages.pretrained(other, "language", len(materials.tokenizer))
-    start = stages.assistant_start(other, materials, {"vit": encoder[0]}, language, encoder[1])
+    start = stages.assistant_start(other, materials, {"vit": encoder[0]}, language, encoder)
     free = stages.assistant_stage(other, materials, start)
     other.assistant.vision_rate = 0.0
     settled = stages.assistant_stage(other, materials, start)

@@ -1,0 +1,226 @@
+"""One record of LLaVA's, ShareGPT's or OpenAI's as a conversation about images.
+
+The three differ in names alone: `conversations` of `from` and `value`, or `messages` of `role` and
+`content`; images in `image` or `images` of the record, or in parts of the content.
+"""
+
+import dataclasses
+from typing import Any
+
+from slava_jax.data.instructions import IMAGE_TOKEN, InstructionError
+
+OWN = "slava_jax"  # what the other format has no place for stands under this key of a record
+OWN_FIELDS = ("task", "style", "category", "images", "metadata")
+RESERVED = {"id", "image", "images", "conversations", "messages", "system", OWN}
+
+_MESSAGES = {"conversations": ("from", "value"), "messages": ("role", "content")}
+_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "system": "system", "developer": "system",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Where a record names an image, and what it names: a path or a URL."""
+
+    field: str
+    reference: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """Questions and answers about images.
+
+    Attributes:
+      id: of the record, '' where it has none.
+      images: in the order in which they are shown.
+      turns: question and answer; the questions hold one `<image>` for each image.
+      system: the system prompt, '' where there is none.
+      own: what this library wrote for itself (OWN_FIELDS), {} where it did not write the record.
+      rest: fields that the format does not know, as they stand.
+    """
+
+    id: str
+    images: tuple[Image, ...]
+    turns: tuple[tuple[str, str], ...]
+    system: str
+    own: dict[str, Any]
+    rest: dict[str, Any]
+
+
+def wrong(field: str, problem: str) -> InstructionError:
+    """The error of a field of a record."""
+    return InstructionError(f"field {field!r}: {problem}")
+
+
+def parse(record: Any) -> Conversation:
+    """Reads a record. A record with images but no `<image>` has them before the first question.
+
+    Raises:
+      InstructionError: what is wrong with which field.
+    """
+    if not isinstance(record, dict):
+        raise InstructionError(f"a record must be a JSON object, is a {type(record).__name__}")
+    names = [name for name in _MESSAGES if name in record]
+    if len(names) != 1:
+        raise InstructionError(
+            "a record must have 'conversations' (LLaVA, ShareGPT) or else 'messages' (OpenAI), "
+            f"has {', '.join(map(repr, record)) or 'nothing'}"
+        )
+    (name,) = names
+    own = _own(record.get(OWN, {}))
+    reader = _Messages(name, bool(own))
+    reader.read(record[name])
+    if isinstance(record.get("system"), str) and not reader.system:
+        reader.system = record["system"]
+    elif record.get("system"):
+        raise wrong("system", "must be one string, and stand in one place")
+    listed = _listed(record)
+    if listed and reader.images:
+        raise wrong(reader.images[0].field, "the record lists its images already; keep one of both")
+    images = listed or reader.images
+    turns = _placed(reader.turns, images, name)
+    rest = {field: value for field, value in record.items() if field not in RESERVED}
+    return Conversation(
+        _id(record), tuple(images), tuple(turns), reader.system, own, {**rest, **reader.rest}
+    )
+
+
+class _Messages:
+    """Goes through the messages of a record and collects what they hold."""
+
+    def __init__(self, name: str, exact: bool):
+        """`exact`: parts of a message are joined as they are, else by line ends."""
+        self._name, self._exact = name, exact
+        self.turns: list[tuple[str, str]] = []
+        self.images: list[Image] = []
+        self.system = ""
+        self.rest: dict[str, Any] = {}
+
+    def read(self, messages: Any) -> None:
+        if not isinstance(messages, list) or not messages:
+            raise wrong(self._name, "must be a non-empty list of messages")
+        role_key, text_key = _MESSAGES[self._name]
+        asked: list[str] = []
+        for i, message in enumerate(messages):
+            field = f"{self._name}[{i}]"
+            if not isinstance(message, dict):
+                raise wrong(field, f"must be an object, is {message!r}")
+            role = _role(message.get(role_key), f"{field}.{role_key}")
+            text = self._content(message.get(text_key), f"{field}.{text_key}", role)
+            if role == "system":
+                if i:
+                    raise wrong(field, "a system prompt must be the first message; move it there")
+                self.system = text
+            elif role == "user":
+                asked.append(text)
+            elif not asked:
+                raise wrong(field, "an answer without a question before it; remove it")
+            else:
+                self.turns.append(("\n".join(asked), text))
+                asked = []
+            self._keep(field, message, (role_key, text_key))
+        if asked or not self.turns:
+            raise wrong(self._name, "ends without an answer; add it, or leave the question out")
+
+    def _keep(self, field: str, held: dict, known: tuple[str, ...]) -> None:
+        """Notes what else an object holds."""
+        more = {k: v for k, v in held.items() if k not in known and v is not None}
+        if more:
+            self.rest[field] = more
+
+    def _content(self, content: Any, field: str, role: str) -> str:
+        if isinstance(content, list):
+            parts = [self._part(part, f"{field}[{i}]") for i, part in enumerate(content)]
+            text = "".join(parts) if self._exact else "\n".join(parts)
+        elif isinstance(content, str):
+            text = content
+        else:
+            raise wrong(field, f"must be a string or a list of parts, is {content!r}")
+        if not text.strip():
+            raise wrong(field, "must not be empty; write it, or leave the record out")
+        if IMAGE_TOKEN in text and role != "user":
+            raise wrong(field, f"holds {IMAGE_TOKEN}, which only questions can; move it there")
+        return text
+
+    def _part(self, part: Any, field: str) -> str:
+        """The text of a part; an image is noted, and `<image>` stands for it."""
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str):
+            self._keep(field, part, ("type", kind))
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise wrong(f"{field}.text", f"must be a string, is {part.get('text')!r}")
+            return part["text"]
+        if kind == "image_url":
+            field, named = f"{field}.image_url", part.get("image_url")
+            if isinstance(named, dict):
+                self._keep(field, named, ("url",))
+                field, named = f"{field}.url", named.get("url")
+            self.images.append(_image(field, named))
+            return IMAGE_TOKEN
+        if kind == "image":
+            if "image" in part:  # else it is the next of those that the record lists
+                self.images.append(_image(f"{field}.image", part["image"]))
+            return IMAGE_TOKEN
+        raise wrong(f"{field}.type", f"must be text, image_url or image, is {kind!r}")
+
+
+def _placed(turns: list, images: list[Image], name: str) -> list:
+    """The turns with an `<image>` for each image."""
+    tokens = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
+    if images and not tokens:
+        (question, answer), *others = turns
+        return [("\n".join([IMAGE_TOKEN] * len(images) + [question]), answer), *others]
+    if tokens != len(images):
+        raise wrong(
+            name,
+            f"{tokens} {IMAGE_TOKEN} for {len(images)} image(s); write one where each image stands",
+        )
+    return turns
+
+
+def _own(own: Any) -> dict[str, Any]:
+    if not isinstance(own, dict):
+        raise wrong(OWN, f"must be an object, is {own!r}")
+    for field in own:
+        if field not in OWN_FIELDS:
+            raise wrong(f"{OWN}.{field}", f"is none of {', '.join(OWN_FIELDS)}; remove it")
+    if not isinstance(own.get("metadata", {}), dict):
+        raise wrong(f"{OWN}.metadata", f"must be an object, is {own['metadata']!r}")
+    return own
+
+
+def _id(record: dict) -> str:
+    found = record.get("id")
+    if found is None:
+        return ""
+    if isinstance(found, bool) or not isinstance(found, str | int) or not str(found).strip():
+        raise wrong("id", f"must be a string or a whole number, is {found!r}")
+    return str(found)
+
+
+def _role(role: Any, field: str) -> str:
+    if not isinstance(role, str) or role not in _ROLES:
+        raise wrong(field, f"must be one of {', '.join(_ROLES)}, is {role!r}")
+    return _ROLES[role]
+
+
+def _listed(record: dict) -> list[Image]:
+    """The images of `image` or `images`, each a path or a list of them."""
+    given = [name for name in ("image", "images") if record.get(name)]
+    if len(given) > 1:
+        raise wrong("images", "stands beside 'image'; keep one of both")
+    if not given:
+        return []
+    (name,) = given
+    if isinstance(record[name], list):
+        return [_image(f"{name}[{i}]", named) for i, named in enumerate(record[name])]
+    return [_image(name, record[name])]
+
+
+def _image(field: str, named: Any) -> Image:
+    if not isinstance(named, str) or not named.strip():
+        raise wrong(field, f"must name an image, is {named!r}")
+    return Image(field, named)

@@ -1,0 +1,115 @@
+"""Files of JSON records: an array, as LLaVA's are, or a record a line."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from slava_jax.data.instructions import InstructionError, new_file
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_MARK = b"\xef\xbb\xbf"  # byte order mark
+
+
+def read_records(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """The records of a JSON array or of JSON Lines, whichever the file holds, and where they stand.
+
+    The text of an array is read whole, its records are decoded one by one; lines are read one by
+    one. UTF-8; a byte order mark and blank lines pass.
+
+    Yields:
+      ('FILE:LINE' or, in an array, 'FILE:LINE: record N', N from 1; the record).
+
+    Raises:
+      InstructionError: not UTF-8, or not JSON from here on; names file and line.
+      FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        start = file.read(4096).removeprefix(_MARK).lstrip()
+    return _array(path) if start.startswith(b"[") else _lines(path)
+
+
+def write_records(path: str | os.PathLike, records: Iterable[dict], array: bool) -> None:
+    """Writes records as they come, one a line, as an array or as JSON Lines.
+
+    The file appears whole or not at all.
+    """
+    with new_file(path) as file:
+        before, between, after = (b"[\n", b",\n", b"\n]\n") if array else (b"", b"\n", b"\n")
+        for record in records:
+            text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+            file.write(before + text.encode("utf-8"))
+            before = between
+        file.write(after if before == between else b"[]\n" if array else b"")
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    text = _text(path.read_bytes(), path, 1)
+    line, counted, number, position = 1, 0, 0, text.index("[") + 1
+    while True:
+        position = _SPACE.match(text, position).end()
+        line, counted = line + text.count("\n", counted, position), position
+        if number == 0 and text.startswith("]", position):
+            break
+        number += 1
+        where = f"{path}:{line}: record {number}"
+        record, position = _decoded(text, position, path, 1)
+        yield where, record
+        position = _SPACE.match(text, position).end()
+        if text.startswith("]", position):
+            break
+        if not text.startswith(",", position):
+            raise InstructionError(
+                f"{where}: neither a comma nor ] follows it; write one (is the file cut off here?)"
+            )
+        position += 1
+    if text[position + 1 :].strip():
+        line += text.count("\n", counted, position)
+        raise InstructionError(f"{path}:{line}: text follows the array's end; remove it")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            text = _text(raw, path, number).strip()
+            if text:
+                record, end = _decoded(text, 0, path, number)
+                if text[end:].strip():
+                    raise InstructionError(
+                        f"{path}:{number}: text follows the record; write one object a line, or "
+                        "a whole array"
+                    )
+                yield f"{path}:{number}", record
+
+
+def _text(raw: bytes, path: Path, line: int) -> str:
+    """`line`: that of the first byte."""
+    raw = raw.removeprefix(_MARK) if line == 1 else raw
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += raw.count(b"\n", 0, error.start)
+        raise InstructionError(
+            f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def _decoded(text: str, position: int, path: Path, line: int) -> tuple[Any, int]:
+    """The record that begins at `position`, and where it ends; `line`: where the text begins."""
+    try:
+        return json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        raise InstructionError(
+            f"{path}:{line + error.lineno - 1}: not JSON at column {error.colno} ({error.msg}); "
+            "correct it (is the file cut off here?)"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        line += text.count("\n", 0, position)
+        raise InstructionError(f"{path}:{line}: not readable as JSON ({error})") from error
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is not JSON; write a finite number")

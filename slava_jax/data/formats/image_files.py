@@ -1,0 +1,97 @@
+"""The images of another format's records as keys of an image set, and back.
+
+The key of an image is its path below the folder of images, as for data/datasets/folder.py.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from slava_jax.data.formats.conversation import wrong
+from slava_jax.data.instructions import InstructionError, new_file
+
+EMBEDDED = "embedded"  # folder, below that of the images, for those that came within a record
+_DATA = re.compile(r"data:image/([a-z0-9.+-]+);base64,", re.IGNORECASE)
+_SUFFIXES = {"jpeg": "jpg", "tiff": "tif", "x-ms-bmp": "bmp"}
+
+
+class ImageFiles:
+    """Files below one folder."""
+
+    def __init__(self, folder: str | os.PathLike, writes: bool):
+        """`writes`: images that come within a record are written below the folder."""
+        self._folder, self._writes = Path(folder), writes
+        self._root = self._folder.resolve()
+        self._found: set[str] = set()
+        if not self._folder.is_dir():
+            raise InstructionError(
+                f"--images {folder}: is not a folder; name the one that holds the images"
+            )
+
+    def key(self, field: str, reference: str, wanted: str = "") -> str:
+        """Key of the image that a field refers to: a path, absolute or below the folder, a file:
+        URL or a data: URL.
+
+        Args:
+          wanted: the key it is known by; '' for one made of its path or content.
+
+        Raises:
+          InstructionError: there is no such file, it lies outside of the folder, or the URL is one
+            of another kind; names the field.
+        """
+        if reference[:5].lower() == "data:":
+            return self._embedded(field, reference, wanted)
+        if reference.lower().startswith(("http://", "https://")):
+            raise wrong(field, f"{reference!r} is on the net; download it and name the file")
+        local = reference.lower().startswith("file://")
+        path = Path(unquote(urlsplit(reference).path) if local else reference)
+        real = path.is_absolute() and path.is_relative_to(self._root)  # past symbolic links
+        below = os.path.relpath(self._folder / path, self._root if real else self._folder)
+        key = wanted or Path(below).as_posix()
+        if key not in self._found:
+            self._check(field, reference, key)
+            self._found.add(key)
+        return key
+
+    def data_url(self, field: str, key: str) -> str:
+        """The image as a data: URL. Raises InstructionError where there is no such file."""
+        self.key(field, key)
+        content = (self._folder / key).read_bytes()
+        suffix = Path(key).suffix[1:].lower() or "png"
+        kind = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+    def _check(self, field: str, reference: str, key: str) -> None:
+        if key.split("/")[0] == ".." or Path(key).is_absolute():
+            raise wrong(field, f"{reference!r} lies outside of {self._folder}; copy it into it")
+        if not (self._folder / key).is_file():
+            raise wrong(
+                field, f"{reference!r} is no file in {self._folder}; correct it, or --images"
+            )
+
+    def _embedded(self, field: str, reference: str, wanted: str) -> str:
+        head = _DATA.match(reference)
+        if not head:
+            raise wrong(field, f"{reference[:40]!r}... must begin with data:image/KIND;base64,")
+        try:
+            content = base64.b64decode(reference[head.end() :], validate=True)
+        except binascii.Error as error:
+            raise wrong(field, f"is not base64 ({error}); is it cut off?") from error
+        kind = head[1].lower()
+        name = f"{hashlib.sha256(content).hexdigest()[:20]}.{_SUFFIXES.get(kind, kind)}"
+        key = wanted or f"{EMBEDDED}/{name}"
+        path = self._folder / key
+        if ".." in Path(key).parts or Path(key).is_absolute():
+            raise wrong(field, f"{key!r} lies outside of {self._folder}; correct it")
+        if path.exists():
+            if path.read_bytes() != content:
+                raise wrong(field, f"{path} is another image; rename that file")
+        elif self._writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as file:
+                file.write(content)
+        return key

@@ -1,0 +1,99 @@
+"""A contact sheet of similarity sampling (section 4.4): each query, and what was chosen for it."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.images import read_image
+from slava_jax.eval.plots import INK, MUTED, STRONG
+
+OTHER = "#a8501b"  # names of categories that are not the query's
+_MARGIN, _GAP, _GROUP_GAP = 16, 8, 28  # pixels
+_LINE, _SIZE = 16, 12  # pixels: height of a line of text, of its letters
+
+
+def contact_sheet(
+    queries: ImageSet,
+    query_rows: Sequence[int],
+    pool: ImageSet,
+    chosen: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    side: int = 128,
+) -> Image.Image:
+    """A row a query: its picture, then what each relation chose for it, best first.
+
+    Under every picture stand its category, in another colour where it is not the query's, and
+    its similarity to the query.
+
+    Args:
+      queries: the image set the queries are of; query_rows: m rows of it.
+      pool: the image set that was chosen from.
+      chosen: heading -> rows int[m, count] of the pool, and their similarities float[m, count]
+        (data/neighbours.py).
+      side: of a picture, pixels.
+
+    Returns:
+      An RGB picture.
+    """
+    font = ImageFont.load_default(_SIZE)
+    groups = {"query": 1, **{name: rows.shape[1] for name, (rows, _) in chosen.items()}}
+    lefts = _lefts(list(groups.values()), side)
+    widths = [count * (side + _GAP) - _GAP for count in groups.values()]
+    headings = [_wrapped(name, width, font) for name, width in zip(groups, widths, strict=True)]
+    top = _MARGIN + max(map(len, headings)) * _LINE + _GAP
+    height = side + 2 * _LINE + _GAP
+    size = (lefts[-1][-1] + side + _MARGIN, top + len(query_rows) * height + _MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for (left, *_), lines in zip(lefts, headings, strict=True):
+        draw.text((left, _MARGIN), "\n".join(lines), INK, font, spacing=_LINE - _SIZE)
+    for line, query in enumerate(query_rows):
+        own = queries.category(query)
+        tiles = [(queries, query, "")]
+        for rows, similarities in chosen.values():
+            pairs = zip(rows[line], similarities[line], strict=True)
+            tiles += [(pool, int(row), f"{similarity:.3f}") for row, similarity in pairs]
+        for left, (images, row, note) in zip(itertools.chain(*lefts), tiles, strict=True):
+            y = top + line * height
+            sheet.paste(_picture(images, row, side), (left, y))
+            category = images.category(row)
+            color = STRONG if category == own else OTHER
+            draw.text((left, y + side + 3), _fitted(category, side, font), color, font)
+            draw.text((left, y + side + 3 + _LINE), note, MUTED, font)
+    return sheet
+
+
+def _lefts(counts: Sequence[int], side: int) -> list[list[int]]:
+    """Left edges of the pictures of every group."""
+    lefts, x = [], _MARGIN
+    for count in counts:
+        lefts.append([x + i * (side + _GAP) for i in range(count)])
+        x = lefts[-1][-1] + side + _GROUP_GAP
+    return lefts
+
+
+def _picture(images: ImageSet, row: int, side: int) -> Image.Image:
+    return Image.fromarray(read_image(images.encoded(row), side, 3, images.keys[row]))
+
+
+def _fitted(category: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """The name with spaces, cut short where it is too long."""
+    text = category.replace("_", " ")
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -1,0 +1,457 @@
+"""LLaVA's, ShareGPT's and OpenAI's records in and out: what is kept, and what is wrong where."""
+
+import base64
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from slava_jax.data.formats.__main__ import main
+from slava_jax.data.formats.mapping import FORMS
+from slava_jax.data.images import read_image
+from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
+
+KEYS = ("gold/a.png", "gold/b.png", "tin/c d.png")
+
+
+@pytest.fixture
+def images(tmp_path):
+    for i, key in enumerate(KEYS):
+        path = tmp_path / "images" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((5, 5), 40 * i + 10, np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def item(**changes):
+    fields = {
+        "id": "a/size",
+        "images": (KEYS[0],),
+        "question": "<image> How large are they?",
+        "answer": "About 40 nm.",
+        "task": "vqa",
+        "style": "detailed",
+        "category": "gold",
+    }
+    return Instruction(**{**fields, **changes})
+
+
+ITEMS = [
+    item(),
+    item(
+        id="known",
+        metadata={
+            "question_type": "size",
+            "supplement": "Pixel size 2 nm,\n50,000x.",
+            "claims": {"size_nm": [30.0, 50.0]},
+            "seen_claims": {"size_px": [15.0, 25.0]},
+            "directional": True,
+            "source": {"page": [1, None]},
+        },
+    ),
+    item(
+        id="several µ",
+        images=KEYS,
+        question="Here <image>is gold;<image>\n too: <image>  what is it?  ",
+        answer="  tin\n",
+        task="classification",
+        style="short",
+        category="",
+    ),
+    item(id="bare", question="<image>", metadata={"system": 5, "record": {"image": "x"}}),
+    item(id="system", metadata={"system": "You are terse.", "record": {"model": None}}),
+]
+
+
+def run(capsys, *arguments) -> str:
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def refusal(*arguments) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return str(caught.value.code)
+
+
+def written(path, content):
+    lines = path.suffix == ".jsonl"
+    text = "\n".join(map(json.dumps, content)) if lines else json.dumps(content, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def talk(*turns, keys=("from", "value")):
+    return [dict(zip(keys, turn, strict=True)) for turn in turns]
+
+
+def llava(question="<image>\nWhat is it?", answer="Gold.", **changes):
+    record = {
+        "id": "one",
+        "image": KEYS[0],
+        "conversations": talk(("human", question), ("gpt", answer)),
+    }
+    return {**record, **changes}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_ours_come_back_equal(tmp_path, images, capsys, form, suffix):
+    ours, theirs, again = (tmp_path / name for name in ("a.jsonl", f"b{suffix}", "c.jsonl"))
+    write_jsonl(ours, ITEMS)
+    assert f"{len(ITEMS)} conversations" in run(
+        capsys, "--from", ours, "--to", theirs, "--as", form, "--images", images
+    )
+    said = run(capsys, "--from", theirs, "--to", again, "--images", images)
+    assert f"{len(ITEMS)} instructions of {len(ITEMS)} conversations" in said
+    assert read_jsonl(again) == ITEMS
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    pieces=st.lists(st.text(st.characters(codec="utf-8"), max_size=9), min_size=2, max_size=4),
+    supplement=st.text(st.characters(codec="utf-8"), max_size=9),
+    form=st.sampled_from(FORMS),
+)
+def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, form):
+    place = tmp_path_factory.getbasetemp()
+    images = place / "any"
+    images.mkdir(exist_ok=True)
+    (images / "x.png").touch()
+    whole = item(
+        images=["x.png"] * (len(pieces) - 1),
+        question="<image>".join(pieces),
+        metadata={"supplement": supplement},
+    ) if "<image>" not in supplement else item(images=["x.png"])  # fmt: skip
+    ours, theirs, again = (place / name for name in ("a.jsonl", "b.json", "c.jsonl"))
+    write_jsonl(ours, [whole])
+    main(["--from", str(ours), "--to", str(theirs), "--as", form])
+    main(["--from", str(theirs), "--to", str(again), "--images", str(images)])
+    assert read_jsonl(again) == [whole]
+
+
+def test_what_llava_reads(tmp_path, images, capsys):
+    """`id`, `image` and `conversations` as its documentation has them; its code skips the rest."""
+    write_jsonl(tmp_path / "a.jsonl", ITEMS)
+    run(capsys, "--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.json", "--as", "llava")
+    one, known, several, _, system = json.loads((tmp_path / "b.json").read_text())
+    assert (one["id"], one["image"]) == ("a/size", KEYS[0])
+    assert one["conversations"] == talk(
+        ("human", "<image> How large are they?"), ("gpt", "About 40 nm.")
+    )
+    start = "Pixel size 2 nm,\n50,000x.\n<image>"
+    assert known["conversations"][0]["value"].startswith(start)
+    assert several["image"] == list(KEYS)
+    assert system["conversations"][0] == {"from": "system", "value": "You are terse."}
+    assert "model" in system
+
+
+def test_what_openai_reads(tmp_path, images, capsys):
+    write_jsonl(tmp_path / "a.jsonl", ITEMS)
+    command = ("--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.jsonl", "--as", "openai")
+    said = run(capsys, *command, "--images", images, "--embed", "--plain")
+    assert "task, style, category and metadata are left out" in said
+    records = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert set(records[0]) == {"messages"}
+    user, assistant = records[2]["messages"]
+    assert [part["type"] for part in user["content"]] == [
+        "text", "image_url", "text", "image_url", "text", "image_url", "text",
+    ]  # fmt: skip
+    url = user["content"][5]["image_url"]["url"]
+    content = (images / KEYS[2]).read_bytes()
+    assert url == f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    assert assistant == {"role": "assistant", "content": "  tin\n"}
+
+
+def test_images_within_a_record_become_files(tmp_path, images, capsys):
+    write_jsonl(tmp_path / "a.jsonl", ITEMS[:3])
+    command = ("--from", tmp_path / "a.jsonl", "--as", "openai", "--images", images, "--embed")
+    run(capsys, *command, "--to", tmp_path / "b.jsonl")
+    other = tmp_path / "other"
+    other.mkdir()
+    back = ("--from", tmp_path / "b.jsonl", "--images", other)
+    run(capsys, *back)  # only checked: nothing is written
+    assert not list(other.iterdir())
+    run(capsys, *back, "--to", tmp_path / "c.jsonl")
+    assert read_jsonl(tmp_path / "c.jsonl") == ITEMS[:3], "the keys are those noted beside"
+    for key in KEYS:
+        assert (other / key).read_bytes() == (images / key).read_bytes()
+    (other / KEYS[1]).write_bytes(b"another")
+    assert "another image" in refusal(*back, "--to", tmp_path / "c.jsonl")
+
+
+def test_images_within_foreign_records(tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.full((5, 5), 77, np.uint8)).save(picture)
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    part = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+    asked = [{"type": "text", "text": "What"}, {"type": "text", "text": "is it?"}, part]
+    turns = talk(("user", asked), ("assistant", "Gold."), keys=("role", "content"))
+    path = written(tmp_path / "a.jsonl", [{"messages": turns}, {"messages": turns}])
+    (tmp_path / "images").mkdir()
+    run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", tmp_path / "images")
+    first, second = read_jsonl(tmp_path / "b.jsonl")
+    assert (first.id, second.id) == ("a/1", "a/2")
+    assert first.question == "What\nis it?\n<image>"
+    assert first.images == second.images
+    assert first.metadata["record"] == {"messages[0].content[2].image_url": {"detail": "low"}}
+    (written_image,) = (tmp_path / "images" / "embedded").iterdir()
+    assert first.target == f"embedded/{written_image.name}"
+    assert (read_image(written_image, 5, 1) == 77).all()
+
+
+@pytest.mark.parametrize("history", ["prompt", "metadata"])
+def test_turns_become_instructions(tmp_path, images, capsys, history):
+    record = {
+        "id": 7,
+        "images": [KEYS[0], KEYS[2]],
+        "system": "Be brief.",
+        "data_source": "ours",
+        "conversations": talk(
+            ("human", "<image>\nWhat is it?"), ("gpt", "Gold."),
+            ("human", "And <image>?"), ("gpt", "Tin."),
+            ("human", "Which is softer?"), ("gpt", "Tin, too."),
+        ),
+    }  # fmt: skip
+    path = written(tmp_path / "a.json", [record])
+    to = tmp_path / "b.jsonl"
+    said = run(
+        capsys, "--from", path, "--to", to, "--images", images, "--history", history,
+        "--task", "caption", "--style", "detailed",
+    )  # fmt: skip
+    assert "3 instructions of 1 conversations" in said
+    items = read_jsonl(to)
+    assert [i.id for i in items] == ["7/1", "7/2", "7/3"]
+    assert [i.answer for i in items] == ["Gold.", "Tin.", "Tin, too."]
+    assert [len(i.images) for i in items] == [1, 2, 2]
+    assert {(i.task, i.style, i.category) for i in items} == {("caption", "detailed", "")}
+    if history == "prompt":
+        assert items[2].question == (
+            "<image>\nWhat is it?\nGold.\nAnd <image>?\nTin.\nWhich is softer?"
+        )
+        assert "history" not in items[2].metadata
+    else:
+        assert items[1].question == "<image>\nAnd <image>?"
+        assert items[2].question == "<image>\n<image>\nWhich is softer?"
+        told = ["<image>\nWhat is it?", "Gold.", "And <image>?", "Tin."]
+        assert items[2].metadata["history"] == told
+    for number, i in enumerate(items, start=1):
+        assert i.metadata["conversation"] == {"id": "7", "turn": number, "of": 3}
+        assert i.metadata["system"] == "Be brief."
+        assert i.metadata["record"] == {"data_source": "ours"}
+
+
+def test_images_without_a_token_stand_before_the_first_question(tmp_path, images, capsys):
+    turns = talk(("user", "What?"), ("assistant", "Gold."), keys=("role", "content"))
+    path = written(tmp_path / "a.json", [{"messages": turns, "images": list(KEYS[:2])}])
+    run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    assert read_jsonl(tmp_path / "b.jsonl")[0].question == "<image>\n<image>\nWhat?"
+
+
+def test_an_id_that_comes_again_is_marked(tmp_path, images, capsys):
+    records = [llava(), llava(), llava(id="one#2"), llava(id="one")]
+    path = written(tmp_path / "a.jsonl", records)
+    run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    items = read_jsonl(tmp_path / "b.jsonl")
+    assert len({i.id for i in items}) == 4
+    assert [i.id for i in items][:2] == ["one", "one#2"]
+    assert items[1].metadata["conversation"] == {"id": "one", "turn": 1, "of": 1}
+    assert "conversation" not in items[0].metadata
+
+
+@pytest.mark.parametrize("kind", ["below", "dots", "absolute", "file URL"])
+def test_paths_of_an_image(tmp_path, images, capsys, kind, monkeypatch):
+    path = {
+        "below": KEYS[2],
+        "dots": f"./gold/../{KEYS[2]}",
+        "absolute": str(images / KEYS[2]),
+        "file URL": (images / KEYS[2]).as_uri(),
+    }[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(images)
+    written(tmp_path / "a.json", [llava(image=path)])
+    for folder in ("images", images, "link"):
+        run(capsys, "--from", "a.json", "--to", "b.jsonl", "--images", folder)
+        assert read_jsonl("b.jsonl")[0].images == (KEYS[2],)
+
+
+def test_text_without_images_is_left_out_only_when_asked(tmp_path, images, capsys):
+    text = {"id": "t", "conversations": talk(("human", "Hi?"), ("gpt", "Hello."))}
+    path = written(tmp_path / "a.json", [llava(), text])
+    command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    assert "record 2: shows no image; add one, or leave all such out" in refusal(*command)
+    assert not (tmp_path / "b.jsonl").exists()
+    said = run(capsys, *command, "--leave_out_text")
+    assert "1 instructions of 1 conversations; 1 conversations without an image left out" in said
+
+
+def without(name):
+    record = llava()
+    del record[name]
+    return record
+
+
+def openai(*parts, answer="Gold."):
+    turns = talk(("user", list(parts)), ("assistant", answer), keys=("role", "content"))
+    return {"messages": turns}
+
+
+def link(named):
+    return {"type": "image_url", "image_url": named}
+
+
+TEXT = {"type": "text", "text": "What?"}
+BROKEN = [
+    (llava("<image> <image> both?"), "'conversations': 2 <image> for 1 image(s); write one"),
+    (llava("What?", image=[*KEYS, KEYS[0]]), None),  # none at all: they stand in front
+    (llava("<image> one?", image=list(KEYS)), "'conversations': 1 <image> for 3 image(s)"),
+    (llava(image="gold/z.png"), "'image': 'gold/z.png' is no file in"),
+    (llava(image=[KEYS[0], 3]), "'image[1]': must name an image, is 3"),
+    (llava(image="../a.png"), "'image': '../a.png' lies outside of"),
+    (llava(image="/etc/hosts"), "'image': '/etc/hosts' lies outside of"),
+    (llava(image="https://host/a.png"), "is on the net; download it and name the file"),
+    (llava(images=[KEYS[0]]), "'images': stands beside 'image'"),
+    (without("image"), "1 <image> for 0 image(s)"),
+    (without("conversations"), "must have 'conversations' (LLaVA, ShareGPT) or else 'messages'"),
+    (llava(conversations=[]), "'conversations': must be a non-empty list"),
+    (llava(conversations="x"), "'conversations': must be a non-empty list"),
+    (llava(conversations=["x"]), "'conversations[0]': must be an object"),
+    (llava(answer=""), "'conversations[1].value': must not be empty"),
+    (llava(answer=" \n"), "'conversations[1].value': must not be empty"),
+    (llava(answer=None), "'conversations[1].value': must be a string or a list of parts, is None"),
+    (llava(answer="<image>"), "'conversations[1].value': holds <image>"),
+    (llava(conversations=talk(("robot", "x"))), "'conversations[0].from': must be one of human,"),
+    (llava(conversations=talk(("gpt", "x"))), "'conversations[0]': an answer without a question"),
+    (llava(conversations=talk(("human", "<image>"))), "'conversations': ends without an answer"),
+    (
+        llava(conversations=talk(("human", "<image>"), ("gpt", "x"), ("system", "y"))),
+        "'conversations[2]': a system prompt must be the first message",
+    ),
+    (
+        llava(
+            conversations=talk(("human", "Hi?"), ("gpt", "x"), ("human", "<image>"), ("gpt", "y"))
+        ),
+        "turn 1 comes before any image",
+    ),
+    (llava(id=[1]), "'id': must be a string or a whole number"),
+    (llava(system=3), "'system': must be one string"),
+    (llava(slava_jax=3), "'slava_jax': must be an object"),
+    (llava(slava_jax={"answer": "x"}), "'slava_jax.answer': is none of task, style"),
+    (llava(slava_jax={"task": "x"}), "'task': must be one of"),
+    (llava(slava_jax={"images": []}), "'slava_jax.images': must name 1 image(s)"),
+    (
+        llava(slava_jax={"metadata": {"supplement": "2 nm"}}),
+        "'slava_jax.metadata.supplement': the question does not begin with it",
+    ),
+    (llava(answer="\ud800"), "lone surrogate"),
+    (openai(TEXT, link({"url": "data:image/png;base64,%%"})), "is not base64"),
+    (openai(TEXT, link({})), "[1].image_url.url': must name an image"),
+    (openai(TEXT, link("data:text/plain,x")), "must begin with data:image/"),
+    (openai(TEXT, {"type": "input_audio"}), "'messages[0].content[1].type': must be text, image"),
+    (openai({"type": "text"}), "'messages[0].content[0].text': must be a string"),
+    (openai(TEXT, {"type": "image"}), "'messages': 1 <image> for 0 image(s)"),
+    (
+        {**openai({"type": "image_url", "image_url": {"url": KEYS[0]}}), "images": [KEYS[1]]},
+        "'messages[0].content[0].image_url.url': the record lists its images already",
+    ),
+    ([], "a record must be a JSON object, is a list"),
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize(("record", "said"), BROKEN, ids=range(len(BROKEN)))
+def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
+    path = written(tmp_path / f"a{suffix}", [llava(id="first"), record])
+    command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    if said is None:
+        run(capsys, *command)
+        return
+    text = refusal(*command)
+    assert said in text
+    assert (f"{path}:2: " if suffix == ".jsonl" else ": record 2: ") in text
+    assert sorted(os.listdir(tmp_path)) == [path.name, "images"]
+
+
+def test_all_that_is_wrong_is_said_at_once_with_its_lines(tmp_path, images):
+    records = [llava(), llava(answer=""), llava(), llava(image="no.png")]
+    path = written(tmp_path / "a.json", records)
+    lines = path.read_text().splitlines()
+    text = refusal("--from", path, "--images", images)
+    starts = [i for i, line in enumerate(lines, start=1) if line == " {"]
+    assert f"{path}:{starts[1]}: record 2: field 'conversations[1].value'" in text
+    assert f"{path}:{starts[3]}: record 4: field 'image'" in text
+    assert text.count("\n") == 1
+    path = written(tmp_path / "many.jsonl", [llava(answer="")] * 50)
+    text = refusal("--from", path, "--images", images)
+    assert text.count("must not be empty") == 20 and text.endswith("not read further")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'[\n{"id": 1},\n{"id": "\xfc"}]', "a.json:3: byte 21 is not UTF-8"),
+        (b'{"id": 1}\n{"id": "\xfc"}', "a.json:2: byte 8 is not UTF-8"),
+        (b'[\n{"id": 1},\n{"id": ]', "a.json:3: not JSON at column 8"),
+        (b'[\n{"id": 1}\n{"id": 2}]', "a.json:2: record 1: neither a comma nor ] follows"),
+        (b'[\n{"id": 1}', "a.json:2: record 1: neither a comma nor ] follows"),
+        (b'[\n{"id": 1},', "a.json:2: not JSON"),
+        (b'[\n{"id": 1}\n]\nx', "a.json:3: text follows the array's end"),
+        (b'{"id": 1}\n{"id": 2} {"id": 3}', "a.json:2: text follows the record"),
+        (b'{"id": 1}\n{"id":', "a.json:2: not JSON"),
+        (b'{"id": NaN}', "a.json:1: not readable as JSON (NaN"),
+        (b"[" * 100_000, "a.json:1: not readable as JSON"),
+        (b"[]", "a.json: holds no record"),
+        (b"", "a.json: holds no record"),
+    ],
+)
+def test_a_file_that_is_not_json_is_named_by_line(tmp_path, images, content, said):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    assert said in refusal("--from", path, "--images", images)
+
+
+def test_byte_order_mark_and_windows_line_ends_pass(tmp_path, images, capsys):
+    path = tmp_path / "a.json"
+    text = json.dumps([llava(), llava(id="two")], indent=1).replace("\n", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert "2 instructions" in run(capsys, "--from", path, "--images", images)
+    lines = "\r\n\r\n".join(json.dumps(record) for record in (llava(), llava(id="two")))
+    path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert "2 instructions" in run(capsys, "--from", path, "--images", images)
+
+
+def test_ours_are_checked_too(tmp_path, images, capsys):
+    write_jsonl(tmp_path / "a.jsonl", ITEMS[:2])
+    assert "2 instructions" in run(capsys, "--from", tmp_path / "a.jsonl", "--images", images)
+    write_jsonl(tmp_path / "a.jsonl", [ITEMS[0], item(id="x", images=("no.png",))])
+    text = refusal("--from", tmp_path / "a.jsonl", "--images", images)
+    assert "a.jsonl: instruction 'x': field 'images[0]': 'no.png' is no file" in text
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"id": "y"}\n')
+    assert "a.jsonl:3: field 'images'" in refusal("--from", tmp_path / "a.jsonl")
+
+
+def test_an_image_token_outside_of_the_question_does_not_leave(tmp_path):
+    for changes in ({"answer": "an <image>"}, {"metadata": {"supplement": "<image>"}}):
+        write_jsonl(tmp_path / "a.jsonl", [item(**changes)])
+        for form in FORMS:
+            text = refusal("--from", tmp_path / "a.jsonl", "--to", tmp_path / "b", "--as", form)
+            assert "instruction 'a/size'" in text and "holds <image>" in text
+            assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_wrong_commands(tmp_path, images, capsys):
+    ours, theirs = tmp_path / "a.jsonl", written(tmp_path / "b.json", [llava()])
+    write_jsonl(ours, ITEMS)
+    to = tmp_path / "c.jsonl"
+    assert "say with --as what to write" in refusal("--from", ours, "--to", to)
+    assert "leave --as out" in refusal("--from", theirs, "--to", to, "--as", "llava")
+    assert "No such file" in refusal("--from", tmp_path / "none", "--to", to)
+    assert "is not a folder" in refusal("--from", theirs, "--images", tmp_path / "none")
+    for command in (("--from", theirs), ("--from", ours, "--as", "llava", "--embed")):
+        assert refusal(*command) == "2"
+    assert "--images must name the folder" in capsys.readouterr().err

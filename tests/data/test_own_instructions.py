@@ -1,0 +1,60 @@
+"""The user's own instructions: each to the split of its images, and class questions beside."""
+
+import numpy as np
+import pytest
+
+from slava_jax.data.datasets.base import DataError, ImageSet
+from slava_jax.data.instructions import Instruction
+from slava_jax.data.own_instructions import by_split, completed
+
+
+def image_set(*keys):
+    labels = [key.startswith("tin") for key in keys]
+    return ImageSet(keys, np.asarray(labels, int), ["gold", "tin"], [b""] * len(keys))
+
+
+def item(name, *images, question_type="vqa", category=""):
+    return Instruction(
+        name, images, "<image>" * len(images), "yes", "vqa", "short", category,
+        {"question_type": question_type},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def images():
+    return {"train": image_set("gold1", "tin1", "tin2"), "test": image_set("gold2", "tin3")}
+
+
+def test_an_instruction_goes_where_its_images_are(images):
+    items = [
+        item("a", "tin3"), item("b", "gold1"), item("c", "gold1", "tin2"),
+        item("d", "tin3", "gold1"), item("e", "gold1", "tin3"), item("f", "gold2"),
+    ]  # fmt: skip
+    sorted_items, apart = by_split(items, images, "mine.jsonl")
+    assert {split: [i.id for i in found] for split, found in sorted_items.items()} == {
+        "train": ["b", "c"],
+        "test": ["a", "e", "f"],  # e has a training image before its own
+    }
+    assert apart == [items[3]]
+
+
+def test_an_empty_category_is_that_of_the_target_image(images):
+    items = [item("a", "gold1", "tin1"), item("b", "gold1", category="mine")]
+    sorted_items, _ = by_split(items, images, "mine.jsonl")
+    assert [i.category for i in sorted_items["train"]] == ["tin", "mine"]
+
+
+def test_an_unknown_image_is_named(images):
+    with pytest.raises(DataError, match=r"mine.jsonl: instruction 'a': image 'zinc' .*'gold1'"):
+        by_split([item("a", "gold1", "zinc")], images, "mine.jsonl")
+
+
+def test_class_and_caption_are_asked_where_the_user_does_not():
+    own = [item("mine", "gold1", question_type="class"), item("more", "gold1")]
+    taught = [
+        item(f"{key}/{kind}", key, question_type=kind)
+        for key in ("gold1", "tin1")
+        for kind in ("class", "caption", "size")
+    ]
+    found = [i.id for i in completed(own, taught)]
+    assert found == ["mine", "more", "gold1/caption", "tin1/class", "tin1/caption"]

@@ -1,0 +1,95 @@
+"""A LLaVA file and a folder of images, all the way to a trained assistant."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import get_config
+
+from slava_jax.data.datasets.base import DataError
+from slava_jax.data.formats.__main__ import main
+from slava_jax.data.instructions import read_jsonl
+from slava_jax.errors import USER_ERRORS
+from slava_jax.train.loop import run
+from slava_jax.train.materials import prepare
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("round", "square"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 255, (20, 20), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def config(images, tmp_path):
+    """Instructions from a LLaVA file: two turns about each image, and one about two images."""
+    records = []
+    for path in sorted(images.glob("*/*")):
+        key = path.relative_to(images).as_posix()
+        turns = [
+            {"from": "human", "value": "<image>\nWhat is its edge like?"},
+            {"from": "gpt", "value": f"As of {path.parent.name} number {path.stem}."},
+            {"from": "human", "value": "Is it large?"},
+            {"from": "gpt", "value": "No."},
+        ]
+        records.append({"id": key, "image": key, "conversations": turns})
+    (tmp_path / "llava.json").write_text(json.dumps(records))
+    command = ("--from", tmp_path / "llava.json", "--to", tmp_path / "mine.jsonl")
+    main([str(a) for a in (*command, "--images", images, "--history", "metadata")])
+    config = get_config()
+    config.data.update(
+        name="folder", folder=str(images), size=32, instructions=str(tmp_path / "mine.jsonl")
+    )
+    return config
+
+
+def test_every_split_gets_its_own(config, tmp_path, capsys):
+    pair = json.loads((tmp_path / "mine.jsonl").read_text().splitlines()[0])
+    keys = [f"round/{i}.png" for i in range(12)]
+    pair.update(id="all", images=keys, question="<image>" * len(keys))
+    with (tmp_path / "mine.jsonl").open("a") as file:
+        file.write(json.dumps(pair) + "\n")
+    materials = prepare(config, tmp_path / "run")
+    folder = tmp_path / "run" / "data" / "instructions"
+    assert f"1 instructions show images of other splits and are left out: {folder}" in (
+        capsys.readouterr().err
+    )
+    assert [item.id for item in read_jsonl(folder / "left_out.jsonl")] == ["all"]
+    for name in ("train", "validation", "test"):
+        split = getattr(materials, name)
+        types = [item.question_type for item in split.instructions]
+        assert types.count("vqa") == 2 * len(split.images)
+        assert types.count("class") == types.count("caption") == len(split.images)
+        assert {item.target for item in split.instructions} == set(split.images.keys)
+        assert all(item.category == item.target.split("/")[0] for item in split.instructions)
+        assert split.instructions == read_jsonl(folder / f"{name}.jsonl")
+    again = prepare(config, tmp_path / "run")
+    assert again.test.instructions == materials.test.instructions
+
+
+@pytest.mark.parametrize("wrong", ["no file", "no image"])
+def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
+    right = config.data.instructions
+    config.data.instructions = str(tmp_path / "other.jsonl")
+    if wrong == "no image":
+        line = (tmp_path / "mine.jsonl").read_text().splitlines()[0]
+        (tmp_path / "other.jsonl").write_text(line.replace("round/0.png", "round/none.png"))
+    config.stages = ("vision",)
+    with pytest.raises(DataError, match=r"other\.jsonl") as caught:
+        run(config, tmp_path / "run")
+    assert isinstance(caught.value, USER_ERRORS)
+    config.data.instructions = right
+    assert run(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_llava_file_trains(config, tmp_path):
+    metrics = run(config, tmp_path / "run")
+    assert metrics["vqa.rougeL"] >= 0
+    assert metrics["classification.top1"] >= 0
