@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
+from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.micrographs import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
 from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
 
 STAGES = ("vision", "language", "assistant")
-DATA_SETS = ("procedural", "elpv", "folder")
+ON_DISK = ("folder", *PUBLISHED)  # data sets that are read where data.folder says
+DATA_SETS = ("procedural", "elpv", *ON_DISK)
 _SMALLEST_VOCABULARY = 260  # 256 bytes and 4 special tokens
 
 
@@ -94,8 +96,13 @@ def _evaluation() -> dict:
 
 def _data() -> dict:
     return {
-        "name": "procedural",  # or 'elpv', or 'folder' for images of one's own
-        "folder": "",  # a folder a class, or images and a labels.csv; for 'folder'
+        # Or 'elpv'; 'folder' for images of one's own; 'sem', 'neu', 'cmi' or 'kth_tips' for the
+        # published sets of the paper (third_party/).
+        "name": "procedural",
+        # Where the images are: a folder a class, or images and a labels.csv, for 'folder'; what
+        # the archives were unpacked in, for a published set.
+        "folder": "",
+        "crop_bar": False,  # cut data bars off, where one is found (data/bar.py); with a folder
         "images_per_category": 400,  # for 'procedural'
         "size": 256,  # side the images are stored at, pixels
         "seed": 0,  # of the drawings, the split and the wording
@@ -226,8 +233,10 @@ def _data_problems(config) -> Iterator[str]:
     data, vocabulary = config["data"], config["tokenizer"]["vocab_size"]
     if data["name"] not in DATA_SETS:
         yield f"data.name: must be one of {', '.join(DATA_SETS)}, is {data['name']!r}"
-    if data["name"] == "folder" and not data["folder"]:
+    if data["name"] in ON_DISK and not data["folder"]:
         yield "data.folder: must name the folder of your images (--config.data.folder=DIR)"
+    if data["name"] not in ON_DISK and data["crop_bar"]:
+        yield f"data.crop_bar: must be False, because {data['name']!r} does not read your files"
     if data["name"] == "procedural" and data["images_per_category"] < 3:
         yield "data.images_per_category: must be 3 or more, one for each split"
     smallest = SMALLEST if data["name"] == "procedural" else 1

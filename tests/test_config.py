@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from slava_jax.config import ConfigError, check, default_config
+from slava_jax.config import ON_DISK, ConfigError, check, default_config
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
@@ -21,7 +21,7 @@ def quickstart() -> ConfigDict:
 
 def get(name: str) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config()
-    if name == "folder":
+    if config.data.name in ON_DISK:
         config.data.folder = "somewhere"  # the user says where
     return config
 
@@ -74,7 +74,9 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("stages", (), "stages: must be some of"),
         ("dtype", "float8", "dtype: must be float32 or bfloat16, is 'float8'"),
         ("seed", -1, "seed, data.seed: must be 0 or more"),
-        ("data.name", "sem", "data.name: must be one of procedural, elpv, folder, is 'sem'"),
+        ("data.name", "sme", "data.name: must be one of procedural, elpv, folder, sem, neu, cmi,"),
+        ("data.name", "sem", "data.folder: must name the folder of your images"),
+        ("data.crop_bar", True, "data.crop_bar: must be False, because 'procedural' does not"),
         ("data.name", "folder", "data.folder: must name the folder of your images"),
         ("data.images_per_category", 2, "data.images_per_category: must be 3 or more"),
         ("data.size", 48, "data.size: must be 64 or more, is 48"),

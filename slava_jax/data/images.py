@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from slava_jax.data.bar import picture_rows
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 # Pillow refuses images beyond 179 million pixels as possible decompression bombs. A stitched
@@ -22,6 +24,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # A large image is converted in strips of about so many pixels.
 _STRIP_PIXELS = 4_000_000
+# A data bar is looked for in so many columns and rows, which show any text.
+_BAR_PIXELS = (1024, 1536)
 _ORIENTATION = 0x0112  # the EXIF tag
 
 Symmetry = tuple[int, int]  # mirrored (0 or 1), then quarter turns (0 to 3)
@@ -52,7 +56,11 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
 
 
 def read_image(
-    source: str | os.PathLike | bytes, size: int, channels: int, name: str | None = None
+    source: str | os.PathLike | bytes,
+    size: int,
+    channels: int,
+    name: str | None = None,
+    crop_bar: bool = False,
 ) -> np.ndarray:
     """Decodes an image and stretches it to a square (the aspect ratio is not kept).
 
@@ -66,6 +74,8 @@ def read_image(
       size: side of the result, pixels.
       channels: 1 for grey, 3 for RGB.
       name: what errors call the image; the path by default.
+      crop_bar: leave out the instrument's data bar, where one is found (bar.py), before the
+        picture is stretched and scaled.
 
     Returns:
       uint8[size, size, channels].
@@ -87,10 +97,13 @@ def read_image(
         # JPEG alone can be decoded at a fraction of its size.
         image.draft("RGB" if channels == 3 else "L", (4 * size, 4 * size))
         image.load()
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if crop_bar:
+            image = _without_bar(image, name)
         grey = channels == 1
         convert = _wide_converter(image, name) if image.mode in _WIDE_MODES else _plain
         square = _squared(image, size, lambda part: convert(part).convert("L" if grey else "RGB"))
-        square.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+        square.getexif()[_ORIENTATION] = orientation
         pixels = np.asarray(ImageOps.exif_transpose(square))
     return pixels.reshape(size, size, channels)
 
@@ -188,6 +201,20 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     if empty:
         raise ImageError(f"{name}: is empty (0 bytes); copy it anew or remove it")
     return Image.open(file)
+
+
+def _without_bar(image: Image.Image, name: str) -> Image.Image:
+    """The picture without its data bar: rows of the file, whatever way up it is to be shown."""
+    small = image
+    if image.width > _BAR_PIXELS[0] or image.height > _BAR_PIXELS[1]:
+        sides = tuple(map(min, image.size, _BAR_PIXELS))
+        small = image.resize(sides, Image.Resampling.NEAREST)
+    convert = _wide_converter(small, name) if image.mode in _WIDE_MODES else _plain
+    top, bottom = picture_rows(np.asarray(convert(small).convert("L")))
+    if (top, bottom) == (0, small.height):
+        return image
+    rows = [round(row * image.height / small.height) for row in (top, bottom)]
+    return image.crop((0, rows[0], image.width, rows[1]))
 
 
 def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:

@@ -50,12 +50,14 @@ class Assistant:
     Attributes:
       variables: the collections `params` and `frozen`.
       class_names: what it was trained to tell apart.
+      crop_bar: it was trained on images without their data bar, and is shown them so.
     """
 
     model: Slava
     variables: dict
     tokenizer: PreTrainedTokenizerFast
     class_names: tuple[str, ...] = ()
+    crop_bar: bool = False
 
     @property
     def rank(self) -> int:
@@ -137,7 +139,7 @@ class Assistant:
     def read(self, path: str | Path) -> np.ndarray:
         """An image file as the vision encoder wants it. Raises ImageError, naming the file."""
         vit = self.model.config.vit
-        return read_image(path, vit.image_size, vit.channels)
+        return read_image(path, vit.image_size, vit.channels, crop_bar=self.crop_bar)
 
     def ask(
         self,
@@ -228,7 +230,8 @@ def load_assistant(
             f"{facts['base']['sha256']}, but {place} is {found}: give the right one"
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
-    return Assistant(model, variables, tokenizer, tuple(facts["class_names"]))
+    crop_bar = config.data.get("crop_bar", False)  # not there before there was the option
+    return Assistant(model, variables, tokenizer, tuple(facts["class_names"]), crop_bar)
 
 
 def _folder(path: Path) -> Path:

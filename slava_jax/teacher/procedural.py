@@ -90,6 +90,7 @@ def label_instructions(
     facts: Mapping[str, str],
     seed: int,
     question: str | None = None,
+    supplement: str = "",
 ) -> list[Instruction]:
     """Instructions about an image of which only its class and a few named values are known.
 
@@ -100,6 +101,7 @@ def label_instructions(
         the image's own facts must hold these and `category` under the same names.
       seed: chooses the wording.
       question: the classification question, without `<image>`; a general one by default.
+      supplement: pixel size and magnification as text (facts.supplement_text), where known.
 
     Returns:
       The class question (short) and a caption (short) that states the class and the values.
@@ -121,7 +123,11 @@ def label_instructions(
             task=task,
             style="short",
             category=category,
-            metadata={"question_type": question_type, "claims": claims},
+            metadata={
+                "question_type": question_type,
+                "claims": claims,
+                "supplement": supplement,
+            },
         )
 
     asked = rng.choice(CLASS_QUESTIONS) if question is None else question

@@ -13,9 +13,11 @@ from slava_jax import hosts
 from slava_jax.checkpoint import appearing
 from slava_jax.convert.pretrained import TOKENIZER, is_converted
 from slava_jax.data.datasets.base import DataError, ImageSet
+from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.datasets.elpv import Elpv
 from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
+from slava_jax.data.datasets.published import Published
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
 from slava_jax.data.own_instructions import by_split, completed
@@ -26,6 +28,7 @@ from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_token
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import VitConfig
 from slava_jax.teacher import procedural as teacher
+from slava_jax.teacher.facts import supplement_text
 from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 
@@ -156,10 +159,12 @@ def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
         builder = Procedural(place, count, data.size, data.seed, shares=shares)
     elif data.name == "elpv":
         builder = Elpv(place, data.size, data.seed, shares)
-    elif data.name == "folder":
-        builder = Folder(data.folder, place, data.size, config.vit.channels, data.seed, shares)
     else:
-        raise ValueError(f"data.name must be procedural, elpv or folder, got {data.name!r}")
+        settings = (place, data.size, config.vit.channels, data.seed, shares, data.crop_bar)
+        if data.name in PUBLISHED:
+            builder = Published(data.name, data.folder, *settings)
+        else:
+            builder = Folder(data.folder, *settings)
     return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
 
 
@@ -200,10 +205,12 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
         if record is not None:
             items += teacher.instructions(key, GroundTruth.from_dict(record), seed)
         else:
-            facts = {k: v for k, v in images.facts[i].items() if isinstance(v, str)}
-            facts.pop("category")
-            question = config.data.question or None
-            items += teacher.label_instructions(key, images.category(i), facts, seed, question)
+            known = images.facts[i]
+            facts = {k: v for k, v in known.items() if isinstance(v, str) and k != "category"}
+            scale = supplement_text(known.get("nm_per_pixel"), known.get("magnification"))
+            items += teacher.label_instructions(
+                key, images.category(i), facts, seed, config.data.question or None, scale
+            )
     return items
 
 

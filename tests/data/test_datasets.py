@@ -24,6 +24,7 @@ from slava_jax.data.micrographs import draw
 from slava_jax.data.records import CATEGORIES, GroundTruth
 
 SIZE = 64
+FOLDER = {"gold": (10, 0), "iron": (5, 105), "tin": (3, 155)}  # images, value of the first
 
 
 def write_image(path, value=100, side=20):
@@ -33,9 +34,9 @@ def write_image(path, value=100, side=20):
 
 @pytest.fixture
 def folder(tmp_path):
-    for label, count in (("gold", 10), ("iron", 5), ("tin", 3)):
+    for label, (count, first) in FOLDER.items():
         for i in range(count):
-            write_image(tmp_path / "mine" / label / f"{label}{i}.png", 10 * i)
+            write_image(tmp_path / "mine" / label / f"{label}{i}.png", first + 10 * i)
     return tmp_path / "mine"
 
 
@@ -51,7 +52,8 @@ def test_class_folders(folder, tmp_path):
     for images in sets.values():
         assert images.class_names == ["gold", "iron", "tin"]
         for i, key in enumerate(images.keys):
-            label, value = key.split("/")[0], 10 * int(key[-5])
+            label = key.split("/")[0]
+            value = FOLDER[label][1] + 10 * int(key[-5])
             assert images.index[key] == i and images.category(i) == label
             assert images.facts[i] == {"category": label} and images.records[i] is None
             assert (read_image(images.encoded(i), 16, 1) == value).all()
@@ -64,7 +66,7 @@ def test_a_data_set_is_built_once_and_anew_when_it_changes(folder, tmp_path):
     again = image_sets(Folder(folder, tmp_path / "data"))
     assert os.stat(builder.data_path).st_mtime_ns == stamp
     assert all(first[split].keys == again[split].keys for split in first)
-    write_image(folder / "tin" / "more.png")
+    write_image(folder / "tin" / "more.png", 240)
     more = image_sets(Folder(folder, tmp_path / "data", size=16))
     assert sum(map(len, more.values())) == 19
     write_image(folder / "tin" / "more.png", 250)

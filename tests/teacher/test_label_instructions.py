@@ -14,3 +14,11 @@ def test_label_instructions_say_the_label_and_the_values():
     assert not is_true(caption, {"category": "possibly_defective", **known, "cell_type": "poly"})
     bare = label_instructions("cell/7", "functional", {}, 1)[1]
     assert bare.answer.endswith("the class functional.")
+
+
+def test_what_is_known_of_the_scale_goes_into_the_prompt_and_no_claim():
+    told = label_instructions("a", "iron", {}, 1, None, "Pixel size 2.5 nm.")
+    assert {item.metadata["supplement"] for item in told} == {"Pixel size 2.5 nm."}
+    plain = label_instructions("a", "iron", {}, 1)
+    assert {item.metadata["supplement"] for item in plain} == {""}
+    assert [item.claims for item in told] == [item.claims for item in plain]

@@ -1,24 +1,27 @@
 """The user's own images: one folder a class, or a labels.csv beside the images."""
 
 import csv
-import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
-from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
-from slava_jax.data.images import encode_png, list_images, read_image
+from slava_jax.data.datasets.files import ImageFiles, LabelledFile
+from slava_jax.data.datasets.store import SHARES
+from slava_jax.data.images import list_images
 
 LABELS = "labels.csv"
+# Columns that may stand in it besides, and the facts they give.
+_SCALES = {"pixel_size_nm": "nm_per_pixel", "magnification": "magnification"}
 
 
-class Folder(ImageBuilder):
+class Folder(ImageFiles):
     """Images in class folders (the folder's name is the class), or listed in labels.csv.
 
     labels.csv stands in `folder`, has the columns file and label, and is used where it exists;
-    paths in it are relative to `folder`. The key of an image is its path below `folder`. The
-    images are stored as squares; when they, their labels or a parameter change, a new set is made.
-    Facts: category.
+    paths in it are relative to `folder`. The columns pixel_size_nm and magnification may stand in
+    it, empty where they are not known, and count more than what a file says of itself. See
+    ImageFiles.
     """
 
     def __init__(
@@ -29,45 +32,34 @@ class Folder(ImageBuilder):
         channels: int = 1,
         seed: int = 0,
         shares: tuple[float, float] = SHARES,
+        crop_bar: bool = False,
     ):
         """Lists the images.
-
-        Args:
-          size: side the images are stored at, pixels.
-          channels: 1 for grey, 3 for RGB.
-          seed: of the split.
 
         Raises:
           DataError, ImageError: no images, or labels that do not fit; names file and line.
         """
-        self._folder, self._size = Path(folder), size
-        self._pairs = _labelled_files(self._folder)
-        names = sorted({label for _, label in self._pairs})
-        variant = f"{self._folder.resolve().name}-{self._digest(size, channels, seed)}"
-        super().__init__(data_dir, variant, names, channels, seed, shares)
+        folder = Path(folder)
+        files = _labelled_files(folder)
+        names = sorted({file.label for file in files})
+        _check_names(folder, names)
+        super().__init__(folder, files, names, data_dir, size, channels, seed, shares, crop_bar)
 
-    def _digest(self, *parameters: int) -> str:
-        stats = ((path, path.stat(), label) for path, label in self._pairs)
-        files = [(str(path), stat.st_size, stat.st_mtime_ns, label) for path, stat, label in stats]
-        return hashlib.sha256(repr((parameters, files)).encode()).hexdigest()[:12]
 
-    def _entries(self) -> list[Entry]:
-        return [
-            Entry(
-                path.relative_to(self._folder).as_posix(),
-                self.class_names.index(label),
-                {"category": label},
-                path,
+def _check_names(folder: Path, names: list[str]) -> None:
+    """Classes that answers would call the same, or nearly so, are slips of the pen."""
+    said = {}
+    for name in names:
+        spoken = " ".join(name.replace("_", " ").split()).casefold()
+        if spoken in said:
+            raise DataError(
+                f"{folder}: the classes {said[spoken]!r} and {name!r} differ only in case, blanks "
+                "or underscores; give them one name, or two different ones"
             )
-            for path, label in self._pairs
-        ]
-
-    def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
-        for entry in entries:
-            yield encode_png(read_image(entry.source, self._size, self.channels)), ""
+        said[spoken] = name
 
 
-def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
+def _labelled_files(folder: Path) -> list[LabelledFile]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder; give the folder that holds the images")
     if (folder / LABELS).is_file():
@@ -78,12 +70,12 @@ def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
             f"{folder}: has neither a folder for each class nor a {LABELS} with the columns file "
             "and label; add one of them"
         )
-    return [(path, sub.name) for sub in classes for path in list_images(sub)]
+    return [LabelledFile(path, sub.name) for sub in classes for path in list_images(sub)]
 
 
-def _from_table(folder: Path) -> list[tuple[Path, str]]:
+def _from_table(folder: Path) -> list[LabelledFile]:
     table = folder / LABELS
-    pairs, first_line = [], {}
+    files, first_line = [], {}
     with open(table, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"file", "label"} <= set(rows.fieldnames or ()):
@@ -105,7 +97,24 @@ def _from_table(folder: Path) -> list[tuple[Path, str]]:
                     f"{where}: {name!r} stands in line {first_line[path]} already; remove one"
                 )
             first_line[path] = rows.line_num
-            pairs.append((path, label))
-    if not pairs:
+            files.append(LabelledFile(path, label, _scale(row, where)))
+    if not files:
         raise DataError(f"{table}: lists no image; add lines of file,label")
-    return pairs
+    return files
+
+
+def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
+    facts = {}
+    for column, fact in _SCALES.items():
+        text = (row.get(column) or "").strip()
+        if text:
+            try:
+                facts[fact] = float(text)
+            except ValueError:
+                facts[fact] = math.nan
+            if not 0 < facts[fact] < math.inf:
+                raise DataError(
+                    f"{where}: {column} must be a number above 0, is {text!r}; correct it or "
+                    "leave it empty"
+                )
+    return facts

@@ -84,7 +84,11 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
             "facts": tfds.features.Text(),
             "record": tfds.features.Text(),
         }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),  # a builder's own notes
+        )
 
     def _split_generators(self, dl_manager):
         del dl_manager  # Nothing is downloaded.

@@ -1,0 +1,27 @@
+"""The published data sets of the paper; by default the SEM set of Aversa et al., without data bars.
+
+    python -m slava_jax.main --config configs/sem.py --config.data.folder=DIR --workdir runs/sem
+    python -m slava_jax.main --config configs/sem.py --config.data.name=neu \\
+        --config.data.folder=DIR --config.data.crop_bar=False --workdir runs/neu
+
+DIR is what you downloaded and unpacked; third_party/ says where from: sem-dataset.md, neu-sdd.md
+(`neu`), cmi.md (`cmi`) and kth-tips.md (`kth_tips`). Counts are compared with the published ones,
+copies left out. `--config.data.question="Which texture does this image show?"` asks otherwise.
+
+Hardware: 2 CPU cores, 4 GiB. Time and scores: not measured, as the images cannot be had with this
+project. The model is small and starts from nothing: do not take its score for the paper's.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config as quickstart
+
+
+def get_config() -> ConfigDict:
+    """The configuration; slava_jax/config.py says what every setting means."""
+    config = quickstart()
+    config.data.update(name="sem", crop_bar=True)
+    config.vision.update(steps=5000, eval_every=500)
+    config.language.update(steps=100, warmup=20, eval_every=50)
+    config.assistant.update(steps=1300, eval_every=260)
+    return config

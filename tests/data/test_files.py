@@ -1,0 +1,196 @@
+"""Image files as a data set: copies, bad files, depths, facts, the data bar, and memory."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slava_jax.data.datasets.base import DataError
+from slava_jax.data.datasets.folder import Folder
+from slava_jax.data.datasets.store import image_sets
+from slava_jax.data.images import ImageError, read_image
+from slava_jax.data.micrographs import draw
+
+
+def noise(seed, side=24, dtype=np.uint8):
+    most = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, most, (side, side), dtype, endpoint=True)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for c, label in enumerate(("gold", "iron")):
+        for i in range(6):
+            save(tmp_path / "mine" / label / f"{i}.png", noise(10 * c + i))
+    return tmp_path / "mine"
+
+
+def build(folder, **settings):
+    return image_sets(Folder(folder, folder.parent / "data", size=16, **settings))
+
+
+def keys(sets):
+    return sorted(key for images in sets.values() for key in images.keys)
+
+
+def notes(folder):
+    (path,) = (folder.parent / "data").rglob("metadata.json")
+    return json.loads(path.read_text())
+
+
+def test_copies_never_stand_twice_whatever_they_are_saved_as(folder, capsys):
+    whole = keys(build(folder))
+    for i in range(4):
+        save(folder / "gold" / f"x{i}.bmp", noise(0))
+        save(folder / "iron" / f"x{i}.tif", noise(13))
+    (folder.parent / "data").rename(folder.parent / "before")
+    assert keys(build(folder)) == whole  # the first in the order of their names stays
+    said = capsys.readouterr().err
+    assert "folder: 8 copies left out" in said and "gold/x0.bmp = gold/0.png" in said
+    assert notes(folder)["copies"][-1] == "iron/x3.tif = iron/3.png"
+    assert not notes(folder)["in_several_classes"]
+
+
+def test_a_picture_in_two_classes_is_left_out_of_both_and_named(folder, capsys):
+    save(folder / "iron" / "wrong.bmp", noise(2))
+    left = keys(build(folder))
+    assert "gold/2.png" not in left and "iron/wrong.bmp" not in left and len(left) == 11
+    assert notes(folder)["in_several_classes"] == ["gold/2.png = iron/wrong.bmp"]
+    assert "1 picture(s) that stand in several classes left out" in capsys.readouterr().err
+
+
+def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
+    for i in range(3):
+        save(folder / "tin" / f"{i}.png", noise(10 + i))
+    with pytest.raises(DataError, match=r"every picture of the class 'tin' .*iron/0\.png = tin/0"):
+        build(folder)
+
+
+def test_copies_do_not_make_a_class_large_enough(folder):
+    for i in range(5):
+        save(folder / "tin" / f"{i}.png", noise(99))
+    with pytest.raises(DataError, match=r"class 'tin' has 1 image\(s\), and needs 3"):
+        build(folder)
+
+
+def test_bad_files_are_named_together(folder):
+    (folder / "gold" / "1.png").write_bytes(b"")
+    half = folder / "iron" / "4.png"
+    half.write_bytes(half.read_bytes()[:300])
+    (folder / "iron" / "text.jpg").write_text("not an image")
+    with pytest.raises(ImageError) as caught:
+        build(folder)
+    text = str(caught.value)
+    assert text.startswith("3 images cannot be read:")
+    assert "gold/1.png: is empty (0 bytes)" in text
+    assert "iron/4.png: cannot be decoded" in text and "iron/text.jpg: cannot" in text
+    assert not list((folder.parent / "data").rglob("*.array_record*"))
+
+
+@pytest.mark.parametrize("names", [("Gold", "gold"), ("iron oxide", "iron_oxide")])
+def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
+    rows = [f"{i}.png,{names[i % 2]}" for i in range(8)]
+    for i in range(8):
+        save(tmp_path / "mine" / f"{i}.png", noise(i))
+    (tmp_path / "mine" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    with pytest.raises(DataError, match=f"classes '{names[0]}' and '{names[1]}' differ only in"):
+        build(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg", "png", "bmp"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_kind_and_depth_gives_the_same_picture(tmp_path, kind, dtype):
+    if dtype == np.uint16 and kind in ("jpg", "bmp"):
+        pytest.skip("has 8 bits")
+    level = np.arange(0, 256, 8, dtype=np.uint8)
+    for i in range(3):
+        ramp = np.tile(np.roll(level, i), (32, 1)).astype(dtype)
+        save(tmp_path / "mine" / "a" / f"{i}.{kind}", ramp * (257 if dtype == np.uint16 else 1))
+    sets = image_sets(Folder(tmp_path / "mine", tmp_path / "data", size=32))
+    images = {key: s.encoded(i) for s in sets.values() for i, key in enumerate(s.keys)}
+    for i in range(3):
+        stored = read_image(images[f"a/{i}.{kind}"], 32, 1)[..., 0].astype(int)
+        assert np.abs(stored - np.roll(level, i)).max() <= (12 if kind == "jpg" else 0)
+
+
+def test_pixel_size_and_magnification_of_the_table_and_of_the_file(tmp_path):
+    mine = tmp_path / "mine"
+    for i in range(4):
+        save(mine / f"{i}.tif", noise(i), tiffinfo={34682: "[Scan]\nPixelWidth=5e-9\n"})
+    rows = ["file,label,pixel_size_nm,magnification", "0.tif,a,2.5,40000", "1.tif,a,,"]
+    table = mine / "labels.csv"
+    table.write_text("\n".join([*rows, "2.tif,a,,300", "3.tif,a,7,"]))
+    sets = build(mine)
+    facts = {key: s.facts[i] for s in sets.values() for i, key in enumerate(s.keys)}
+    assert facts["0.tif"] == {"category": "a", "nm_per_pixel": 2.5, "magnification": 40000}
+    assert facts["1.tif"] == {"category": "a", "nm_per_pixel": 5.0}  # what the file says
+    assert facts["2.tif"] == {"category": "a", "nm_per_pixel": 5.0, "magnification": 300}
+    assert facts["3.tif"]["nm_per_pixel"] == 7
+    for bad in ("-1", "0", "nan", "2,5", "5 nm"):
+        table.write_text(f'file,label,pixel_size_nm\n0.tif,a,1\n1.tif,a,"{bad}"\n')
+        with pytest.raises(DataError, match=r"labels\.csv:3: pixel_size_nm must be a number above"):
+            build(mine)
+
+
+def test_the_bar_is_cropped_where_asked(tmp_path):
+    drawn = [draw("Particles", seed, 256) for seed in range(3)]
+    for i, micrograph in enumerate(drawn):
+        save(tmp_path / "mine" / "a" / f"{i}.png", micrograph.image)
+    for crop in (False, True):
+        sets = image_sets(Folder(tmp_path / "mine", tmp_path / "data", size=64, crop_bar=crop))
+        stored = {key: s.encoded(i) for s in sets.values() for i, key in enumerate(s.keys)}
+        for i, micrograph in enumerate(drawn):
+            shown = micrograph.image[: -micrograph.bar_height] if crop else micrograph.image
+            save(tmp_path / "shown.png", shown)
+            expected = read_image(tmp_path / "shown.png", 64, 1)
+            assert np.array_equal(read_image(stored[f"a/{i}.png"], 64, 1), expected)
+
+
+def test_pictures_that_differ_in_their_bars_alone_are_copies_without_them(tmp_path):
+    picture = draw("Powder", 1, 256)
+    other = picture.image.copy()
+    other[-picture.bar_height :] = 255 - other[-picture.bar_height :]
+    for name, pixels in (("a", picture.image), ("b", other), ("c", draw("Powder", 2).image)):
+        save(tmp_path / "mine" / "x" / f"{name}.png", pixels)
+    save(tmp_path / "mine" / "x" / "d.png", draw("Powder", 3).image)
+    assert len(keys(image_sets(Folder(tmp_path / "mine", tmp_path / "data")))) == 4
+    cropped = image_sets(Folder(tmp_path / "mine", tmp_path / "data", crop_bar=True))
+    assert keys(cropped) == ["x/a.png", "x/c.png", "x/d.png"]
+
+
+MEMORY = """
+import re, sys
+from slava_jax.data.datasets.folder import Folder
+from slava_jax.data.datasets.store import image_sets
+def peak():  # not ru_maxrss: a child starts with its parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+image_sets(Folder(sys.argv[1] + "/few", sys.argv[2], size=1000))
+few = peak()
+sets = image_sets(Folder(sys.argv[1] + "/many", sys.argv[2], size=1000))
+assert sum(map(len, sets.values())) == 50
+print((peak() - few) // 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_images_are_streamed(tmp_path):
+    for i in range(50):
+        pixels = np.full((1000, 1000), i, np.uint8)
+        pixels[0, 0] = 255
+        for name in ("many", *(["few"] if i < 4 else [])):
+            save(tmp_path / name / "a" / f"{i:02d}.png", pixels, compress_level=1)
+    command = [sys.executable, "-c", MEMORY, tmp_path, tmp_path / "data"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(re.search(r"-?\d+", done.stdout)[0]) < 25  # MiB; all of them decoded take 48
