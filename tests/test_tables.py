@@ -123,7 +123,7 @@ def test_on_the_papers_data_nothing_warns_and_other_runs_stay_out(finish):
 
 
 def test_a_column_a_data_set(finish):
-    text = printed(22, finish("kth_tips"), finish("neu_sdd"))
+    text = printed(22, finish("kth_tips"), finish("neu"))
     assert "| n | NEU-SDD | CMI | KTH-TIPS |" in text
     row = "| slava_jax, zero-shot | KTH-TIPS, NEU-SDD | 0 | 64, 64 | 0.500 | – | 0.500 |"
     assert row in text
@@ -189,6 +189,8 @@ def test_runs_of_one_table_differ_in_their_seed_alone(finish):
 def test_what_cannot_be_run_is_refused_before_anything_runs():
     with pytest.raises(SystemExit, match="configs/atlantis"):
         tables.main(["1", "--data", "atlantis=/there"])
+    with pytest.raises(SystemExit, match=r"--sedes: unknown; .* --config\.KEY=VALUE"):
+        tables.main(["1", "--sedes"])
     with pytest.raises(SystemExit, match=r"no such table: \[99\]"):
         tables.main(["99"])
 
@@ -283,10 +285,12 @@ def test_runs_that_are_missing_are_run_and_finished_ones_are_not_repeated(tmp_pa
     monkeypatch.setattr(runs, "RUNS", tmp_path / "the runs")
     monkeypatch.setattr(runs, "CONFIGS", tmp_path)
     (tmp_path / "tables.py").write_text((tests / "tiny_run.py").read_text())
-    (measured,) = runs.run_all({"procedural": ""}, [5])
-    assert measured.seeds == [5] and "caption.rougeL" in measured.common
+    (measured,) = runs.run_all({"procedural": ""}, [5], ["--config.assistant.steps=6"])
+    assert measured.seeds == [5] and measured.runs[0].config["assistant"]["steps"] == 6
     place = measured.workdirs[0] / "metrics.json"
     before = place.stat().st_mtime_ns
-    runs.run_all({"procedural": ""}, [5])
+    runs.run_all({"procedural": ""}, [5], ["--config.assistant.steps=6"])
     assert place.stat().st_mtime_ns == before
+    with pytest.raises(runs.TablesError, match="failed with status 1"):  # of another config
+        runs.run_all({"procedural": ""}, [5])
     assert "| slava_jax | procedural (drawn) | 5 | 8 |" in build(1, [measured]).markdown()

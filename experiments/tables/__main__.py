@@ -4,13 +4,16 @@
     python -m experiments.tables 5 7            # two of them, printed only
     python -m experiments.tables --seeds 0 1 2  # three runs; ± is then over them
     python -m experiments.tables --data sem=DIR # your copy of the paper's images: Tables 1 to 9
-    python -m experiments.tables 21 22 --data neu_sdd=DIR cmi=DIR kth_tips=DIR
+    python -m experiments.tables 21 22 --data neu=DIR cmi=DIR kth_tips=DIR
     python -m experiments.tables --runs runs/a runs/b     # finished runs; nothing is run
 
-A data set has one run a seed, by configs/NAME.py (drawn micrographs: configs/tables.py), under
-runs/tables/; finished runs are not repeated. All tables together are written to docs/tables.md,
-README.md and experiments/tables/procedural.json, or with other data to runs/tables/NAMES.md and
-.json. Tables 2, 10, 29, 30 and 31 need no run: their printed texts are scored again.
+A data set has one run a seed, under runs/tables/: of configs/tables.py for drawn micrographs, of
+configs/sem.py for the published sets. `--config.KEY=VALUE` goes to every run, such as
+`--config.data.instructions=FILE`. Finished runs are not repeated.
+
+All tables together are written to docs/tables.md, README.md and experiments/tables/procedural.json,
+or with other data to runs/tables/NAMES.md and .json. Tables 2, 10, 29, 30 and 31 need no run: their
+printed texts are scored again.
 """
 
 import argparse
@@ -124,7 +127,9 @@ def write(measured: Sequence[Measured], pieces: dict[int, str], tables: Sequence
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
-    asked = _parser().parse_args(arguments)
+    asked, flags = _parser().parse_known_args(arguments)
+    if strange := [flag for flag in flags if not flag.startswith("--config.")]:
+        sys.exit(f"error: {' '.join(strange)}: unknown; settings of a run are --config.KEY=VALUE")
     numbers = asked.tables or ALL
     if unknown := set(numbers) - set(ALL):
         sys.exit(f"error: no such table: {sorted(unknown)}; there are {ALL}")
@@ -132,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if set(numbers) & set(SPECS):
             wanted = dict(_data(text) for text in asked.data)
-            measured = read(asked.runs) if asked.runs else run_all(wanted, asked.seeds)
+            measured = read(asked.runs) if asked.runs else run_all(wanted, asked.seeds, flags)
         pieces, tables, errors = make(numbers, measured)
         print("\n\n".join(pieces.values()))
         if not asked.tables:

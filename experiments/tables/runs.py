@@ -12,8 +12,12 @@ import numpy as np
 from experiments.readme_results import ResultsError, Run, read_run
 
 RUNS, CONFIGS = Path("runs/tables"), Path("configs")
-# The config of a data set is configs/NAME.py, but for this one.
-_CONFIGS = {"procedural": "tables"}
+# The flags behind --config of a data set; for one that is not here, NAME.py.
+_BENCHMARKS = {
+    name: ("sem.py", f"--config.data.name={name}", "--config.data.crop_bar=False")
+    for name in ("neu", "cmi", "kth_tips")
+}
+_CONFIGS = {"procedural": ("tables.py",), **_BENCHMARKS}
 
 
 class TablesError(ValueError):
@@ -51,7 +55,7 @@ class Measured:
                 raise TablesError(
                     f"{workdir / 'metrics.json'}: {reader} reads {', '.join(lacking)}, which this "
                     f"run did not measure. It needs {needs}: see to it in its config, then\n  "
-                    + _command(_config(self.data), Path("ANOTHER_WORKDIR"))
+                    + _command(self.data, Path("ANOTHER_WORKDIR"))
                 )
 
     def score(self, name: str) -> tuple[float, float | None]:
@@ -77,7 +81,7 @@ def read(workdirs: Iterable[Path]) -> list[Measured]:
         try:
             run = read_run(workdir / "metrics.json")
         except ResultsError as error:
-            do = _command(_config("procedural"), workdir)
+            do = _command("procedural", workdir)
             raise TablesError(f"{error}. Run it, with this or another config:\n  {do}") from error
         groups.setdefault(run.config["data"]["name"], []).append((workdir, run))
     return [_measured(data, pairs) for data, pairs in groups.items()]
@@ -97,11 +101,14 @@ def _measured(data: str, pairs: list[tuple[Path, Run]]) -> Measured:
     return Measured(data, *zip(*pairs, strict=True))
 
 
-def run_all(wanted: dict[str, str], seeds: Iterable[int]) -> list[Measured]:
+def run_all(
+    wanted: dict[str, str], seeds: Iterable[int], flags: Iterable[str] = ()
+) -> list[Measured]:
     """Runs what is not finished, and reads all.
 
     Args:
       wanted: {data set: folder of its images, '' for one that needs none}.
+      flags: settings of every run, such as `--config.dtype=bfloat16`.
 
     Raises:
       TablesError: there is no config for a data set, or a run failed.
@@ -110,19 +117,20 @@ def run_all(wanted: dict[str, str], seeds: Iterable[int]) -> list[Measured]:
     for data, folder in wanted.items():
         if not _config(data).is_file():
             raise TablesError(f"--data {data}: there is no {_config(data)}")
-        flags = [f"--config.data.folder={folder}"] if folder else []
-        plan += [(data, RUNS / f"{data}-seed{n}", [*flags, f"--config.seed={n}"]) for n in seeds]
-    for data, workdir, flags in plan:
-        _run(_command(_config(data), workdir, *flags))
+        own = [f"--config.data.folder={folder}"] if folder else []
+        plan += [(data, RUNS / f"{data}-seed{n}", [*own, f"--config.seed={n}"]) for n in seeds]
+    for data, workdir, own in plan:
+        _run(_command(data, workdir, *own, *flags))
     return read(workdir for _, workdir, _ in plan)
 
 
 def _config(data: str) -> Path:
-    return CONFIGS / f"{_CONFIGS.get(data, data)}.py"
+    return CONFIGS / _CONFIGS.get(data, (f"{data}.py",))[0]
 
 
-def _command(config: Path, workdir: Path, *flags: str) -> str:
-    parts = ("--config", str(config), "--workdir", str(workdir), *flags)
+def _command(data: str, workdir: Path, *flags: str) -> str:
+    of_data = _CONFIGS.get(data, ("",))[1:]
+    parts = ("--config", str(_config(data)), *of_data, *flags, "--workdir", str(workdir))
     return f"python -m slava_jax.main {shlex.join(parts)}"
 
 

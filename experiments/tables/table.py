@@ -13,7 +13,7 @@ from slava_jax.eval.paper_tables import TABLES, Number, PrintedRow, PrintedTable
 _DATA = {
     "procedural": "procedural (drawn)",
     "sem": "SEM",
-    "neu_sdd": "NEU-SDD",
+    "neu": "NEU-SDD",
     "cmi": "CMI",
     "kth_tips": "KTH-TIPS",
     "elpv": "ELPV (solar cells)",
