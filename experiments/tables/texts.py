@@ -1,7 +1,7 @@
 """Tables 2, 10, 29, 30 and 31: scores of the printed pairs of texts, computed again.
 
-The pairs are in tests/eval/paper_text_scores.json, which says what the text copy had lost. Tables
-10 and 31 print no scores in that copy; theirs are computed alone.
+The pairs are in tests/eval/paper_text_scores.json, which says where they differ from our copy.
+Tables 10 and 31 print no scores in it; theirs are computed alone.
 """
 
 import json
@@ -80,7 +80,7 @@ def _notes(own: list[Mapping], rows: list[Mapping], printed: bool) -> Iterator[s
         )
     for row in own:
         if row["restored"]:
-            yield f"Row {row['row']}: the candidate's {row['restored']}, lost in print, put back."
+            yield f"Row {row['row']}: scored with the candidate's {row['restored']}."
 
 
 def _origin(row: Mapping, score: str, rows: list[Mapping]) -> str:
