@@ -272,7 +272,7 @@ def test_a_recomputed_table_lists_each_disagreement_and_whose_number_it_is():
     text = texts.markdown(2, pairs)
     assert "28 of 30 printed scores come out to three decimals." in text
     assert "Row 9, ROUGE-L: printed 0.735, recomputed " in text
-    assert "it is what Table 2, row 8 gives." in text
+    assert "; the score of Table 2, row 8." in text
     assert "Row 1: scored with the candidate's final full stop put back." in text
     alone = texts.markdown(10, pairs)
     assert "| row | BLEU-2, recomputed | ROUGE-L, recomputed | METEOR, recomputed |" in alone

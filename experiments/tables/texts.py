@@ -92,4 +92,4 @@ def _origin(row: Mapping, score: str, rows: list[Mapping]) -> str:
         and other[score] is not None
         and _agree(row[score], other["ours"][score])
     ]
-    return f"; it is what {' and '.join(others)} gives" if others else ""
+    return f"; the score of {' and '.join(others)}" if others else ""
