@@ -1,4 +1,5 @@
 # make quickstart   environment, data, three training stages, evaluation, report: runs/quickstart/
+# make tables       the paper's tables, ours beside, on drawn micrographs: docs/tables.md
 # make test         ruff and the fast tests; make test-slow: the tests that take minutes or an extra
 # PYTHON chooses the interpreter of a new environment, WORKERS the number of test processes.
 
@@ -12,10 +13,15 @@ WORDNET := .venv/.wordnet
 FOLDER = $(BIN)/python -c \
   "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
-.PHONY: quickstart test test-slow lint wordnet elpv pretrained weights reference tpu-plan lock clean
+.PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights reference tpu-plan lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
+
+# The runs it needs that are not finished, in runs/tables; then docs/tables.md and the README.
+SEEDS ?= 0
+tables: $(INSTALLED) $(WORDNET)
+	$(BIN)/python -m experiments.tables --seeds $(SEEDS)
 
 test: lint $(WORDNET)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

@@ -15,8 +15,9 @@ from nltk.translate.meteor_score import single_meteor_score
 
 from slava_jax.eval.text_metrics import SCORE_NAMES, caption_scores, mean_scores
 
-# The file says where the rows come from and what was put back in them.
+# The file says where the rows come from and what was put back in them. Some print no scores.
 ROWS = json.loads((Path(__file__).parent / "paper_text_scores.json").read_text())["rows"]
+PRINTED = [row for row in ROWS if row["meteor"] is not None]
 TEXTS = st.lists(
     st.sampled_from(["the", "particles", "are", "round", "small", "little", "wire,", "wires."]),
     min_size=1,
@@ -24,7 +25,7 @@ TEXTS = st.lists(
 ).map(" ".join)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"table{r['table']}_row{r['row']}")
+@pytest.mark.parametrize("row", PRINTED, ids=lambda r: f"table{r['table']}_row{r['row']}")
 def test_the_papers_printed_scores_come_out_to_three_decimals(row):
     scores = caption_scores(row["reference"], row["candidate"])
     for name in ("bleu2", "rougeL", "meteor"):
@@ -34,7 +35,7 @@ def test_the_papers_printed_scores_come_out_to_three_decimals(row):
 
 
 def test_the_two_misprints_of_table_2_are_the_only_ones_there_and_in_table_29():
-    missing = [(r["table"], r["row"], r["misprinted"]) for r in ROWS if r["table"] != 30]
+    missing = [(r["table"], r["row"], r["misprinted"]) for r in PRINTED if r["table"] != 30]
     assert len(missing) == 16
     assert [m for m in missing if m[2]] == [(2, 9, ["rougeL"]), (2, 10, ["rougeL"])]
 
@@ -77,7 +78,7 @@ def test_the_mean_and_the_deviation_are_over_examples():
 
 
 def test_fifteen_hundred_pairs_take_seconds():
-    references = [row["reference"] for row in ROWS]
+    references = [row["reference"] for row in PRINTED]
     pairs = [(references[i % 26], references[(i * 7 + i // 5) % 26]) for i in range(1500)]
     start = time.process_time()
     scores = mean_scores(pairs)

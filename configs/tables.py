@@ -1,0 +1,17 @@
+"""Every task of the paper on drawn micrographs, by the quickstart's model: what `make tables` runs.
+
+    python -m slava_jax.main --config configs/tables.py --workdir runs/tables/procedural-seed0
+
+Hardware: 2 CPU cores, 4 GiB. Time and scores: docs/tables.md, which `make tables` writes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config as quickstart
+
+
+def get_config() -> ConfigDict:
+    """The configuration; slava_jax/config.py says what every setting means."""
+    config = quickstart()
+    config.evaluation.update(captions=320, answers=640)
+    return config

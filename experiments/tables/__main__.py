@@ -1,0 +1,168 @@
+"""The paper's tables, ours beside: which of its claims show, and on what data?
+
+    python -m experiments.tables                # all, on the drawn micrographs; killed, it goes on
+    python -m experiments.tables 5 7            # two of them, printed only
+    python -m experiments.tables --seeds 0 1 2  # three runs; ± is then over them
+    python -m experiments.tables --data sem=DIR # your copy of the paper's images: Tables 1 to 9
+    python -m experiments.tables 21 22 --data neu=DIR cmi=DIR kth_tips=DIR
+    python -m experiments.tables --runs runs/a runs/b     # finished runs; nothing is run
+
+A data set has one run a seed, under runs/tables/: of configs/tables.py for drawn micrographs, of
+configs/sem.py for the published sets. `--config.KEY=VALUE` goes to every run, such as
+`--config.data.instructions=FILE`. Finished runs are not repeated.
+
+All tables together are written to docs/tables.md, README.md and experiments/tables/procedural.json,
+or with other data to runs/tables/NAMES.md and .json. Tables 2, 10, 29, 30 and 31 need no run: their
+printed texts are scored again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.readme_results import README, replaced, table
+from experiments.tables import texts
+from experiments.tables.runs import RUNS, Measured, TablesError, read, run_all
+from experiments.tables.specs import HEADLINES, SPECS
+from experiments.tables.table import Table, build, data_names
+from slava_jax.errors import USER_ERRORS
+from slava_jax.eval.paper_tables import TABLES
+from slava_jax.train.workdir import write_atomically
+
+BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
+PAGE = README.parent / "docs" / "tables.md"
+RESULTS = Path(__file__).parent / "procedural.json"
+ALL = sorted({*SPECS, *texts.TITLES})
+_INTRODUCTION = """# The paper's tables, ours beside
+
+Written by `python -m experiments.tables`. A row that begins with *paper:* is printed there and was
+not run here. *Not said*: the paper gives neither seeds nor the number of examples."""
+
+
+def overview(measured: Sequence[Measured]) -> str:
+    """One line a headline, for the README: what was measured of it."""
+    rows = []
+    for number, what, metric, method, column in HEADLINES:
+        printed = TABLES[number]
+        (theirs,) = [row for row in printed.rows if row.method == method]
+        value = theirs.values[printed.columns.index(column)][0]
+        for m in measured:
+            ours = f"{m.score(metric)[0]:.3f}" if metric in m.common else "not measured"
+            data = (data_names([m.data]), data_names(printed.data))
+            rows.append((str(number), what, f"{ours} ({data[0]})", f"{value:.3f} ({data[1]})"))
+    return table(("table", "what", "ours (data)", "the paper's (data)"), rows)
+
+
+def about(measured: Sequence[Measured]) -> str:
+    """What was run, where, and how long it took."""
+    lines = []
+    for m in measured:
+        for run in m.runs:
+            held, machine = run.metrics, run.environment
+            lines.append(
+                f"- `{run.name}`: {data_names([m.data])}, seed {run.config['seed']} (data: "
+                f"{run.config['data']['seed']}), {held['data.train_images']:.0f} images to train "
+                f"on, {held['data.test_images']:.0f} to test; {held['run.wall_seconds']:.0f} s on "
+                f"{machine['processor']}, {machine['cores']} cores (reference product "
+                f"{held['run.matmul_gflops']:.0f} GFLOP/s)."
+            )
+    return "Runs:\n\n" + "\n".join(lines)
+
+
+def results(measured: Sequence[Measured], tables: Sequence[Table]) -> dict:
+    """Our numbers as data: {table: rows of {who, data, seeds, n, column: [mean, deviation]}}."""
+    held = {}
+    for made in tables:
+        columns = made.columns
+        held[str(made.number)] = [
+            {"who": line.who, "data": line.data, "seeds": line.seeds, "n": line.n}
+            | {name: cell for name, cell in zip(columns, line.cells, strict=True) if cell}
+            for line in made.lines
+            if line.ours
+        ]
+    runs = [run for m in measured for run in m.runs]
+    environment = [{"run": run.name, **run.environment} for run in runs]
+    seconds = {run.name: run.metrics["run.wall_seconds"] for run in runs}
+    return {"environment": environment, "seconds": seconds, "tables": held}
+
+
+def make(numbers: Sequence[int], measured: Sequence[Measured]):
+    """({number: Markdown}, tables of ours, errors); an error in one table spares the others."""
+    pieces, tables, errors = {}, [], []
+    pairs = texts.scored() if set(numbers) & set(texts.TITLES) else []
+    for number in numbers:
+        if number in texts.TITLES:
+            pieces[number] = texts.markdown(number, pairs)
+            continue
+        try:
+            tables.append(build(number, measured))
+            pieces[number] = tables[-1].markdown()
+        except TablesError as error:
+            errors.append(str(error))
+    return pieces, tables, errors
+
+
+def write(measured: Sequence[Measured], pieces: dict[int, str], tables: Sequence[Table]) -> None:
+    """The page and the result file; of the drawn micrographs those of the repository.
+
+    Tables that could not be made are named on the page.
+    """
+    missing = [str(number) for number in ALL if number not in pieces]
+    gap = [f"Not made, for want of a run that measured them: Tables {', '.join(missing)}."]
+    names = [m.data for m in measured]
+    own = names == ["procedural"]
+    page = PAGE if own else RUNS / f"{'-'.join(names)}.md"
+    place = RESULTS if own else page.with_suffix(".json")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, json.dumps(results(measured, tables), indent=1) + "\n")
+    head = (_INTRODUCTION, about(measured), *(gap if missing else []))
+    text = "\n\n".join((*head, *pieces.values()))
+    write_atomically(page, text + "\n")
+    if own:
+        block = replaced(README.read_text(encoding="utf-8"), overview(measured), BEGIN, END)
+        write_atomically(README, block)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    asked, flags = _parser().parse_known_args(arguments)
+    if strange := [flag for flag in flags if not flag.startswith("--config.")]:
+        sys.exit(f"error: {' '.join(strange)}: unknown; settings of a run are --config.KEY=VALUE")
+    numbers = asked.tables or ALL
+    if unknown := set(numbers) - set(ALL):
+        sys.exit(f"error: no such table: {sorted(unknown)}; there are {ALL}")
+    measured, errors = [], []
+    try:
+        if set(numbers) & set(SPECS):
+            wanted = dict(_data(text) for text in asked.data)
+            measured = read(asked.runs) if asked.runs else run_all(wanted, asked.seeds, flags)
+        pieces, tables, errors = make(numbers, measured)
+        print("\n\n".join(pieces.values()))
+        if not asked.tables:
+            write(measured, pieces, tables)
+    except (TablesError, *USER_ERRORS) as error:
+        errors = [str(error)]
+    if errors:
+        sys.exit("\n".join(f"error: {error}" for error in errors))
+    runs = [str(workdir) for m in measured for workdir in m.workdirs]
+    print(json.dumps({"tables": numbers, "runs": runs}))
+
+
+def _data(text: str) -> tuple[str, str]:
+    name, _, folder = text.partition("=")
+    return name, folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m experiments.tables")
+    parser.add_argument("tables", nargs="*", type=int, help="which; all unless given")
+    parser.add_argument("--data", nargs="+", default=["procedural"], metavar="NAME[=DIR]")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="finished ones")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What of a run stands beside which table of the paper. The names of metrics.json stand here alone.
+
+A score is the prefix, a dot and a column's name: `vqa.rougeL`. Beside it are the number of
+examples (`vqa.n`) and, for texts, the standard deviation over them (`vqa.rougeL_std`).
+"""
+
+import dataclasses
+
+from slava_jax.eval.targets import Target
+from slava_jax.eval.text_metrics import SCORE_NAMES
+
+# Prefixes. Behind one stands the control: `_shuffled` is an image of another category; `_permuted`
+# gives the shots each other's labels; `_majority` answers the commonest label of the shots.
+CAPTION, VQA = "caption", "vqa"
+SHOTS = 4  # examples of the few-shot rows, of the numbers that configs/tables.py asks for
+ZERO_SHOT, FEW_SHOT = "classification", f"classification_few_shot_{SHOTS}"
+INTRA_CLASS, INTER_CLASS, HETEROGENEITY = "intra_class", "inter_class", "heterogeneity"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """A row of ours.
+
+    Attributes:
+      label: who answers.
+      prefix: of its metrics.
+      columns: how many of the table's columns it has, from the first on.
+      always: False for a row that is left out where a run has nothing of it.
+    """
+
+    label: str
+    prefix: str
+    columns: int = 6
+    always: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What stands beside one table.
+
+    Attributes:
+      names: a metric's name for each column; of Table 9 without the class behind it.
+      ours: rows of ours, the claimed ones before the controls.
+      claims: what the paper's reading of the table would have ours show.
+      needs: what a run must ask for these metrics to be there.
+      layout: 'methods' (a row a method), 'classes' (a row a class and method), or 'data' (a column
+        a data set).
+      note: what else is to be said, '' for nothing.
+    """
+
+    names: tuple[str, ...]
+    ours: tuple[Ours, ...]
+    claims: tuple[Target, ...]
+    needs: str
+    layout: str = "methods"
+    note: str = ""
+
+
+def _texts(task: str, asked: str) -> Spec:
+    """Answers in words, with the right image and with a wrong one."""
+    wrong = f"{task}_shuffled"
+    looks = Target(
+        "ROUGE-L above that with an image of another category",
+        f"{task}.rougeL",
+        0.10,
+        minus=f"{wrong}.rougeL",
+    )
+    ours = (Ours("slava_jax", task), Ours("– image of another category", wrong))
+    return Spec(SCORE_NAMES, ours, (looks,), f"{asked} in its instructions and its evaluation")
+
+
+_NEEDS_CLASSES = "the class questions with and without shots in its evaluation"
+_CLASSIFIERS = (
+    Ours("slava_jax, zero-shot", ZERO_SHOT),
+    Ours("slava_jax, few-shot", FEW_SHOT),
+    Ours("– few-shot, labels of the shots permuted", f"{FEW_SHOT}_permuted", 1),
+    Ours("– few-shot, commonest label of the shots", f"{FEW_SHOT}_majority", 1),
+    Ours("– zero-shot, image of another category", f"{ZERO_SHOT}_shuffled"),
+    Ours("the vision classifier alone", f"{ZERO_SHOT}_vit", always=False),  # not if pretrained
+    Ours("logistic regression on image statistics", f"{ZERO_SHOT}_classical"),
+)
+_SHOTS_HELP = tuple(
+    Target(f"Few-shot top-1 above {what}", f"{FEW_SHOT}.top1", 0.001, minus=f"{other}.top1")
+    for what, other in (
+        ("zero-shot", ZERO_SHOT),
+        ("the commonest label of the shots", f"{FEW_SHOT}_majority"),
+        ("that with permuted labels", f"{FEW_SHOT}_permuted"),
+    )
+)
+_CLASSIFICATION = Spec(("top1", "top5"), _CLASSIFIERS, _SHOTS_HELP, _NEEDS_CLASSES)
+_SHOTS_NOT_SAID = "Whether the paper's prompts held shots, it does not say."
+_CLASSES = Spec(
+    ("precision", "recall", "f1"),
+    _CLASSIFIERS[:2],
+    (),
+    _NEEDS_CLASSES,
+    "classes",
+    _SHOTS_NOT_SAID,
+)
+_DATA_SETS = Spec(("top1",), _CLASSIFIERS, _SHOTS_HELP[:1], _NEEDS_CLASSES, "data", _SHOTS_NOT_SAID)
+
+_QUESTIONS = _texts(VQA, "questions of the task 'vqa'")
+
+SPECS: dict[int, Spec] = {
+    1: _texts(CAPTION, "captions"),
+    3: _QUESTIONS,
+    4: _texts(INTRA_CLASS, "intra-class questions"),
+    5: _texts(INTER_CLASS, "inter-class questions"),
+    6: _texts(HETEROGENEITY, "questions on heterogeneity"),
+    7: _CLASSIFICATION,
+    8: _CLASSIFICATION,
+    9: _CLASSES,
+    21: _QUESTIONS,
+    22: _DATA_SETS,
+}
+
+# The overview: (table, what, our metric, the paper's row, its column).
+HEADLINES = (
+    (1, "captions, ROUGE-L", f"{CAPTION}.rougeL", "sLAVA", "ROUGE-L"),
+    (3, "VQA, ROUGE-L", f"{VQA}.rougeL", "sLAVA", "ROUGE-L"),
+    (4, "intra-class VQA, ROUGE-L", f"{INTRA_CLASS}.rougeL", "sLAVA", "ROUGE-L"),
+    (5, "inter-class VQA, ROUGE-L", f"{INTER_CLASS}.rougeL", "sLAVA", "ROUGE-L"),
+    (6, "heterogeneity VQA, ROUGE-L", f"{HETEROGENEITY}.rougeL", "sLAVA", "ROUGE-L"),
+    (7, "zero-shot top-1", f"{ZERO_SHOT}.top1", "zero-shot", "Top-1"),
+    (7, "few-shot top-1", f"{FEW_SHOT}.top1", "few-shot", "Top-1"),
+)
