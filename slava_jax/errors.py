@@ -10,6 +10,7 @@ from slava_jax.data.pipeline import PipelineError
 from slava_jax.data.prompts import PromptError
 from slava_jax.eval.wordnet import WordNetError
 from slava_jax.hosts import HostsError
+from slava_jax.teacher.settings import TeacherError
 from slava_jax.train.fit import TrainingError
 from slava_jax.train.logging import HistoryError
 from slava_jax.train.workdir import WorkdirError
@@ -25,6 +26,7 @@ USER_ERRORS = (
     InstructionError,
     PipelineError,
     PromptError,
+    TeacherError,
     TrainingError,
     WordNetError,
     WorkdirError,

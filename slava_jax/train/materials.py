@@ -69,7 +69,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
       DataError, ImageError, InstructionError: images or instructions that cannot be used.
       PromptError: an instruction's `<image>` tokens do not match its images.
     """
-    images = _image_sets(config, workdir / "data")
+    images = open_image_sets(config, workdir / "data")
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     names = images["train"].class_names
     answers = [teacher.class_answer(name) for name in names]
@@ -150,7 +150,12 @@ def _wordings(config, images: ImageSet) -> list[Instruction]:
     return _about_several(config, images, images, (anything, anything))
 
 
-def _image_sets(config, directory: Path) -> dict[str, ImageSet]:
+def open_image_sets(config: ConfigDict, directory: Path) -> dict[str, ImageSet]:
+    """The splits that `config.data` names, built below `directory` where they are not yet.
+
+    Raises:
+      DataError, ImageError: images that cannot be used.
+    """
     data = config.data
     shares = (data.validation, data.test)
     place = directory / data.name

@@ -1,0 +1,178 @@
+"""One attempt at one request to an OpenAI-compatible server, and what can go wrong with it."""
+
+import asyncio
+import email.utils
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from slava_jax.teacher.journal import Reply
+from slava_jax.teacher.settings import TeacherError
+
+OPENAI = "https://api.openai.com/v1"
+_RETRIED = {408, 409, 425, 429}  # and 500 and above
+_HOPELESS = {401, 402, 403, 404}  # the next request would be answered in the same way
+_FILTERED = ("content_filter", "content_policy_violation")
+_PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
+_LONGEST_REASON = 300  # characters of a server's error message
+
+
+class AttemptError(Exception):
+    """An attempt without an answer.
+
+    Attributes:
+      retry: trying again may help. hopeless: no request can succeed.
+      billed: the server may have charged for it.
+      wait: seconds that the server asked to wait, None if it did not.
+    """
+
+    def __init__(
+        self, reason: str, *, retry=False, hopeless=False, billed=False, wait: float | None = None
+    ):
+        super().__init__(reason)
+        self.retry, self.hopeless, self.billed, self.wait = retry, hopeless, billed, wait
+
+
+class Redactor:
+    """Takes out of a server's texts what belongs to this machine or its user."""
+
+    def __init__(self, key: str, base_url: str):
+        """`base_url` may hold the name of a host of the house."""
+        parts = urlsplit(base_url)
+        home = str(Path.home())
+        secrets = {key: "[key]", base_url: "[server]", parts.netloc: "[server]"}
+        if home != "/":
+            secrets[home] = "[home]"
+        self._secrets = {text: mark for text, mark in secrets.items() if text}
+        hosts = {socket.gethostname(), parts.hostname or ""} - {""}
+        self._hosts = re.compile("|".join(rf"\b{re.escape(host)}\b" for host in hosts))
+
+    def answer(self, text: str) -> str:
+        """An answer: a host's name may be an honest word of it and stays."""
+        for secret, mark in self._secrets.items():
+            text = text.replace(secret, mark)
+        return text
+
+    def error(self, text: str) -> str:
+        """An error message: hosts and paths go, too, and all beyond 300 characters."""
+        text = self._hosts.sub("[host]", self.answer(text))
+        text = " ".join(_PATH.sub("[path]", text).split())
+        return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+
+
+def api_key(settings: Mapping) -> str:
+    """The key, from the environment; '' where the server wants none.
+
+    Raises:
+      TeacherError: the variable is not set, or holds what no HTTP header can.
+    """
+    name = settings["key_variable"] or ("" if settings["base_url"] else "OPENAI_API_KEY")
+    if not name:
+        return ""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise TeacherError(f"the environment variable {name} holds no key: export {name}=...")
+    if not (key.isascii() and key.isprintable()):
+        raise TeacherError(f"the environment variable {name} holds what cannot be a key")
+    return key
+
+
+class Endpoint:
+    """A server and a model on it. Use it in an `async with`."""
+
+    def __init__(self, settings: Mapping[str, Any]):
+        """Opens no connection yet. Raises TeacherError where the key is missing."""
+        key = api_key(settings)
+        url = settings["base_url"] or OPENAI
+        self._settings, self._redactor = settings, Redactor(key, url)
+        # Their lines name the server, whatever OPENAI_LOG says.
+        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self._client = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=url,
+            max_retries=0,  # every attempt is counted and written down, which is done above
+            timeout=settings["timeout"],
+        )
+
+    async def __aenter__(self) -> "Endpoint":
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self._client.close()
+
+    async def ask(self, messages: list[dict]) -> tuple[Reply, tuple[int, int] | None]:
+        """One attempt.
+
+        Returns:
+          The reply, and the tokens of message and answer, None where the server does not say.
+
+        Raises:
+          AttemptError: there is no answer. Its text names neither key, server nor path.
+        """
+        fields, limit = dict(self._settings["request"]), self._settings["timeout"]
+        create = self._client.chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(limit):  # the client's own starts anew with every byte
+                raw = await create(
+                    model=self._settings["model"], messages=messages, extra_body=fields
+                )
+            return self._read(raw.http_response.content)
+        except openai.APIStatusError as error:
+            return self._refused(error), (0, 0)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise AttemptError(f"no answer in {limit:g} s", retry=True, billed=True) from error
+        except openai.APIConnectionError as error:
+            unreached = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+            reason = "the server cannot be reached" if unreached else "the connection broke"
+            raise AttemptError(reason, retry=True, billed=not unreached) from error
+
+    def _read(self, body: bytes) -> tuple[Reply, tuple[int, int] | None]:
+        try:
+            completion = json.loads(body)
+            choice = completion["choices"][0]
+            message, finish = choice["message"], choice.get("finish_reason")
+            text, refusal = message.get("content") or "", message.get("refusal") or ""
+            usage = completion.get("usage")
+            tokens = usage and (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise AttemptError(
+                "the server's answer is not a chat completion", retry=True, billed=True
+            ) from error
+        texts = [self._redactor.answer(str(part)) for part in (text, finish or "", refusal)]
+        return Reply(*texts), tokens or None
+
+    def _refused(self, error: openai.APIStatusError) -> Reply:
+        """The reply that a filter's error stands for. Raises AttemptError for all other ones."""
+        status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
+        message = self._redactor.error(str(body.get("message") or error.message))
+        code = str(body.get("code") or "")
+        if code in _FILTERED:
+            return Reply("", "content_filter", message)
+        hopeless = status in _HOPELESS or code == "insufficient_quota"
+        raise AttemptError(
+            f"HTTP {status}: {message}",
+            retry=not hopeless and (status in _RETRIED or status >= 500),
+            hopeless=hopeless,
+            wait=_retry_after(error.response.headers),
+        ) from error
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait: the header is a number of them, or a date."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

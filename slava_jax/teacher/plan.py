@@ -1,0 +1,203 @@
+"""What is to be asked of a teacher: requests about single images, and about groups of them."""
+
+import base64
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.teacher.facts import supplement_text
+from slava_jax.teacher.phrases import readable
+from slava_jax.teacher.prompt_sets import CHALLENGES, Item, PromptSet, Question, Shown, load_set
+from slava_jax.teacher.prompt_sets import messages as rendered
+from slava_jax.teacher.sources import Context, Group
+
+KINDS = ("intra_class", "inter_class", "heterogeneity")  # the questions of challenges.toml
+# A token of English is some 4 bytes long; with numbers and names it is shorter.
+_BYTES_PER_TOKEN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image as a request shows it. `read` gives its PNG, which is not kept in memory."""
+
+    key: str
+    category: str  # the class name
+    shown: Shown
+    read: Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Questions about one image, or one question about several, the target image last.
+
+    Attributes:
+      id: stands for model, texts and pixels: what has been answered is not asked again.
+      guess: tokens that the message is expected to have.
+    """
+
+    split: str
+    pictures: tuple[Picture, ...]
+    items: tuple[Item, ...]
+    about: str
+    with_images: bool
+    id: str = ""
+    guess: int = 0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The image keys."""
+        return tuple(picture.key for picture in self.pictures)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the questions."""
+        return [item.question.name for item in self.items]
+
+    def texts(self) -> tuple[str, str]:
+        """System message and request, without the images."""
+        return rendered(self.about, self.items, [picture.shown for picture in self.pictures])
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages as the API takes them, the images inside."""
+        system, text = self.texts()
+        content = text
+        if self.with_images:
+            content = [part for i in range(len(self.pictures)) for part in self._image_parts(i)]
+            content.append({"type": "text", "text": text})
+        return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+    def _image_parts(self, i: int) -> Iterator[dict[str, Any]]:
+        if len(self.pictures) > 1:
+            yield {"type": "text", "text": f"Image {i + 1}:"}
+        data = base64.b64encode(self.pictures[i].read()).decode()
+        yield {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+
+def requests(
+    settings: Mapping[str, Any],
+    sets: Mapping[str, ImageSet],
+    contexts: Mapping[str, Context],
+    groups: Sequence[Group],
+    seed: int,
+) -> list[Request]:
+    """Every request, in the order in which they are asked: image by image, groups last.
+
+    Args:
+      sets: split -> images. contexts: by image key.
+      groups: given ones; where there are none, random ones are made (groups_per_category).
+      seed: chooses images, wordings and random groups.
+    """
+    plan, prompts = [], load_set(settings["prompts"])
+    for split in settings["splits"]:
+        for row in chosen_rows(sets[split], settings["images_per_category"], seed):
+            picture = _picture(sets[split], row, contexts)
+            for questions in _batches(prompts.questions, settings["questions_per_request"]):
+                plan.append(_request(settings, split, (picture,), prompts, questions, seed))
+    if not groups:
+        groups = [
+            group
+            for split in settings["splits"]
+            for group in random_groups(
+                sets[split], split, settings["groups_per_category"], settings["images_per_group"],
+                seed,
+            )
+        ]  # fmt: skip
+    challenges = load_set(CHALLENGES)
+    by_kind = {question.name: question for question in challenges.questions}
+    homes = {key: images for images in sets.values() for key in images.index}
+    for group in groups:
+        if group.split in settings["splits"]:
+            pictures = tuple(
+                _picture(homes[key], homes[key].index[key], contexts) for key in group.images
+            )
+            asked = (by_kind[group.kind],)
+            plan.append(_request(settings, group.split, pictures, challenges, asked, seed))
+    return plan
+
+
+def chosen_rows(images: ImageSet, per_category: int, seed: int) -> list[int]:
+    """Rows of the images that are asked about; a larger number keeps those of a smaller one."""
+    if not per_category:
+        return list(range(len(images)))
+    ranked = sorted(range(len(images)), key=lambda row: _digest(f"{seed}/{images.keys[row]}"))
+    taken: dict[int, list[int]] = {}
+    for row in ranked:
+        taken.setdefault(int(images.labels[row]), []).append(row)
+    return sorted(row for rows in taken.values() for row in rows[:per_category])
+
+
+def random_groups(
+    images: ImageSet, split: str, per_category: int, size: int, seed: int
+) -> Iterator[Group]:
+    """Groups of every kind and category, drawn without regard to likeness.
+
+    Of one category (with two images or more) for `intra_class` and `heterogeneity`, of different
+    ones for `inter_class`; `size` images at most, the target image last.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, label in enumerate(images.labels.tolist()):
+        rows.setdefault(label, []).append(row)
+    for kind in KINDS:
+        for label in sorted(rows):
+            rng = random.Random(f"{seed}/{split}/{kind}/{label}")
+            for _ in range(per_category):
+                if kind == "inter_class":
+                    others = rng.sample(sorted(rows.keys() - {label}), min(size, len(rows)) - 1)
+                    drawn = [rng.choice(rows[other]) for other in (*others, label)]
+                else:
+                    drawn = rng.sample(rows[label], min(size, len(rows[label])))
+                if len(drawn) > 1:
+                    yield Group(tuple(images.keys[row] for row in drawn), kind, split)
+
+
+def _batches(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
+    """In as few parts as possible, of sizes as equal as possible."""
+    parts = math.ceil(len(questions) / most)
+    bounds = [round(i * len(questions) / parts) for i in range(parts + 1)]
+    return (questions[a:b] for a, b in itertools.pairwise(bounds))
+
+
+def _picture(images: ImageSet, row: int, contexts: Mapping[str, Context]) -> Picture:
+    key, facts = images.keys[row], images.facts[row]
+    context = contexts.get(key, Context())
+    shown = Shown(
+        readable(images.category(row)),
+        supplement_text(facts.get("nm_per_pixel"), facts.get("magnification")),
+        context.caption,
+        context.paragraphs,
+    )
+    return Picture(key, images.category(row), shown, lambda: images.encoded(row))
+
+
+def _request(
+    settings: Mapping[str, Any],
+    split: str,
+    pictures: tuple[Picture, ...],
+    prompts: PromptSet,
+    questions: Sequence[Question],
+    seed: int,
+) -> Request:
+    def wording(question: Question) -> str:
+        if not question.wordings:
+            return ""
+        keys = "/".join(picture.key for picture in pictures)
+        return random.Random(f"{seed}/{keys}/{question.name}").choice(question.wordings)
+
+    items = tuple(Item(question, wording(question)) for question in questions)
+    request = Request(split, pictures, items, prompts.about, settings["send_images"])
+    texts = request.texts()
+    pixels = [_digest(picture.read()) for picture in pictures] if request.with_images else []
+    identity = _digest(json.dumps([settings["model"], *texts, request.keys, pixels]))
+    guess = math.ceil(sum(len(text.encode()) for text in texts) / _BYTES_PER_TOKEN)
+    guess += settings["image_tokens"] * len(pixels)
+    return dataclasses.replace(request, id=identity[:32], guess=guess)
+
+
+def _digest(data: str | bytes) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()

@@ -1,0 +1,102 @@
+"""What a user gives a teacher beside the images: texts of figures, and groups of images."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from slava_jax.data.datasets.base import ImageSet
+from slava_jax.teacher.settings import TeacherError
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a publication says of a figure."""
+
+    caption: str = ""
+    paragraphs: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Images that are asked about together; the last one is the target, which `split` is of."""
+
+    images: tuple[str, ...]
+    kind: str
+    split: str
+
+
+def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]:
+    """Reads lines of {"image": key, "caption": text, "paragraphs": [texts]}; {} for no path.
+
+    Raises:
+      TeacherError: names file, line and field.
+    """
+    contexts: dict[str, Context] = {}
+    for where, line in _lines(path):
+        key, caption = line.get("image"), line.get("caption", "")
+        paragraphs = line.get("paragraphs", [])
+        known = isinstance(key, str) and any(key in images.index for images in sets.values())
+        if not known or key in contexts:
+            raise TeacherError(
+                f"{where}: image: must be the key of an image of the data set, once, is {key!r}"
+            )
+        if not isinstance(caption, str):
+            raise TeacherError(f"{where}: caption: must be a text, is {caption!r}")
+        if not isinstance(paragraphs, list) or not all(isinstance(p, str) for p in paragraphs):
+            raise TeacherError(f"{where}: paragraphs: must be a list of texts, is {paragraphs!r}")
+        contexts[key] = Context(" ".join(caption.split()), tuple(map(_one_line, paragraphs)))
+    return contexts
+
+
+def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...]) -> list[Group]:
+    """Reads lines of {"images": [keys, the target last], "kind": one of `kinds`}; [] for no path.
+
+    Images before the target must be of the training split or of the target's own. Other fields
+    are passed over.
+
+    Raises:
+      TeacherError: names file, line and field.
+    """
+    split_of = {key: split for split, images in sets.items() for key in images.index}
+    groups = []
+    for where, line in _lines(path):
+        keys, kind = line.get("images"), line.get("kind")
+        if not isinstance(keys, list) or len(keys) < 2 or len(set(map(str, keys))) < len(keys):
+            raise TeacherError(f"{where}: images: must be a list of 2 or more keys, is {keys!r}")
+        if unknown := [key for key in keys if str(key) not in split_of]:
+            raise TeacherError(f"{where}: images: {unknown[0]!r} is no image of the data set")
+        splits = [split_of[key] for key in keys]
+        if not set(splits) <= {"train", splits[-1]}:
+            raise TeacherError(
+                f"{where}: images: those before the target, the last one, must be of its own split "
+                f"({splits[-1]}) or of train; are of {', '.join(splits[:-1])}"
+            )
+        if kind not in kinds:
+            raise TeacherError(f"{where}: kind: must be one of {', '.join(kinds)}, is {kind!r}")
+        groups.append(Group(tuple(keys), kind, splits[-1]))
+    return groups
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path:
+        return
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TeacherError(f"{path}: cannot be read as UTF-8: {error}") from error
+    for number, raw in enumerate(text.split("\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            line = json.loads(raw)
+        except ValueError as error:
+            raise TeacherError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(line, dict):
+            raise TeacherError(f"{path}:{number}: must be a JSON object, is {raw.strip()[:40]!r}")
+        yield f"{path}:{number}", line

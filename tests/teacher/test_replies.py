@@ -1,0 +1,140 @@
+"""What counts as an answer, and why other things do not."""
+
+import json
+
+import pytest
+
+from slava_jax.teacher.journal import Reply
+from slava_jax.teacher.prompt_sets import Item, Question
+from slava_jax.teacher.replies import is_directional, is_english, read_replies
+
+FIXED = Item(Question("size", "sizes", ("How large are they?",)), "How large are they?")
+FREE = Item(Question("finding", "a finding"), "")
+GOOD = {"short": "They are small.", "detailed": "They are small. The largest has 40 nm."}
+
+
+def read(text, *, items=(FIXED,), finish="stop", refusal="", longest=1000):
+    return read_replies([Reply(text, finish, refusal)], items, longest)
+
+
+def reasons(text, **own) -> set[tuple[str, str]]:
+    good, bad = read(text, **own)
+    assert not good
+    return {(problem.status, problem.reason) for problem in bad.values()}
+
+
+@pytest.mark.parametrize("form", ["{}", "```json\n{}\n```", "Here you are:\n{}\nAnything else?"])
+def test_both_answers_are_read(form):
+    good, bad = read(form.replace("{}", json.dumps({"size": GOOD})))
+    assert not bad
+    assert good["size", "short"].text == "They are small."
+    assert good["size", "detailed"].question == "How large are they?"
+
+
+def test_a_question_of_the_teachers_own_goes_with_its_answers():
+    entry = {"question": " What is\n cracked? ", **GOOD}
+    good, bad = read(json.dumps({"finding": entry, "size": GOOD}), items=(FREE, FIXED))
+    assert good["finding", "short"].question == "What is cracked?"
+    assert len(good) == 4 and not bad
+    assert reasons(json.dumps({"finding": GOOD}), items=(FREE,)) == {
+        ("malformed", "question: missing")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", ("malformed", "empty")),
+        ("They are small.", ("malformed", "not the JSON object that was asked for")),
+        ('{"size": {"short": "They', ("malformed", "not the JSON object that was asked for")),
+        ("{" * 10_000 + "}", ("malformed", "not the JSON object that was asked for")),
+        ("I’m sorry, but I can’t help with that.", ("refused", "says so")),
+        ("I cannot view the image you sent.", ("refused", "says so")),
+        ('{"sizes": {}}', ("malformed", "missing")),
+        ('{"size": "They are small."}', ("malformed", "missing")),
+        ('{"size": {}}', ("malformed", "answer: missing")),
+        ('{"size": {"short": ["a"], "detailed": 3}}', ("malformed", "answer: not a text")),
+        ('{"size": {"short": " ", "detailed": "..."}}', ("malformed", "answer: empty")),
+    ],
+)
+def test_a_reply_without_answers(text, problem):
+    assert reasons(text) == {problem}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("word " * 10_000, ("malformed", "answer: 50000 characters, more than 1000")),
+        ("The <image> shows wires.", ("malformed", "answer: holds <image> or half a character")),
+        ("Wires of \ud800 nm.", ("malformed", "answer: holds <image> or half a character")),
+        ("I'm unable to tell.", ("refused", "answer: says so")),
+        ("This cannot be said without visual access to the image.", ("refused", "answer: says so")),
+        ("I cannot analyze the provided image.", ("refused", "answer: says so")),
+        ("表面很光滑，没有缺陷。", ("malformed", "answer: in another language")),
+        ("Поверхность гладкая.", ("malformed", "answer: in another language")),
+        ("Die Fläche ist rau und nicht eben.", ("malformed", "answer: in another language")),
+    ],
+)
+def test_one_bad_answer_leaves_the_other(answer, problem):
+    good, bad = read(json.dumps({"size": {**GOOD, "detailed": answer}}))
+    assert [slot[1] for slot in good] == ["short"]
+    assert {(p.status, p.reason) for p in bad.values()} == {problem}
+
+
+def test_what_the_server_says_of_the_end_counts():
+    whole = json.dumps({"size": GOOD})
+    assert reasons(whole, finish="content_filter") == {("refused", "content filter")}
+    assert reasons(whole, refusal="not that") == {("refused", "not that")}
+    (problem,) = reasons('{"size": {"short": "They are sm', finish="length")
+    assert problem[0] == "malformed" and "max_tokens" in problem[1]
+
+
+def test_a_later_reply_fills_in_what_lacks_and_changes_nothing():
+    first = json.dumps({"size": {"short": "First.", "detailed": ""}})
+    second = json.dumps({"size": {"short": "Second.", "detailed": "Second."}})
+    replies = [Reply(first, "stop"), Reply("", "stop"), Reply(second, "stop")]
+    good, bad = read_replies(replies, (FIXED,), 100)
+    assert [answer.text for answer in good.values()] == ["First.", "Second."]
+    assert not bad
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Smooth wires, no visible defects.",
+        "Die attach voids.",  # a die is a chip
+        "Single-crystal ZnO nanorods (c-axis), about 2 µm × 80 nm, α-Fe₂O₃ beside them.",
+        "The scale cannot be determined from the image.",
+        "Schottky diodes and Müller cells are visible in the upper half.",
+        "SnO₂, 5 kV, 25 000×",
+        "En face view of the la Rochelle sample.",
+    ],
+)
+def test_english_passes(text):
+    assert is_english(text)
+    good, _ = read(json.dumps({"size": {"short": text, "detailed": text}}))
+    assert len(good) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Das Bild zeigt Nanodrähte mit einer glatten Oberfläche und ohne Fehler.",
+        "L'image montre des nanofils avec une surface lisse et sans défauts.",
+        "La imagen muestra los nanohilos con una superficie lisa y sin defectos.",
+        "L'immagine mostra i nanofili della superficie, che sono lisci.",
+        "A imagem mostra os nanofios com uma superfície lisa e não há defeitos.",
+        "Het beeld toont een oppervlak van draden zonder gebreken.",
+        "ワイヤーの表面は滑らかです。",
+        "أسلاك ناعمة",
+        "Ομαλή επιφάνεια",
+    ],
+)
+def test_other_languages_do_not(text):
+    assert not is_english(text)
+
+
+def test_directions_are_seen():
+    assert is_directional("A scratch runs from top to bottom.")
+    assert is_directional("The horizontal lines are darker.")
+    assert not is_directional("The uppercase label names copper, the topology is flat.")
