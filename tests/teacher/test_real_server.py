@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from teacher_jobs import job
+from transformers import AutoTokenizer
 
+from slava_jax.convert.__main__ import main as convert
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.teacher.journal import read_journal
 from slava_jax.teacher.taught import teach
@@ -35,12 +37,12 @@ pytestmark = [
 @pytest.fixture
 def model(tmp_path) -> Path:
     """The GGUF file as a folder: of a lone file the server does not know the architecture."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     source = SMOLLM2.submodule_search_locations[0]
-    for kind in (AutoModelForCausalLM, AutoTokenizer):
-        kind.from_pretrained(source, gguf_file=NAME).save_pretrained(tmp_path / "smollm2")
-    return tmp_path / "smollm2"
+    converted, folder = str(tmp_path / "converted"), str(tmp_path / "smollm2")
+    convert(["--from", f"{source}/{NAME}", "--to", converted])
+    convert(["--from", converted, "--to", folder, "--as", "base"])
+    AutoTokenizer.from_pretrained(source, gguf_file=NAME).save_pretrained(folder)  # chat template
+    return Path(folder)
 
 
 @pytest.fixture

@@ -172,5 +172,5 @@ def test_the_command_and_a_run_that_reads_what_it_wrote(tmp_path, monkeypatch):
         assert len(split.instructions) == 25 * len(split.images)
         AssistantData(
             split.instructions, split.examples, split.images, split.cache,
-            special_tokens(materials.tokenizer), ((400, 300),),
+            special_tokens(materials.tokenizer), ((400, 300, 1),),
         )  # fmt: skip
