@@ -154,7 +154,9 @@ class Endpoint:
     def _refused(self, error: openai.APIStatusError) -> Reply:
         """The reply that a filter's error stands for. Raises AttemptError for all other ones."""
         status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-        message = self._redactor.error(str(body.get("message") or error.message))
+        # "detail" is how servers made with FastAPI say it.
+        message = body.get("message") or body.get("detail") or error.message
+        message = self._redactor.error(str(message))
         code = str(body.get("code") or "")
         if code in _FILTERED:
             return Reply("", "content_filter", message)

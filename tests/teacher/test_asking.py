@@ -136,6 +136,12 @@ def test_one_request_that_cannot_be_answered_is_left_out(tmp_path):
     assert "1 requests are not answered" in report
 
 
+def test_a_message_in_the_form_of_fastapi(tmp_path):
+    raw = b'{"detail": "pinned to another model"}'
+    *_, report = run(tmp_path, lambda number, body: lambda handler: handler.send(400, raw))
+    assert "6 requests failed: HTTP 400: pinned to another model" in report
+
+
 def test_no_more_requests_at_a_time_than_allowed(tmp_path):
     with serving(Api()) as api:
         api.delay = 0.1

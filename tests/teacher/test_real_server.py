@@ -71,16 +71,16 @@ def url(tmp_path_factory, model):
         process.wait(30)
 
 
-def test_a_real_model_behind_a_real_server(tmp_path, url):
+def test_a_real_model_behind_a_real_server(tmp_path, url, model):
     line = {"image": "train/Tips/0.png", "caption": "A tungsten tip, etched in NaOH."}
     (tmp_path / "contexts.jsonl").write_text(json.dumps(line))
     task = job(
-        tmp_path, url, per_class=1, model="smollm2", send_images=False, prompts="literature",
+        tmp_path, url, per_class=1, model=str(model), send_images=False, prompts="literature",
         questions_per_request=2, contexts=str(tmp_path / "contexts.jsonl"),
         request={"max_tokens": 100, "temperature": 0.0}, concurrency=2, timeout=120.0,
     )  # fmt: skip
     report = teach(task)
-    assert "failed" not in report and "not answered" not in report
+    assert "failed" not in report and "not answered" not in report, report
     journal = read_journal(task.journal)
     assert len(journal.replies) == 9 == journal.spent.requests
     texts = {reply.text for replies in journal.replies.values() for reply in replies}
@@ -92,3 +92,4 @@ def test_a_real_model_behind_a_real_server(tmp_path, url):
     rejected = [json.loads(line) for line in task.rejected.read_text().splitlines()]
     assert len(taught) + sum(len(line["answers"]) for line in rejected) == 15 * 2
     assert all(line["reason"] and line["text"] for line in rejected)
+    assert str(model) not in task.journal.read_text()
