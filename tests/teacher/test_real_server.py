@@ -77,7 +77,7 @@ def test_a_real_model_behind_a_real_server(tmp_path, url, model):
     task = job(
         tmp_path, url, per_class=1, model=str(model), send_images=False, prompts="literature",
         questions_per_request=2, contexts=str(tmp_path / "contexts.jsonl"),
-        request={"max_tokens": 100, "temperature": 0.0}, concurrency=2, timeout=120.0,
+        request={"max_tokens": 100, "temperature": 0.0}, concurrency=1, timeout=600.0,
     )  # fmt: skip
     report = teach(task)
     assert "failed" not in report and "not answered" not in report, report
