@@ -7,11 +7,11 @@ Hardware: 2 CPU cores, 4 GiB. Time and scores: docs/tables.md, which `make table
 
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as quickstart
+from configs.multi_image import get_config as multi_image
 
 
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
-    config = quickstart()
+    config = multi_image()
     config.evaluation.update(captions=320, answers=640)
     return config

@@ -246,13 +246,14 @@ class Slava(nn.Module):
         order, before = batch["order"], batch["images_before"]
         image_tokens = self.see(batch["images"])
         states = self.read(self.embed(batch["tokens"]), order, call)
-        # Right and wrong pairs go through the small stack together; Llama runs once.
-        both = jnp.concatenate([image_tokens, exchange_target(image_tokens, batch)])
-        twice = [jnp.concatenate([a, a]) for a in (states, order, before)]
+        # Right and wrong pairs go through the small stack together; Llama runs once. An example's
+        # two stand side by side: on a mesh they stay on its device, which one half behind the
+        # other would not.
+        both = _side_by_side(image_tokens, exchange_target(image_tokens, batch))
+        twice = [_side_by_side(a, a) for a in (states, order, before, batch["encode_at"][:, 1])]
         grounded = self.ground(twice[0], both, twice[1], twice[2])
-        last = batch["encode_at"][:, 1]
-        match, match_wrong = jnp.split(self.match(grounded, jnp.concatenate([last, last])), 2)
-        right = grounded[: states.shape[0]]
+        match, match_wrong = self.match(grounded, twice[3]).reshape(-1, 2).T
+        right = grounded[::2]
         memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0], before)
         answers, _ = self._answer(batch["decoder_in"], memory, call)
         if self.is_initializing():
@@ -264,6 +265,11 @@ class Slava(nn.Module):
             weights = batch["target_weights"]
             nats = summed_nats(self.vocabulary(), answers, batch["targets"], weights)
         return {"nats": nats, "match": match, "match_wrong": match_wrong}
+
+
+def _side_by_side(first, second):
+    """Rows of two arrays in turn: [B, ...] and [B, ...] -> [2 B, ...]."""
+    return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
 
 
 def split_frozen(frozen: dict) -> tuple[dict, dict]:

@@ -14,8 +14,7 @@ import numpy as np
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
 from slava_jax.data.neighbours import available, neighbours
-from slava_jax.data.records import GroundTruth
-from slava_jax.teacher.facts import supplement
+from slava_jax.teacher.facts import supplement_text
 from slava_jax.teacher.groups import CLASS_QUESTIONS
 from slava_jax.teacher.phrases import Writer
 from slava_jax.teacher.procedural import DETAIL_REQUEST, class_answer
@@ -128,12 +127,11 @@ def _derangement(names: Sequence[str], seed: int) -> list[str]:
 def _few_shot(kind: str, images: ImageSet, row: int, examples, asked: str) -> Instruction:
     """Figure 5: images with their labels, then the target."""
     shown = "".join(f"{IMAGE_TOKEN} shows {name}. " for _, name in examples)
-    record = images.records[row]
     metadata = {
         "question_type": kind,
         "shots": len(examples),
         "claims": {"category": images.category(row)},
-        "supplement": supplement(GroundTruth.from_dict(record)) if record else "",
+        "supplement": _scale(images.facts[row]),
     }
     return Instruction(
         id=f"{images.keys[row]}/{kind}/{len(examples)}",
@@ -175,12 +173,15 @@ def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
                     task="vqa",
                     style=style,
                     category=images.category(row),
-                    metadata=writer.metadata(
-                        kind, supplement(GroundTruth.from_dict(images.records[row]))
-                    ),
+                    metadata=writer.metadata(kind, _scale(facts)),
                 )
             )
     return items
+
+
+def _scale(facts: Mapping[str, Any]) -> str:
+    """The supplement: pixel size and magnification of the target, where they are known."""
+    return supplement_text(facts.get("nm_per_pixel"), facts.get("magnification"))
 
 
 def _can_tell(kind: str, record: dict | None, facts: Mapping[str, Any]) -> bool:

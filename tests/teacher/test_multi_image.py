@@ -100,6 +100,10 @@ def test_few_shot_needs_labels_alone():
     bare = ImageSet(POOL.keys, POOL.labels, CATEGORIES, [BLANK] * len(POOL))
     items = about(bare, bare, shots=(2,), challenges=CHALLENGES, training=True)
     assert len(items) == len(POOL)
+    assert {i.metadata["supplement"] for i in items} == {""}
+    bare.facts[0] = {"category": CATEGORIES[0], "nm_per_pixel": 2.0}  # of a file that says so
+    item = about(bare, bare, shots=(2,), training=True)[0]
+    assert item.metadata["supplement"] == "Pixel size 2 nm."
     asked = about(bare, bare, shots=(2,), training=True, question="Sound or not?")
     assert all(i.question.endswith("<image> Sound or not?") for i in asked)
 
