@@ -14,13 +14,14 @@ project. The model is small and starts from nothing: do not take its score for t
 
 from ml_collections import ConfigDict
 
-from configs.quickstart import get_config as quickstart
+from configs.multi_image import get_config as multi_image
 
 
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
-    config = quickstart()
-    config.data.update(name="sem", crop_bar=True)
+    config = multi_image()
+    # The challenges compare what is known of the images: a teacher's instructions can ask them.
+    config.data.update(name="sem", crop_bar=True, challenges=())
     config.vision.update(steps=5000, eval_every=500)
     config.language.update(steps=100, warmup=20, eval_every=50)
     config.assistant.update(steps=1300, eval_every=260)

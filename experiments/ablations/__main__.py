@@ -6,21 +6,26 @@
 The vision and the language stage of configs/quickstart.py are run once a seed and shared; every
 variant is an assistant stage of its own on top of them, on the same images and instructions. Each
 is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged images. Writes
-`experiments/ablations/seedN-DECODER-VARIANT.json`, and summary.json and ablations.svg beside them.
+`experiments/ablations/seedN-DECODER-VARIANT.json`, summary.json beside them, and docs/ablations.md
+with docs/ablations.svg.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from configs.quickstart import get_config
+from experiments.readme_results import table
 from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
 RESULTS = Path(__file__).parent
 RUNS = Path("runs/ablations")
+DOCS = RESULTS.parent.parent / "docs"
 SEEDS, DECODERS, RANKS = (0, 1, 2), ("transformer", "llama"), (4, 8, 12, 16)
 # What each variant changes; `full` is the paper's method as the quickstart has it.
 VARIANTS = {
@@ -95,6 +100,68 @@ def _spread(values: list[float]) -> list[float]:
     return [float(np.mean(values)), deviation, len(values)]
 
 
+_COLUMNS = (
+    ("top-1", "classification.top1"),
+    ("with every B at zero", "classification_zero_b.top1"),
+    ("nats a token", "lm.nats_per_token"),
+    ("B at zero", "lm_zero_b.nats_per_token"),
+    *((f"rank {rank}", f"rank_{rank}.nats_per_token") for rank in RANKS),
+    ("match AUC", "itm.auc_class_question"),
+)
+
+
+def page(found: dict) -> str:
+    """Markdown: a table a decoder, and the plot."""
+    parts = [
+        "# What carries the quickstart",
+        "Written by `python -m experiments.ablations`; ± is the standard deviation over seeds. "
+        "*rank N* is the answer loss, nats a token, of the adapters cut to N. All of a seed start "
+        "from the same vision classifier.",
+        "![Answer loss of every variant](ablations.svg)",
+    ]
+    for decoder, variants in found.items():
+        rows = [
+            (
+                name,
+                str(next(iter(held.values()))[2]),
+                *(_cell(held.get(key)) for _, key in _COLUMNS),
+            )
+            for name, held in variants.items()
+        ]
+        header = ("variant", "seeds", *(label for label, _ in _COLUMNS))
+        parts += [f"## Decoder `{decoder}`", table(header, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(spread: list[float] | None) -> str:
+    return "–" if spread is None else f"{spread[0]:.3f} ± {spread[1]:.3f}"
+
+
+def plot(found: dict, place: Path) -> None:
+    """Answer loss of each variant, with its adapters and with every B at zero, by decoder."""
+    with matplotlib.rc_context({"svg.hashsalt": "ablations", "font.size": 9}):
+        figure = Figure(figsize=(9, 0.5 + 0.4 * len(VARIANTS)), layout="constrained")
+        for axes, (decoder, variants) in zip(
+            figure.subplots(1, len(found), sharey=True, squeeze=False)[0],
+            found.items(),
+            strict=True,
+        ):
+            names = list(variants)[::-1]
+            for key, label, mark in (
+                ("lm_zero_b.nats_per_token", "every B at zero", "x"),
+                ("lm.nats_per_token", "trained", "o"),
+            ):
+                spreads = [variants[name][key] for name in names]
+                means, deviations = [s[0] for s in spreads], [s[1] for s in spreads]
+                axes.errorbar(means, range(len(names)), xerr=deviations, fmt=mark, label=label)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_title(f"decoder {decoder}")
+            axes.set_xlabel("answer loss, nats a token")
+            axes.grid(axis="x", alpha=0.3)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figure.savefig(place, metadata={"Date": None})
+
+
 def main() -> None:
     """Runs what was asked for and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -106,7 +173,10 @@ def main() -> None:
         for decoder in asked.decoders:
             for variant in asked.variants:
                 do(seed, decoder, variant)
-    write_atomically(RESULTS / "summary.json", json.dumps(summary(), indent=1) + "\n")
+    found = summary()
+    write_atomically(RESULTS / "summary.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(DOCS / "ablations.md", page(found))
+    plot(found, DOCS / "ablations.svg")
 
 
 if __name__ == "__main__":

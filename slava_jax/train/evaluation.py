@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
+from slava_jax.data.instructions import STYLES
 from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.eval import tasks
 from slava_jax.eval.classification import confusion_matrix, predictions
@@ -94,7 +95,7 @@ def evaluate(
         for task, chosen in told.items():
             if len(chosen):
                 answers = written(assistant, test, chosen, shown)
-                found.metrics.update(tasks.texts(task, test.truths(chosen), answers, control))
+                found.metrics.update(_told(task, test, chosen, answers, control))
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
         found.metrics.update(_few_shot(trained, test, count, materials.class_names))
@@ -128,6 +129,18 @@ def _views(config) -> Sequence[Symmetry]:
     if not config.evaluation.test_time_augmentation:
         return (UPRIGHT,)
     return symmetries(config.image.augmentation.flips, config.image.augmentation.turns)
+
+
+def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
+    """Scores of texts; of VQA those of short and of detailed answers apart, too (section 4.6)."""
+    truths = test.truths(rows)
+    yield from tasks.texts(task, truths, answers, control)
+    if task == "vqa" and not control:
+        for style in STYLES:
+            own = [i for i, row in enumerate(rows) if test.data.instructions[row].style == style]
+            if own:
+                pairs = [truths[i] for i in own], [answers[i] for i in own]
+                yield from tasks.texts(f"vqa_{style}", *pairs)
 
 
 def _few_shot(assistant, test, count: int, names) -> Iterator[tuple[str, float]]:

@@ -1,0 +1,36 @@
+"""Folders of drawn micrographs, for experiments that choose which images there are."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from slava_jax.checkpoint import appearing
+from slava_jax.data.images import encode_png
+from slava_jax.data.micrographs import draw
+from slava_jax.data.processes import map_in_processes
+from slava_jax.data.records import GroundTruth
+
+SIZE = 224
+Drawing = tuple[str, int]  # category and seed
+
+
+def truth(drawing: Drawing) -> GroundTruth:
+    """What a drawing shows and how it was taken."""
+    return draw(*drawing, SIZE).truth
+
+
+def truths(drawings: Iterable[Drawing]) -> list[GroundTruth]:
+    """The same of many, in two processes."""
+    return list(map_in_processes(truth, list(drawings), 2))
+
+
+def folder(place: Path, drawings: Iterable[Drawing]) -> Path:
+    """A folder a category, `CATEGORY/SEED.png`; it appears whole, and is left as it is."""
+    if place.exists():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(place) as unfinished:
+        for category, seed in drawings:
+            path = unfinished / category / f"{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(draw(category, seed, SIZE).image))
+    return place

@@ -1,0 +1,80 @@
+"""Does it handle data shifts? Trained on one range of magnification, detector and noise, and asked
+about another.
+
+*Shifted* is trained on drawn micrographs up to 20,000x, by two of the four detectors and without
+visible noise; *mixed* on as many of every kind. Both are asked for the class of the same unseen
+images of the first range and of everything outside of it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from configs.quickstart import get_config
+from experiments.claims.drawn import Drawing, folder, truths
+from slava_jax.data.records import CATEGORIES, GroundTruth
+from slava_jax.inference.assistant import Assistant, load_assistant
+from slava_jax.teacher.procedural import class_answer
+from slava_jax.train.loop import run
+
+VARIANTS = ("shifted", "mixed")
+_TRAINED, _ASKED = 120, 20  # images of each class
+_QUESTION = "Which class of material does this image show?"
+_BATCH = 40
+
+
+def inside(truth: GroundTruth) -> bool:
+    """Whether an image is of the range that *shifted* is trained on."""
+    familiar = truth.magnification <= 20_000 and truth.detector in ("SE2", "ETD")
+    return familiar and "noise" not in truth.artefacts
+
+
+def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
+    """Top-1 within the range and outside, of an assistant trained on either kind of images."""
+    taken, within, outside = _drawings(seed)
+    config = get_config()
+    config.seed = config.data.seed = seed
+    config.data.name = "folder"
+    config.data.folder = str(folder(runs / f"{variant}-seed{seed}", taken[variant]))
+    config.evaluation.update(classification=64, captions=0, answers=0)
+    workdir = runs / f"shift-seed{seed}-{variant}"
+    run(config, workdir)
+    assistant = load_assistant(workdir)
+    return {
+        "top-1 within": _top1(assistant, folder(runs / f"within-seed{seed}", within)),
+        "top-1 outside": _top1(assistant, folder(runs / f"outside-seed{seed}", outside)),
+        "n": float(len(within) + len(outside)),
+    }
+
+
+def _drawings(seed: int) -> tuple[dict[str, list[Drawing]], list[Drawing], list[Drawing]]:
+    """Drawings to train on, by variant, and unseen ones within the range and outside."""
+    taken: dict[str, list[Drawing]] = {name: [] for name in VARIANTS}
+    within, outside = [], []
+    for category in CATEGORIES:
+        # About a quarter of all are inside.
+        drawings = [(category, 100_000 * (seed + 1) + i) for i in range(8 * _TRAINED)]
+        familiar = [inside(truth) for truth in truths(drawings)]
+        groups = {
+            True: [d for d, known in zip(drawings, familiar, strict=True) if known],
+            False: [d for d, known in zip(drawings, familiar, strict=True) if not known],
+        }
+        within += groups[True][:_ASKED]
+        outside += groups[False][:_ASKED]
+        taken["shifted"] += groups[True][_ASKED : _ASKED + _TRAINED]
+        asked = {*groups[True][:_ASKED], *groups[False][:_ASKED]}
+        taken["mixed"] += [d for d in drawings if d not in asked][:_TRAINED]
+    return taken, within, outside
+
+
+def _top1(assistant: Assistant, place: Path) -> float:
+    paths = sorted(place.glob("*/*.png"))
+    names = [class_answer(name) for name in assistant.class_names]
+    right = []
+    for start in range(0, len(paths), _BATCH):
+        part = paths[start : start + _BATCH]
+        batch = assistant.prompts([[assistant.read(p)] for p in part], [_QUESTION] * len(part))
+        scores = assistant.candidate_scores(assistant.remember(batch), names)
+        told = [assistant.class_names[i] for i in scores.argmax(1)]
+        right += [path.parent.name == name for path, name in zip(part, told, strict=True)]
+    return float(np.mean(right))

@@ -1,0 +1,58 @@
+"""Short, detailed or mixed answers in training: which serves which question best? (section 4.6)
+
+The vision stage of configs/quickstart.py is run once a seed. Each variant trains on the same images
+and questions, but of their answers keeps the short ones, the detailed ones, or both; all are asked
+both kinds of the test images.
+"""
+
+from pathlib import Path
+
+from configs.quickstart import get_config
+from slava_jax.data.instructions import read_jsonl, write_jsonl
+from slava_jax.train.loop import run
+
+VARIANTS = {
+    "short answers": ("short",),
+    "detailed answers": ("detailed",),
+    "mixed": ("short", "detailed"),
+}
+
+
+def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
+    """ROUGE-L of short and of detailed answers to the VQA questions of the test split."""
+    before = runs / f"styles-seed{seed}"
+    config = get_config()
+    config.seed, config.stages = seed, ("vision",)
+    run(config, before)
+    workdir = runs / f"styles-seed{seed}-{variant.replace(' ', '_')}"
+    config.stages = ("language", "assistant")
+    config.start_from.vision = str(before)
+    written = _written(before, VARIANTS[variant], runs / f"{workdir.name}.jsonl")
+    config.data.instructions = str(written)
+    images = workdir / "data" / "procedural"
+    images.parent.mkdir(parents=True, exist_ok=True)
+    if not images.exists():  # the same need not be drawn again
+        images.symlink_to((before / "data" / "procedural").absolute())
+    config.evaluation.update(classification=400, captions=0, answers=512)
+    metrics = run(config, workdir)
+    return {
+        "short, ROUGE-L": metrics["vqa_short.rougeL"],
+        "detailed, ROUGE-L": metrics["vqa_detailed.rougeL"],
+        "top-1": metrics["classification.top1"],
+        "n": metrics["vqa.n"],
+    }
+
+
+def _written(before: Path, styles: tuple[str, ...], place: Path) -> Path:
+    """The instructions of a finished run; to train and validate on, those of these styles."""
+    items = []
+    for split in ("train", "validation", "test"):
+        held = read_jsonl(before / "data" / "instructions" / f"{split}.jsonl")
+        # The class has a short name only.
+        items += [
+            item
+            for item in held
+            if split == "test" or item.question_type == "class" or item.style in styles
+        ]
+    write_jsonl(place, items)
+    return place
