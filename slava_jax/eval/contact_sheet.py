@@ -8,11 +8,51 @@ from PIL import Image, ImageDraw, ImageFont
 
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.images import read_image
+from slava_jax.data.neighbours import available, neighbours
 from slava_jax.eval.plots import INK, MUTED, STRONG
 
 OTHER = "#a8501b"  # names of categories that are not the query's
 _MARGIN, _GAP, _GROUP_GAP = 16, 8, 28  # pixels
 _LINE, _SIZE = 16, 12  # pixels: height of a line of text, of its letters
+
+
+HEADINGS = {
+    "few_shot": "most similar of the training set (few-shot)",
+    "inter_class": "most similar of other categories (inter-class)",
+    "intra_class": "least similar of its own category (intra-class)",
+}
+
+
+def neighbours_sheet(
+    queries: ImageSet, pool: ImageSet, embeddings: tuple[np.ndarray, np.ndarray], count: int = 3
+) -> Image.Image | None:
+    """The contact sheet of one query a category, in every relation.
+
+    Args:
+      queries: of another split than `pool`, the training split.
+      embeddings: float32[n, D] of the one and of the other.
+      count: neighbours of each query; a category that the pool lacks so many of has no row.
+
+    Returns:
+      An RGB picture; `None` where no category has a row.
+    """
+    _, rows = np.unique(queries.labels, return_index=True)
+    there = [
+        available(relation, queries.labels[rows], pool.labels, np.full(len(rows), -1))
+        for relation in HEADINGS
+    ]
+    rows = rows[np.min(there, axis=0) >= count]
+    if not len(rows):
+        return None
+    apart = np.full(len(rows), -1)  # no query is in the pool
+    chosen = {
+        heading: neighbours(
+            embeddings[0][rows], embeddings[1], count, relation, queries.labels[rows], pool.labels,
+            apart,
+        )
+        for relation, heading in HEADINGS.items()
+    }  # fmt: skip
+    return contact_sheet(queries, rows.tolist(), pool, chosen)
 
 
 def contact_sheet(

@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax import hosts
 from slava_jax.config import check
 from slava_jax.convert.pretrained import is_converted
+from slava_jax.data.images import encode_png
+from slava_jax.eval.contact_sheet import neighbours_sheet
 from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
@@ -36,15 +39,16 @@ from slava_jax.train.workdir import (
     write_atomically,
 )
 
-REPORT = "report.html"  # in the work directory
+# In the work directory.
+REPORT, NEIGHBOURS = "report.html", "neighbours.png"
 
 
 def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
 
     A run that is finished only returns them. `workdir` gets config.json, data/, one directory a
-    stage, metrics.json, predictions.csv and report.html. `started` is the `time.monotonic()` that
-    `run.wall_seconds` counts from, now unless given.
+    stage, metrics.json, predictions.csv, report.html, and neighbours.png where prompts hold several
+    images. `started` is the `time.monotonic()` that `run.wall_seconds` counts from, now by default.
 
     Raises:
       ConfigError, WordNetError, PipelineError (the devices cannot share a batch): before anything
@@ -73,8 +77,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             vision_stage, vision = _trained_vision(config, materials, workdir, encoder)
     if vision is not None and (config.data.shots or config.data.challenges):
         with clock.part("neighbours"):
-            embedded = stages.embeddings(config, materials, vision, encoder)
-            materials = with_multi_image(config, materials, embedded, workdir)
+            materials = _with_neighbours(config, materials, (vision, encoder), workdir)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
             language = _trained_language(config, materials, workdir)
@@ -134,6 +137,20 @@ def _trained_vision(config, materials: Materials, workdir: Path, encoder) -> tup
     if "vision" not in config.stages and is_converted(config.start_from.vision):
         return None, {"vit": encoder[0]}
     return _trained(config, "vision", stages.vision_stage(config, materials, encoder), workdir)
+
+
+def _with_neighbours(config, materials: Materials, vision: tuple, workdir: Path) -> Materials:
+    """With instructions about several images, and a picture of which stand together."""
+    embedded = stages.embeddings(config, materials, *vision)
+    path = workdir / NEIGHBOURS
+    if hosts.is_first() and not path.exists():
+        test, train = materials.test.images, materials.train.images
+        sheet = neighbours_sheet(test, train, (embedded["test"], embedded["train"]))
+        if sheet is not None:
+            unfinished = path.with_suffix(".unfinished")
+            unfinished.write_bytes(encode_png(np.asarray(sheet)))
+            unfinished.replace(path)
+    return with_multi_image(config, materials, embedded, workdir)
 
 
 def _trained_language(config, materials: Materials, workdir: Path) -> dict:

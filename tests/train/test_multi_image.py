@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import get_config
 
 from slava_jax.config import ConfigError, check
@@ -62,6 +63,12 @@ def test_few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finish
             assert 0 < metrics[f"{kind}{control}.n"] <= 4
             assert f"{kind}{control}.rougeL" in metrics
         assert f"lm.nats_per_token.{kind}" in metrics
+
+
+def test_a_picture_shows_what_was_chosen(finished):
+    workdir, _ = finished
+    with Image.open(workdir / "neighbours.png") as sheet:
+        assert sheet.width > 10 * 128 and sheet.height > 10 * 128  # 1 + 3 x 3 pictures, ten rows
 
 
 def test_the_tokenizer_knows_the_words_of_such_prompts(finished):
