@@ -59,13 +59,15 @@ def encode_examples(
     ]
     texts = (text for pieces in prompts for text in pieces)
     ids_of = _token_ids((*texts, *(item.answer for item in instructions)), tokenizer)
+    # Asked once: a tokenizer of transformers takes its time over each of its properties.
+    start, image_id = _start(tokenizer), special_tokens(tokenizer).image
     examples = []
     for item, pieces in zip(instructions, prompts, strict=True):
-        prompt = _joined(pieces, ids_of, tokenizer)
+        prompt = _joined([ids_of[piece] for piece in pieces], start, image_id)
         answer = np.asarray(ids_of[item.answer], np.int32)
         if not len(answer):
             raise PromptError(f"instruction {item.id!r}: the answer has no token; write one")
-        positions = np.flatnonzero(prompt == special_tokens(tokenizer).image).astype(np.int32)
+        positions = np.flatnonzero(prompt == image_id).astype(np.int32)
         examples.append(Example(prompt, answer, positions))
     return examples
 
@@ -91,8 +93,9 @@ def encode_prompt(
     if IMAGE_TOKEN not in question:
         question = IMAGE_TOKEN * n_images + question
     pieces = _pieces(question, supplement, n_images, f"question {question!r}")
-    prompt = _joined(pieces, _token_ids(pieces, tokenizer), tokenizer)
-    return np.append(prompt, np.int32(special_tokens(tokenizer).encode))
+    ids_of, special = _token_ids(pieces, tokenizer), special_tokens(tokenizer)
+    prompt = _joined([ids_of[piece] for piece in pieces], _start(tokenizer), special.image)
+    return np.append(prompt, np.int32(special.encode))
 
 
 def _pieces(question: str, supplement: str, n_images: int, name: str) -> list[str]:
@@ -116,13 +119,16 @@ def _token_ids(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> dict
     return dict(zip(distinct, encode_texts(tokenizer, distinct), strict=True))
 
 
-def _joined(
-    pieces: list[str], ids_of: dict[str, list[int]], tokenizer: PreTrainedTokenizerFast
-) -> np.ndarray:
-    ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    image_id = special_tokens(tokenizer).image
+def _start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    bos = tokenizer.bos_token_id
+    return [] if bos is None else [bos]
+
+
+def _joined(pieces: Sequence[list[int]], start: list[int], image_id: int) -> np.ndarray:
+    """int32[P]: `start`, then the pieces with an image between each two."""
+    ids = list(start)
     for i, piece in enumerate(pieces):
         if i:
             ids.append(image_id)
-        ids += ids_of[piece]
+        ids += piece
     return np.asarray(ids, np.int32)
