@@ -1,14 +1,21 @@
 """Experiments that take hours: what they read is measured, and what they write."""
 
 import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
+from experiments.claims import shift, styles
 from experiments.tables import specs
 from experiments.tables.table import metric_names
+from slava_jax.data.instructions import STYLES, Instruction, read_jsonl, write_jsonl
 from slava_jax.data.records import CATEGORIES
 from slava_jax.eval import tasks
 from slava_jax.eval.text_metrics import SCORE_NAMES
@@ -97,3 +104,49 @@ def test_claims_are_a_table_each(tmp_path):
     assert page.count("Not measured yet.") == 2
     assert "| trained on | seeds | n | top-1 within | top-1 outside |" in page
     assert "| mixed | 2 | 200 | 0.625 ± 0.177 | 0.250 ± 0.000 |" in page and "| shifted" not in page
+
+
+def test_shifted_and_mixed_are_trained_on_other_images_than_both_are_asked_about(monkeypatch):
+    def truths(drawings):
+        return [
+            SimpleNamespace(magnification=1 if n % 4 else 10**6, detector="SE2", artefacts=())
+            for _, n in drawings
+        ]
+
+    monkeypatch.setattr(shift, "truths", truths)
+    taken, within, outside = shift._drawings(seed=1)
+    assert len(set(within)) == len(set(outside)) == 20 * len(CATEGORIES)
+    assert all(n % 4 for _, n in within + taken["shifted"]) and not any(n % 4 for _, n in outside)
+    for variant in shift.VARIANTS:
+        assert Counter(category for category, _ in taken[variant]) == dict.fromkeys(CATEGORIES, 120)
+        assert not {*taken[variant]} & {*within, *outside}
+    assert np.mean([n % 4 > 0 for _, n in taken["mixed"]]) == 0.75
+
+
+def test_answers_of_every_style_are_told_by_one_tokenizer(tmp_path, monkeypatch):
+    def run(config, workdir):
+        """Leaves what a run leaves, or reads what it would read."""
+        place = Path(workdir) / "data"
+        if config.stages == ("vision",):
+            for name in ("procedural", "tokenizer", "instructions"):
+                (place / name).mkdir(parents=True)
+            for split in ("train", "validation", "test"):
+                item = Instruction("-", (split,), "<image> What?", "That.", "vqa", "short", "Tips")
+                items = [replace(item, id=split + style, style=style) for style in STYLES]
+                write_jsonl(place / "instructions" / f"{split}.jsonl", items)
+        seen.append((config.stages, [i.style for i in own(config)], sorted(os.listdir(place))))
+        return dict.fromkeys(("vqa_short.rougeL", "vqa_detailed.rougeL"), 0.5) | {
+            "classification.top1": 0.5, "vqa.n": 512.0,
+        }  # fmt: skip
+
+    def own(config):
+        return read_jsonl(config.data.instructions) if config.data.instructions else []
+
+    seen = []
+    monkeypatch.setattr(styles, "run", run)
+    assert styles.measure(0, "detailed answers", tmp_path / "runs")["n"] == 512
+    assert seen[1] == (
+        ("language", "assistant"),
+        ["detailed", "detailed", "short", "detailed"],  # of training, validation, and all of test
+        ["procedural", "tokenizer"],
+    )

@@ -115,8 +115,8 @@ def page(found: dict) -> str:
     parts = [
         "# What carries the quickstart",
         "Written by `python -m experiments.ablations`; ± is the standard deviation over seeds. "
-        "*nats a token* is the answer loss of the class and the VQA questions, *rank N* that of the "
-        "VQA questions alone, with the adapters cut to N. All of a seed start from the same vision "
+        "*nats a token* is the answer loss of class and VQA questions, *rank N* that of the VQA "
+        "questions alone, with the adapters cut to N. All of a seed start from the same vision "
         "classifier.",
         "![Answer loss of every variant](ablations.svg)",
     ]
