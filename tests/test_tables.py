@@ -110,7 +110,7 @@ def test_one_run_has_no_deviation_of_a_share_but_a_bound_on_its_error(finish):
 
 
 def test_a_claim_that_does_not_show_is_said_not_to(finish):
-    metrics = made_up() | {"fewshot.top1": 0.25, "vqa_shuffled.rougeL": 0.7}
+    metrics = made_up() | {f"{specs.FEW_SHOT}.top1": 0.25, "vqa_shuffled.rougeL": 0.7}
     workdir = finish(metrics=metrics)
     assert "above zero-shot: by -0.250; does **not** show" in printed(7, workdir)
     assert "by +0.050; does **not** show (bound 0.1)" in printed(3, workdir)
@@ -158,11 +158,12 @@ def test_a_pretrained_encoder_has_no_row_of_its_own(finish):
 
 
 def test_what_was_not_measured_is_named_with_what_to_run(finish):
-    workdir = finish(metrics={n: v for n, v in made_up().items() if not n.startswith("fewshot.")})
+    few = f"{specs.FEW_SHOT}."
+    workdir = finish(metrics={n: v for n, v in made_up().items() if not n.startswith(few)})
     with pytest.raises(runs.TablesError) as caught:
         printed(7, workdir)
     for part in (
-        str(workdir / "metrics.json"), "Table 7", "fewshot.top1", "with and without shots",
+        str(workdir / "metrics.json"), "Table 7", f"{few}top1", "with and without shots",
         "python -m slava_jax.main --config configs/tables.py --workdir",
     ):  # fmt: skip
         assert part in str(caught.value)

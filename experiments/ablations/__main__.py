@@ -40,7 +40,8 @@ VARIANTS = {
 KEPT = (
     "classification.top1", "classification.macro_f1", "classification_zero_b.top1",
     "classification_shuffled.top1", "classification_vit.top1", "lm.nats_per_token",
-    "lm_zero_b.nats_per_token", "itm.auc_class_question", "run.seconds.assistant",
+    "lm.nats_per_token_zero_b", "itm.auc_class_question", "run.seconds.assistant",
+    *(f"rank_{rank}.{score}" for rank in RANKS for score in ("top1", "nats_per_token")),
 )  # fmt: skip
 
 
@@ -69,24 +70,23 @@ def do(seed: int, decoder: str, variant: str) -> None:
     if not (workdir / "data").exists():
         (workdir / "data").symlink_to((before / "data").absolute())  # the same images and texts
     metrics = run(config, workdir)
-    wanted = (*KEPT, *(f"rank_{rank}.{s}" for rank in RANKS for s in ("top1", "nats_per_token")))
     result = {
         "seed": seed,
         "decoder": decoder,
         "variant": variant,
-        "metrics": {name: metrics[name] for name in wanted if name in metrics},
+        "metrics": {name: metrics[name] for name in KEPT},
         "environment": environment(),
     }
     write_atomically(place, json.dumps(result, indent=1) + "\n")
 
 
-def summary() -> dict:
+def summary(results: Path = RESULTS) -> dict:
     """{decoder: {variant: {metric: [mean, standard deviation, n]}}} over the seeds there are."""
     out: dict[str, dict] = {}
     for decoder in DECODERS:
         for variant in VARIANTS:
             name = f"{decoder}-{variant.replace(' ', '_')}.json"
-            files = [RESULTS / f"seed{seed}-{name}" for seed in SEEDS]
+            files = [results / f"seed{seed}-{name}" for seed in SEEDS]
             held = [json.loads(f.read_text())["metrics"] for f in files if f.exists()]
             if held:
                 out.setdefault(decoder, {})[variant] = {
@@ -104,7 +104,7 @@ _COLUMNS = (
     ("top-1", "classification.top1"),
     ("with every B at zero", "classification_zero_b.top1"),
     ("nats a token", "lm.nats_per_token"),
-    ("B at zero", "lm_zero_b.nats_per_token"),
+    ("B at zero", "lm.nats_per_token_zero_b"),
     *((f"rank {rank}", f"rank_{rank}.nats_per_token") for rank in RANKS),
     ("match AUC", "itm.auc_class_question"),
 )
@@ -115,8 +115,9 @@ def page(found: dict) -> str:
     parts = [
         "# What carries the quickstart",
         "Written by `python -m experiments.ablations`; ± is the standard deviation over seeds. "
-        "*rank N* is the answer loss, nats a token, of the adapters cut to N. All of a seed start "
-        "from the same vision classifier.",
+        "*nats a token* is the answer loss of class and VQA questions, *rank N* that of the VQA "
+        "questions alone, with the adapters cut to N. All of a seed start from the same vision "
+        "classifier.",
         "![Answer loss of every variant](ablations.svg)",
     ]
     for decoder, variants in found.items():
@@ -124,7 +125,7 @@ def page(found: dict) -> str:
             (
                 name,
                 str(next(iter(held.values()))[2]),
-                *(_cell(held.get(key)) for _, key in _COLUMNS),
+                *(_cell(held[key]) for _, key in _COLUMNS),
             )
             for name, held in variants.items()
         ]
@@ -133,12 +134,17 @@ def page(found: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(spread: list[float] | None) -> str:
-    return "–" if spread is None else f"{spread[0]:.3f} ± {spread[1]:.3f}"
+def _cell(spread: list[float]) -> str:
+    mean, deviation, seeds = spread
+    return f"{mean:.3f}" + (f" ± {deviation:.3f}" if seeds > 1 else "")
 
 
-def plot(found: dict, place: Path) -> None:
-    """Answer loss of each variant, with its adapters and with every B at zero, by decoder."""
+def plot(found: dict, place: Path) -> Figure:
+    """Answer loss of each variant, with its adapters and with every B at zero, by decoder.
+
+    A variant stands in the same line for every decoder, whether it was run with it or not.
+    """
+    lines = {name: line for line, name in enumerate(reversed(VARIANTS))}
     with matplotlib.rc_context({"svg.hashsalt": "ablations", "font.size": 9}):
         figure = Figure(figsize=(9, 0.5 + 0.4 * len(VARIANTS)), layout="constrained")
         for axes, (decoder, variants) in zip(
@@ -146,20 +152,20 @@ def plot(found: dict, place: Path) -> None:
             found.items(),
             strict=True,
         ):
-            names = list(variants)[::-1]
             for key, label, mark in (
-                ("lm_zero_b.nats_per_token", "every B at zero", "x"),
+                ("lm.nats_per_token_zero_b", "every B at zero", "x"),
                 ("lm.nats_per_token", "trained", "o"),
             ):
-                spreads = [variants[name][key] for name in names]
-                means, deviations = [s[0] for s in spreads], [s[1] for s in spreads]
-                axes.errorbar(means, range(len(names)), xerr=deviations, fmt=mark, label=label)
-            axes.set_yticks(range(len(names)), names)
+                means, deviations, _ = zip(*(held[key] for held in variants.values()), strict=True)
+                places = [lines[name] for name in variants]
+                axes.errorbar(means, places, xerr=deviations, fmt=mark, label=label)
+            axes.set_yticks(range(len(lines)), list(lines))
             axes.set_title(f"decoder {decoder}")
             axes.set_xlabel("answer loss, nats a token")
             axes.grid(axis="x", alpha=0.3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         figure.savefig(place, metadata={"Date": None})
+    return figure
 
 
 def main() -> None:

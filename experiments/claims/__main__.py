@@ -45,7 +45,7 @@ def page(results: Path = RESULTS) -> str:
     parts = [
         "# Claims put to the test",
         "Written by `python -m experiments.claims`. Drawn micrographs; ± is the standard deviation "
-        "over seeds, n the images or questions of one of them.",
+        "over seeds, n the images or questions of each score of one of them.",
     ]
     for claim, module in CLAIMS.items():
         parts.append("## " + " ".join(module.__doc__.split("\n\n")[0].split()))

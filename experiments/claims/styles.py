@@ -2,7 +2,7 @@
 
 The vision stage of configs/quickstart.py is run once a seed. Each variant trains on the same images
 and questions, but of their answers keeps the short ones, the detailed ones, or both; all are asked
-both kinds of the test images.
+both kinds of the test images, and have one tokenizer, which knows the words of both.
 """
 
 from pathlib import Path
@@ -29,10 +29,11 @@ def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
     config.start_from.vision = str(before)
     written = _written(before, VARIANTS[variant], runs / f"{workdir.name}.jsonl")
     config.data.instructions = str(written)
-    images = workdir / "data" / "procedural"
-    images.parent.mkdir(parents=True, exist_ok=True)
-    if not images.exists():  # the same need not be drawn again
-        images.symlink_to((before / "data" / "procedural").absolute())
+    (workdir / "data").mkdir(parents=True, exist_ok=True)
+    # A tokenizer of short answers alone would cut the detailed ones into more tokens than fit.
+    for shared in ("procedural", "tokenizer"):
+        if not (workdir / "data" / shared).exists():
+            (workdir / "data" / shared).symlink_to((before / "data" / shared).absolute())
     config.evaluation.update(classification=400, captions=0, answers=512)
     metrics = run(config, workdir)
     return {

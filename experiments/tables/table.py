@@ -78,7 +78,7 @@ def build(number: int, measured: Sequence[Measured]) -> Table:
     own = [m for m in measured if m.data in printed.data]
     used = own or list(measured)
     for m in used:
-        m.require(_names(spec), f"Table {number}", spec.needs)
+        m.require(metric_names(spec), f"Table {number}", spec.needs)
     rows = [r for r in spec.ours if r.always or all(f"{r.prefix}.n" in m.common for m in used)]
     spec = dataclasses.replace(spec, ours=tuple(rows))
     columns, lines = _LAYOUTS[spec.layout](spec, printed, used)
@@ -93,7 +93,7 @@ def data_names(names: Sequence[str]) -> str:
     return ", ".join(_DATA.get(name, name) for name in names)
 
 
-def _names(spec: Spec) -> Iterator[str]:
+def metric_names(spec: Spec) -> Iterator[str]:
     """All that must have been measured; a class that never occurs has no scores of its own."""
     for row in spec.ours:
         if not row.always:

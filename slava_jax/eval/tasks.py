@@ -83,8 +83,8 @@ def few_shot(
     Yields:
       classification_few_shot_k and the same with `_permuted`, `_zero_shot` and `_majority` (the
       class of most examples; of equally many, that of the most similar one), each with what
-      `classification` yields; and `.minus_zero_shot`, `.minus_majority`: differences of top-1,
-      paired by image, with their standard errors over images as `..._error`.
+      `classification` yields; and `.minus_permuted` and so on: differences of top-1, paired by
+      image, with their standard errors over images as `..._error`.
     """
     name = f"_few_shot_{shots.shape[1]}"
     votes = (shots[:, :, None] == np.arange(len(class_names))).sum(1).astype(float)
@@ -96,7 +96,7 @@ def few_shot(
     for control, of_control in scores.items():
         yield from classification(labels, of_control, class_names, name + control)
     right = {control: predictions(s) == labels for control, s in scores.items()}
-    for control in ("_zero_shot", "_majority"):
+    for control in ("_permuted", "_zero_shot", "_majority"):
         gains = right[""].astype(float) - right[control]
         yield f"classification{name}.minus{control}", float(gains.mean())
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0

@@ -49,19 +49,20 @@ def multi_image_instructions(
     challenges: Sequence[str],
     seed: int,
     question: str = "",
-    training: bool = True,
+    tested: bool = False,
 ) -> list[Instruction]:
     """Instructions about each image of a split and those of the training split it is to stand with.
 
     Args:
       images: the split. pool: the training split, which may be the same set.
       embeddings: float32[n, D] of the one and of the other.
-      shots: numbers of examples of few-shot classification. For training each image gets one of
-        them; otherwise all, and for each the control with permuted names (`PERMUTED`).
+      shots: numbers of examples of few-shot classification, of which each image gets one.
       challenges: of `CHALLENGES`. An image for which the pool has no company, or of which no
         record says what it shows, is passed over.
       seed: chooses the wording, the number of examples, and the permutation of names.
       question: the classification question; '' for the teacher's wordings.
+      tested: every image gets all numbers of examples, and for each the control with permuted names
+        (`PERMUTED`), which no model is to be trained or chosen by.
 
     Raises:
       DataError: embeddings that do not fit, or fewer training images than examples.
@@ -76,11 +77,11 @@ def multi_image_instructions(
         for row, key in enumerate(images.keys):
             rng = random.Random(f"{seed}/{key}/{FEW_SHOT}")
             asked = question or rng.choice(CLASS_QUESTIONS)
-            for count in [rng.choice(list(shots))] if training else shots:
+            for count in shots if tested else [rng.choice(list(shots))]:
                 # The most similar example stands next to the target.
                 rows = nearest[row][:count][::-1]
                 for kind, called in ((FEW_SHOT, names), (PERMUTED, turned)):
-                    if kind == FEW_SHOT or not training:
+                    if kind == FEW_SHOT or tested:
                         examples = [(pool.keys[i], called[pool.labels[i]]) for i in rows]
                         items.append(_few_shot(kind, images, row, examples, asked))
     for kind in challenges:

@@ -146,14 +146,10 @@ def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
 def _few_shot(assistant, test, count: int, names) -> Iterator[tuple[str, float]]:
     """Few-shot classification beside no examples, the examples' own vote, and permuted names."""
     rows, data = test.few_shot_rows[count], test.data
-    alone = {int(data.targets[row]): row for row in test.class_rows}
-    rows = np.asarray([row for row in rows.tolist() if int(data.targets[row]) in alone])
-    twin = {int(data.targets[row]): row for row in test.permuted_rows[count]}
-    targets = data.targets[rows].tolist()
     scores = {
         "": class_scores(assistant, test, rows),
-        "_permuted": class_scores(assistant, test, np.asarray([twin[t] for t in targets])),
-        "_zero_shot": class_scores(assistant, test, np.asarray([alone[t] for t in targets])),
+        "_permuted": class_scores(assistant, test, test.permuted_rows[count]),
+        "_zero_shot": class_scores(assistant, test, test.class_rows),
     }
     shots = data.images.labels[data.image_rows[rows][:, :count]]
     yield from tasks.few_shot(test.labels(rows), scores, shots, names)

@@ -124,7 +124,8 @@ def with_multi_image(
         with hosts.first_before_others():
             if not path.exists():
                 pair = (embedded, embeddings["train"])
-                write_jsonl(path, _about_several(config, split.images, pool.images, pair))
+                images = (split.images, pool.images)
+                write_jsonl(path, _about_several(config, *images, pair, tested=name == "test"))
             items = read_jsonl(path)
         splits[name] = dataclasses.replace(
             split,
@@ -134,12 +135,13 @@ def with_multi_image(
     return dataclasses.replace(materials, **splits)
 
 
-def _about_several(config, images: ImageSet, pool: ImageSet, embeddings) -> list[Instruction]:
+def _about_several(
+    config, images: ImageSet, pool: ImageSet, embeddings, tested: bool = False
+) -> list[Instruction]:
     data = config.data
     return multi_image_instructions(
-        images, pool, embeddings, data.shots, data.challenges, data.seed, data.question,
-        training=images is pool,
-    )  # fmt: skip
+        images, pool, embeddings, data.shots, data.challenges, data.seed, data.question, tested
+    )
 
 
 def _wordings(config, images: ImageSet) -> list[Instruction]:

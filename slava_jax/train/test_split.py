@@ -30,8 +30,8 @@ class TestSplit:
       answers: the class names as answers say them.
       class_rows, caption_rows, vqa_rows: instructions about one image, by task.
       challenge_rows: {one of multi_image.CHALLENGES: instructions}, those there are.
-      few_shot_rows: {number of examples: instructions}, with their permuted twins as
-        `permuted_rows`, of the same images in the same order.
+      few_shot_rows, permuted_rows: {number of examples: instructions}, of the images of
+        `class_rows` in their order.
       exchanged: for each instruction a target image of another category.
     """
 
@@ -66,13 +66,19 @@ class TestSplit:
             chosen = np.random.default_rng(config.seed).permutation(rows)[:most]
             return np.sort(chosen)
 
+        class_rows = some("classification", c.classification)
+
+        def same_images(kind):
+            asked = {int(data.targets[row]): row for row in rows_of[kind]}
+            return np.asarray([asked[image] for image in data.targets[class_rows].tolist()], int)
+
         challenges = {kind: some((kind, None), c.several) for kind in CHALLENGES}
         return cls(
-            config, data, materials.class_answers, some("classification", c.classification),
+            config, data, materials.class_answers, class_rows,
             some("caption", c.captions), some("vqa", c.answers),
             {kind: rows for kind, rows in challenges.items() if len(rows)},
-            {n: some((FEW_SHOT, n), c.classification) for n in sorted(config.data.shots)},
-            {n: some((PERMUTED, n), c.classification) for n in sorted(config.data.shots)},
+            {n: same_images((FEW_SHOT, n)) for n in sorted(config.data.shots)},
+            {n: same_images((PERMUTED, n)) for n in sorted(config.data.shots)},
             data.exchanged(config.seed),
         )  # fmt: skip
 

@@ -44,10 +44,10 @@ def embedded(images, seed=0):
     return centres[images.labels] + 0.5 * rng.normal(size=(len(images), 16))
 
 
-def about(images=UNSEEN, pool=POOL, shots=(), challenges=(), training=False, **options):
+def about(images=UNSEEN, pool=POOL, shots=(), challenges=(), tested=True, **options):
     embeddings = embedded(images, 1 if images is not pool else 0), embedded(pool)
     return multi_image_instructions(
-        images, pool, embeddings, shots, challenges, seed=3, training=training, **options
+        images, pool, embeddings, shots, challenges, seed=3, tested=tested, **options
     )
 
 
@@ -89,7 +89,7 @@ def test_permuted_names_are_the_same_prompt_with_every_example_called_by_one_wro
 
 
 def test_in_training_an_image_is_never_its_own_example_and_has_one_number_of_them():
-    items = about(POOL, POOL, shots=(1, 2, 4), training=True)
+    items = about(POOL, POOL, shots=(1, 2, 4), tested=False)
     assert len(items) == len(POOL)
     assert {len(i.images) for i in items} == {2, 3, 5}
     assert all(i.target not in i.images[:-1] for i in items)
@@ -98,13 +98,13 @@ def test_in_training_an_image_is_never_its_own_example_and_has_one_number_of_the
 
 def test_few_shot_needs_labels_alone():
     bare = ImageSet(POOL.keys, POOL.labels, CATEGORIES, [BLANK] * len(POOL))
-    items = about(bare, bare, shots=(2,), challenges=CHALLENGES, training=True)
+    items = about(bare, bare, shots=(2,), challenges=CHALLENGES, tested=False)
     assert len(items) == len(POOL)
     assert {i.metadata["supplement"] for i in items} == {""}
     bare.facts[0] = {"category": CATEGORIES[0], "nm_per_pixel": 2.0}  # of a file that says so
-    item = about(bare, bare, shots=(2,), training=True)[0]
+    item = about(bare, bare, shots=(2,), tested=False)[0]
     assert item.metadata["supplement"] == "Pixel size 2 nm."
-    asked = about(bare, bare, shots=(2,), training=True, question="Sound or not?")
+    asked = about(bare, bare, shots=(2,), tested=False, question="Sound or not?")
     assert all(i.question.endswith("<image> Sound or not?") for i in asked)
 
 
@@ -163,7 +163,7 @@ def test_an_image_without_company_is_passed_over():
         [POOL.keys[i] for i in alone], POOL.labels[alone], CATEGORIES, [BLANK] * len(alone),
         [POOL.facts[i] for i in alone], [POOL.records[i] for i in alone],
     )  # fmt: skip
-    items = about(few, few, challenges=("intra_class",), training=True)
+    items = about(few, few, challenges=("intra_class",), tested=False)
     assert items and CATEGORIES[0] not in {i.category for i in items}
 
 

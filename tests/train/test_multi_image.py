@@ -1,6 +1,7 @@
 """A whole run whose prompts hold several images, and batches of them."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ from tiny_run import get_config
 from slava_jax.config import ConfigError, check
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.inference.assistant import load_assistant
-from slava_jax.teacher.multi_image import CHALLENGES
+from slava_jax.teacher.multi_image import CHALLENGES, PERMUTED
 from slava_jax.train.loop import run
+from slava_jax.train.materials import prepare, with_multi_image
+from slava_jax.train.test_split import TestSplit
 
 
 def config():
@@ -44,7 +47,7 @@ def test_examples_are_training_images_and_targets_of_the_split(finished):
         assert {item.target for item in items} == keys
         assert all(set(item.images[:-1]) <= own["train"] for item in items)
         kinds = {item.question_type for item in items}
-        permuted = {"few_shot_permuted"} if name != "train" else set()
+        permuted = {"few_shot_permuted"} if name == "test" else set()  # no model is chosen by it
         assert kinds == {"few_shot", *CHALLENGES} | permuted
 
 
@@ -63,6 +66,38 @@ def test_few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finish
             assert 0 < metrics[f"{kind}{control}.n"] <= 4
             assert f"{kind}{control}.rougeL" in metrics
         assert f"lm.nats_per_token.{kind}" in metrics
+
+
+def test_controls_of_few_shot_are_of_the_images_that_are_asked_without_examples(tmp_path):
+    c = config()
+    materials = prepare(c, tmp_path)
+    embedded = {
+        name: np.random.default_rng(0).normal(size=(len(getattr(materials, name).images), 4))
+        for name in ("train", "validation", "test")
+    }
+    materials = with_multi_image(c, materials, embedded, tmp_path)
+    held = materials.test
+    kept = [i for i, item in enumerate(held.instructions) if i > 1]  # one image has no question
+    kept += kept[:30]  # and one has two
+    test = TestSplit.of(
+        c,
+        replace(
+            materials,
+            test=replace(
+                held,
+                instructions=[held.instructions[i] for i in kept],
+                examples=[held.examples[i] for i in kept],
+            ),
+        ),
+    )
+    data = test.data
+    asked = data.targets[test.class_rows].tolist()
+    assert len(asked) == 8
+    for kind, rows_of in (("few_shot", test.few_shot_rows), (PERMUTED, test.permuted_rows)):
+        for count, rows in rows_of.items():
+            assert data.targets[rows].tolist() == asked
+            items = [data.instructions[row] for row in rows]
+            assert {(i.question_type, i.metadata["shots"]) for i in items} == {(kind, count)}
 
 
 def test_a_picture_shows_what_was_chosen(finished):

@@ -1,0 +1,152 @@
+"""Experiments that take hours: what they read is measured, and what they write."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.ablations import __main__ as ablations
+from experiments.claims import __main__ as claims
+from experiments.claims import shift, styles
+from experiments.tables import specs
+from experiments.tables.table import metric_names
+from slava_jax.data.instructions import STYLES, Instruction, read_jsonl, write_jsonl
+from slava_jax.data.records import CATEGORIES
+from slava_jax.eval import tasks
+from slava_jax.eval.text_metrics import SCORE_NAMES
+from slava_jax.teacher.multi_image import CHALLENGES
+
+
+def measured() -> set[str]:
+    """Names of what the evaluation of a run with several images in its prompts yields."""
+    labels, scores = np.arange(10), np.eye(10)
+    one, yes = np.ones(10), np.ones(10, bool)
+    losses = tasks.Losses(["class"] * 10, one, one, one, one - 1, yes)
+    found = {"run.seconds.assistant"}
+    for rank in (4, 8, 12, 16):
+        found |= {f"rank_{rank}.top1", f"rank_{rank}.nats_per_token"}
+    few = dict.fromkeys(("", "_permuted", "_zero_shot"), scores)
+    found |= dict(tasks.few_shot(labels, few, np.zeros((10, 4), int), CATEGORIES)).keys()
+    for control in ("", "_shuffled", "_zero_b", "_untrained", "_vit", "_classical", "_majority"):
+        found |= dict(tasks.classification(labels, scores, CATEGORIES, control)).keys()
+        found |= dict(tasks.language_modelling(losses, control)).keys()
+        found |= dict(tasks.matching(losses, control)).keys()
+        for task in ("caption", "vqa", *CHALLENGES):
+            found |= {f"{task}{control}.{name}" for name in ("n", *SCORE_NAMES)}
+    return found
+
+
+def test_every_number_that_a_table_reads_is_measured():
+    for spec in specs.SPECS.values():
+        assert not set(metric_names(spec)) - measured()
+        claimed = {name for claim in spec.claims for name in (claim.metric, claim.minus)}
+        assert not claimed - measured()
+    assert not {metric for _, _, metric, *_ in specs.HEADLINES} - measured()
+
+
+def test_every_number_that_an_ablation_keeps_is_measured():
+    assert not set(ablations.KEPT) - measured()
+
+
+def ablated(folder, seeds=(0, 1), left_out=()):
+    """Result files of every variant with either decoder, but for those left out."""
+    for seed in seeds:
+        for decoder in ablations.DECODERS:
+            for i, variant in enumerate(ablations.VARIANTS):
+                if (decoder, variant) not in left_out:
+                    name = f"seed{seed}-{decoder}-{variant.replace(' ', '_')}.json"
+                    held = dict.fromkeys(ablations.KEPT, i + seed / 2)
+                    (folder / name).write_text(json.dumps({"metrics": held}))
+
+
+def test_ablations_are_a_mean_over_seeds_and_their_spread(tmp_path):
+    ablated(tmp_path)
+    found = ablations.summary(tmp_path)
+    assert list(found) == list(ablations.DECODERS)
+    assert list(found["llama"]) == list(ablations.VARIANTS)
+    mean, deviation, seeds = found["llama"]["one expert"]["classification.top1"]
+    assert (mean, seeds) == (2.25, 2) and deviation == pytest.approx(0.354, abs=1e-3)
+    page = ablations.page(found)
+    cells = " | ".join(["2.250 ± 0.354"] * 9)
+    assert page.count(f"| one expert | 2 | {cells} |") == 2
+    ablated(tmp_path, seeds=(2,))
+    assert ablations.summary(tmp_path)["llama"]["full"]["classification.top1"] == [0.5, 0.5, 3]
+
+
+def test_an_ablation_of_one_seed_has_no_spread(tmp_path):
+    ablated(tmp_path, seeds=(1,))
+    assert "| full | 1 | 0.500 | 0.500 |" in ablations.page(ablations.summary(tmp_path))
+
+
+def test_a_variant_stands_in_its_own_line_of_the_plot_whatever_was_run(tmp_path):
+    ablated(tmp_path, left_out=[("llama", "two experts"), ("llama", "full")])
+    figure = ablations.plot(ablations.summary(tmp_path), tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").stat().st_size > 1000
+    names = list(ablations.VARIANTS)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # of both decoders
+    for axes, count in zip(figure.axes, (7, 5), strict=True):
+        for points in axes.lines:
+            assert len(points.get_xdata()) == count
+            for x, y in zip(points.get_xdata(), points.get_ydata(), strict=True):
+                assert labels[y] == names[round(x - 0.25)]
+
+
+def test_claims_are_a_table_each(tmp_path):
+    for seed, top1 in ((0, 0.5), (2, 0.75)):
+        held = {"seed": seed, "scores": {"top-1 within": top1, "top-1 outside": 0.25, "n": 200.0}}
+        (tmp_path / claims.place("shift", seed, "mixed").name).write_text(json.dumps(held))
+    page = claims.page(tmp_path)
+    assert page.count("Not measured yet.") == 2
+    assert "| trained on | seeds | n | top-1 within | top-1 outside |" in page
+    assert "| mixed | 2 | 200 | 0.625 ± 0.177 | 0.250 ± 0.000 |" in page and "| shifted" not in page
+
+
+def test_shifted_and_mixed_are_trained_on_other_images_than_both_are_asked_about(monkeypatch):
+    def truths(drawings):
+        return [
+            SimpleNamespace(magnification=1 if n % 4 else 10**6, detector="SE2", artefacts=())
+            for _, n in drawings
+        ]
+
+    monkeypatch.setattr(shift, "truths", truths)
+    taken, within, outside = shift._drawings(seed=1)
+    assert len(set(within)) == len(set(outside)) == 20 * len(CATEGORIES)
+    assert all(n % 4 for _, n in within + taken["shifted"]) and not any(n % 4 for _, n in outside)
+    for variant in shift.VARIANTS:
+        assert Counter(category for category, _ in taken[variant]) == dict.fromkeys(CATEGORIES, 120)
+        assert not {*taken[variant]} & {*within, *outside}
+    assert np.mean([n % 4 > 0 for _, n in taken["mixed"]]) == 0.75
+
+
+def test_answers_of_every_style_are_told_by_one_tokenizer(tmp_path, monkeypatch):
+    def run(config, workdir):
+        """Leaves what a run leaves, or reads what it would read."""
+        place = Path(workdir) / "data"
+        if config.stages == ("vision",):
+            for name in ("procedural", "tokenizer", "instructions"):
+                (place / name).mkdir(parents=True)
+            for split in ("train", "validation", "test"):
+                item = Instruction("-", (split,), "<image> What?", "That.", "vqa", "short", "Tips")
+                items = [replace(item, id=split + style, style=style) for style in STYLES]
+                write_jsonl(place / "instructions" / f"{split}.jsonl", items)
+        seen.append((config.stages, [i.style for i in own(config)], sorted(os.listdir(place))))
+        return dict.fromkeys(("vqa_short.rougeL", "vqa_detailed.rougeL"), 0.5) | {
+            "classification.top1": 0.5, "vqa.n": 512.0,
+        }  # fmt: skip
+
+    def own(config):
+        return read_jsonl(config.data.instructions) if config.data.instructions else []
+
+    seen = []
+    monkeypatch.setattr(styles, "run", run)
+    assert styles.measure(0, "detailed answers", tmp_path / "runs")["n"] == 512
+    assert seen[1] == (
+        ("language", "assistant"),
+        ["detailed", "detailed", "short", "detailed"],  # of training, validation, and all of test
+        ["procedural", "tokenizer"],
+    )
