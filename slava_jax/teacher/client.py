@@ -142,14 +142,14 @@ class Endpoint:
             choice = completion["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
             text, refusal = message.get("content") or "", message.get("refusal") or ""
-            usage = completion.get("usage")
-            tokens = usage and (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (
+            ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError
+        ) as error:  # fmt: skip
             raise AttemptError(
                 "the server's answer is not a chat completion", retry=True, billed=True
             ) from error
         texts = [self._redactor.answer(str(part)) for part in (text, finish or "", refusal)]
-        return Reply(*texts), tokens or None
+        return Reply(*texts), _tokens(completion.get("usage"))
 
     def _refused(self, error: openai.APIStatusError) -> Reply:
         """The reply that a filter's error stands for. Raises AttemptError for all other ones."""
@@ -167,6 +167,16 @@ class Endpoint:
             hopeless=hopeless,
             wait=_retry_after(error.response.headers),
         ) from error
+
+
+def _tokens(usage: Any) -> tuple[int, int] | None:
+    """Tokens of message and answer; None where they are not counted: no message has none."""
+    if not isinstance(usage, dict):
+        return None
+    message, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(message) is not int or type(answer) is not int or message < 1 or answer < 0:
+        return None
+    return message, answer
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
