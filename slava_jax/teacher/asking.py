@@ -189,7 +189,6 @@ class _Asking:
     async def _back_off(self, failure: AttemptError, attempt: int) -> None:
         if failure.wait is not None:  # The server is busy, and so for every worker.
             self._pause_until = max(self._pause_until, time.monotonic() + failure.wait)
-            return
         seconds = min(_LONGEST_BACKOFF, self._settings["backoff"] * 2**attempt)
         await self._sleep(seconds * random.uniform(0.5, 1.0))
 

@@ -82,10 +82,9 @@ def test_retry_after_holds_all_requests_back(tmp_path, fault):
     assert complete_set(task)
 
 
-def test_back_off_doubles(tmp_path):
-    api, _, _ = run(
-        tmp_path, first(error(500), 4), concurrency=1, backoff=0.08, per_class=1, attempts=6
-    )
+@pytest.mark.parametrize("fault", [error(500), error(429, Retry_After=0)], ids=["500", "0 s"])
+def test_back_off_doubles(tmp_path, fault):
+    api, _, _ = run(tmp_path, first(fault, 4), concurrency=1, backoff=0.08, per_class=1, attempts=6)
     gaps = [later - before for before, later in itertools.pairwise(api.times)]
     assert all(gap >= 0.5 * 0.08 * 2**n for n, gap in enumerate(gaps[:4]))
 
@@ -260,8 +259,10 @@ def test_a_server_that_does_not_count_tokens(tmp_path, usage):
 def test_the_key_goes_to_the_server_it_is_meant_for(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     monkeypatch.setenv("HOUSE_KEY", " sk-of-the-house\n")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-openai")
     api, _, _ = run(tmp_path)
-    assert not any("sk-" in str(headers) for headers in api.headers)
+    assert not any("-of-" in str(headers) for headers in api.headers)
     api, _, _ = run(tmp_path / "two", key_variable="HOUSE_KEY")
     assert {headers["Authorization"] for headers in api.headers} == {"Bearer sk-of-the-house"}
     for value, said in (("", "holds no key"), ("sk-\u00e9", "cannot be a key")):
