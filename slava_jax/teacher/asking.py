@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from slava_jax.teacher.client import AttemptError, Endpoint
-from slava_jax.teacher.journal import Cost, Journal
+from slava_jax.teacher.journal import Cost, Journal, Ledger
 from slava_jax.teacher.plan import Request
 from slava_jax.teacher.settings import TeacherError, max_tokens
 
@@ -22,6 +22,12 @@ _FAILURES = 10  # requests given up in a row, after which the server counts as b
 def money(cost: Cost, prices: Mapping[str, float]) -> float:
     """What it costs, in the currency of the prices."""
     return (cost.input * prices["input"] + cost.output * prices["output"]) / 1e6
+
+
+def cost_at_most(request: Request, ledger: Ledger, settings: Mapping[str, Any]) -> Cost:
+    """What a request can cost: its message as expected, with the longest answer."""
+    tokens = math.ceil(request.guess * ledger.underestimate(len(request.keys)))
+    return Cost(1, tokens, max(max_tokens(settings), ledger.overlong))
 
 
 def exceeded(cost: Cost, settings: Mapping[str, Any]) -> str:
@@ -102,6 +108,7 @@ class _Asking:
         self._settings, self._answered = settings, answered
         self._stop, self._settled = asyncio.Event(), asyncio.Event()
         self._under_way, self._in_a_row, self._pause_until = 0, 0, 0.0
+        self._measured: set[int] = set()  # numbers of images that an answer was had about
         self.outcome = Outcome()
 
     def stop(self, reason: str, broken: bool = False) -> None:
@@ -146,11 +153,11 @@ class _Asking:
                 await self._sleep(pause)
                 continue
             ledger = self._journal.ledger
-            tokens = math.ceil(request.guess * ledger.underestimate)
-            at_most = Cost(1, tokens, max_tokens(self._settings))
+            at_most = cost_at_most(request, ledger, self._settings)
             over = exceeded(ledger.spent + at_most, self._settings)
-            # The first request goes alone: until it is answered, what it costs is a guess.
-            if not over and (ledger.calibrated or not self._under_way):
+            # The first request with so many images goes alone: until it is answered, what such a
+            # one costs is a guess; what it cost before may have been with another model.
+            if not over and (len(request.keys) in self._measured or not self._under_way):
                 return at_most
             if not self._under_way:
                 self.stop(f"the next request could exceed the budget: {over}")
@@ -169,6 +176,8 @@ class _Asking:
             return failure
         else:
             cost = at_most if tokens is None else Cost(1, *tokens)
+            if cost.input:
+                self._measured.add(len(request.keys))
             self._journal.answered(request.id, reply, cost, request.guess)
             self._answered(request)
             return None
@@ -180,7 +189,6 @@ class _Asking:
     async def _back_off(self, failure: AttemptError, attempt: int) -> None:
         if failure.wait is not None:  # The server is busy, and so for every worker.
             self._pause_until = max(self._pause_until, time.monotonic() + failure.wait)
-            return
         seconds = min(_LONGEST_BACKOFF, self._settings["backoff"] * 2**attempt)
         await self._sleep(seconds * random.uniform(0.5, 1.0))
 

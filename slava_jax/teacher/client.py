@@ -22,6 +22,8 @@ OPENAI = "https://api.openai.com/v1"
 _RETRIED = {408, 409, 425, 429}  # and 500 and above
 _HOPELESS = {401, 402, 403, 404}  # the next request would be answered in the same way
 _FILTERED = ("content_filter", "content_policy_violation")
+# A key that a server shows in parts, and who it belongs to: "sk-ab***yz", "org-A1b2C3d4".
+_ACCOUNT = re.compile(r"\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
 _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
 _LONGEST_REASON = 300  # characters of a server's error message
 
@@ -49,12 +51,16 @@ class Redactor:
         """`base_url` may hold the name of a host of the house."""
         parts = urlsplit(base_url)
         home = str(Path.home())
-        secrets = {key: "[key]", base_url: "[server]", parts.netloc: "[server]"}
+        secrets = {key: "[key]", base_url: "[server]"}
+        if parts.netloc != parts.hostname or "." in parts.netloc:  # more than a lone word
+            secrets[parts.netloc] = "[server]"
         if home != "/":
             secrets[home] = "[home]"
         self._secrets = {text: mark for text, mark in secrets.items() if text}
-        hosts = {socket.gethostname(), parts.hostname or ""} - {""}
-        self._hosts = re.compile("|".join(rf"\b{re.escape(host)}\b" for host in hosts))
+        own = socket.gethostname()
+        hosts = sorted({own, own.split(".")[0], parts.hostname} - {""}, key=len, reverse=True)
+        named = "|".join(map(re.escape, hosts))  # the longest first
+        self._hosts = re.compile(rf"\b(?:{named})\b", re.IGNORECASE)
 
     def answer(self, text: str) -> str:
         """An answer: a host's name may be an honest word of it and stays."""
@@ -63,8 +69,9 @@ class Redactor:
         return text
 
     def error(self, text: str) -> str:
-        """An error message: hosts and paths go, too, and all beyond 300 characters."""
-        text = self._hosts.sub("[host]", self.answer(text))
+        """An error message: accounts, hosts and paths go, too, and all beyond 300 characters."""
+        text = self.answer(text).encode(errors="replace").decode()  # half characters print nowhere
+        text = self._hosts.sub("[host]", _ACCOUNT.sub("[account]", text))
         text = " ".join(_PATH.sub("[path]", text).split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
@@ -103,6 +110,8 @@ class Endpoint:
             max_retries=0,  # every attempt is counted and written down, which is done above
             timeout=settings["timeout"],
         )
+        if settings["base_url"]:  # OPENAI_ORG_ID and OPENAI_PROJECT_ID are meant for OpenAI
+            self._client.organization = self._client.project = None
 
     async def __aenter__(self) -> "Endpoint":
         return self
@@ -142,14 +151,14 @@ class Endpoint:
             choice = completion["choices"][0]
             message, finish = choice["message"], choice.get("finish_reason")
             text, refusal = message.get("content") or "", message.get("refusal") or ""
-            usage = completion.get("usage")
-            tokens = usage and (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (
+            ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError
+        ) as error:  # fmt: skip
             raise AttemptError(
                 "the server's answer is not a chat completion", retry=True, billed=True
             ) from error
         texts = [self._redactor.answer(str(part)) for part in (text, finish or "", refusal)]
-        return Reply(*texts), tokens or None
+        return Reply(*texts), _tokens(completion.get("usage"))
 
     def _refused(self, error: openai.APIStatusError) -> Reply:
         """The reply that a filter's error stands for. Raises AttemptError for all other ones."""
@@ -167,6 +176,16 @@ class Endpoint:
             hopeless=hopeless,
             wait=_retry_after(error.response.headers),
         ) from error
+
+
+def _tokens(usage: Any) -> tuple[int, int] | None:
+    """Tokens of message and answer; None where they are not counted: no message has none."""
+    if not isinstance(usage, dict):
+        return None
+    message, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(message) is not int or type(answer) is not int or message < 1 or answer < 0:
+        return None
+    return message, answer
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -51,34 +51,44 @@ class Ledger:
     Attributes:
       replies: by request, oldest first.
       spent: of all requests, those under way included, at what they can cost at most.
-      underestimate: the largest ratio of the tokens that a message had to those expected.
-      calibrated: an answer has said how many tokens it was.
+      overlong: the most tokens that an answer had which had more than it was allowed, else 0.
     """
 
     def __init__(self):
         self.replies: dict[str, list[Reply]] = defaultdict(list)
         self.spent = Cost()
-        self.underestimate = 1.0
-        self.calibrated = False
-        self._open: dict[str, Cost] = {}
+        self.overlong = 0
+        self._underestimates: dict[int, float] = {}  # by number of images
+        self._open: dict[str, tuple[Cost, int]] = {}  # by request: at most; number of images
+
+    def underestimate(self, images: int) -> float:
+        """The largest ratio of the tokens that a message had to those expected, 1 or more.
+
+        That of messages with as many images; while there was none, the largest of all.
+        """
+        largest = max(self._underestimates.values(), default=1.0)
+        return self._underestimates.get(images, largest)
 
     def take(self, line: dict) -> None:
         """Adds a line. Raises KeyError or TypeError where it is none of ours."""
         kind, request = line["event"], line["request"]
         if kind == "sent":
-            self._open[request] = Cost(1, line["input"], line["output"])
-            self.spent += self._open[request]
+            at_most = Cost(1, line["input"], line["output"])
+            self._open[request] = at_most, len(line["images"])
+            self.spent += at_most
             return
         if kind not in ("answer", "failed"):
             raise KeyError(kind)
-        expected = self._open.pop(request)
-        self.spent += Cost(1, line["input"], line["output"]) - expected
+        at_most, images = self._open.pop(request)
+        self.spent += Cost(1, line["input"], line["output"]) - at_most
         if kind == "answer":
             self.replies[request].append(Reply(line["text"], line["finish"], line["refusal"]))
+            if line["output"] > at_most.output:
+                self.overlong = max(self.overlong, line["output"])
             if line["input"]:
-                self.calibrated = True
                 ratio = line["input"] / max(1, line["guess"])
-                self.underestimate = max(self.underestimate, ratio)
+                known = self._underestimates.get(images, 1.0)
+                self._underestimates[images] = max(known, ratio)
 
 
 def read_journal(path: Path) -> Ledger:

@@ -13,7 +13,7 @@ from typing import Any
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.teacher.facts import supplement_text
 from slava_jax.teacher.phrases import readable
-from slava_jax.teacher.prompt_sets import CHALLENGES, Item, PromptSet, Question, Shown, load_set
+from slava_jax.teacher.prompt_sets import CHALLENGES, Item, Question, Shown, load_set
 from slava_jax.teacher.prompt_sets import messages as rendered
 from slava_jax.teacher.sources import Context, Group
 
@@ -98,7 +98,7 @@ def requests(
         for row in chosen_rows(sets[split], settings["images_per_category"], seed):
             picture = _picture(sets[split], row, contexts)
             for questions in _batches(prompts.questions, settings["questions_per_request"]):
-                plan.append(_request(settings, split, (picture,), prompts, questions, seed))
+                plan.append(_request(settings, split, (picture,), prompts.about, questions, seed))
     if not groups:
         groups = [
             group
@@ -108,8 +108,7 @@ def requests(
                 seed,
             )
         ]  # fmt: skip
-    challenges = load_set(CHALLENGES)
-    by_kind = {question.name: question for question in challenges.questions}
+    by_kind = {question.name: question for question in load_set(CHALLENGES).questions}
     homes = {key: images for images in sets.values() for key in images.index}
     for group in groups:
         if group.split in settings["splits"]:
@@ -117,7 +116,7 @@ def requests(
                 _picture(homes[key], homes[key].index[key], contexts) for key in group.images
             )
             asked = (by_kind[group.kind],)
-            plan.append(_request(settings, group.split, pictures, challenges, asked, seed))
+            plan.append(_request(settings, group.split, pictures, prompts.about, asked, seed))
     return plan
 
 
@@ -138,21 +137,23 @@ def random_groups(
     """Groups of every kind and category, drawn without regard to likeness.
 
     Of one category (with two images or more) for `intra_class` and `heterogeneity`, of different
-    ones for `inter_class`; `size` images at most, the target image last.
+    ones for `inter_class`; `size` images at most, the target image last. None comes twice, so that
+    a small category has fewer.
     """
     rows: dict[int, list[int]] = {}
     for row, label in enumerate(images.labels.tolist()):
         rows.setdefault(label, []).append(row)
     for kind in KINDS:
         for label in sorted(rows):
-            rng = random.Random(f"{seed}/{split}/{kind}/{label}")
+            rng, seen = random.Random(f"{seed}/{split}/{kind}/{label}"), set()
             for _ in range(per_category):
                 if kind == "inter_class":
                     others = rng.sample(sorted(rows.keys() - {label}), min(size, len(rows)) - 1)
                     drawn = [rng.choice(rows[other]) for other in (*others, label)]
                 else:
                     drawn = rng.sample(rows[label], min(size, len(rows[label])))
-                if len(drawn) > 1:
+                if len(drawn) > 1 and tuple(drawn) not in seen:
+                    seen.add(tuple(drawn))
                     yield Group(tuple(images.keys[row] for row in drawn), kind, split)
 
 
@@ -179,7 +180,7 @@ def _request(
     settings: Mapping[str, Any],
     split: str,
     pictures: tuple[Picture, ...],
-    prompts: PromptSet,
+    about: str,
     questions: Sequence[Question],
     seed: int,
 ) -> Request:
@@ -190,7 +191,7 @@ def _request(
         return random.Random(f"{seed}/{keys}/{question.name}").choice(question.wordings)
 
     items = tuple(Item(question, wording(question)) for question in questions)
-    request = Request(split, pictures, items, prompts.about, settings["send_images"])
+    request = Request(split, pictures, items, about, settings["send_images"])
     texts = request.texts()
     pixels = [_digest(picture.read()) for picture in pictures] if request.with_images else []
     identity = _digest(json.dumps([settings["model"], *texts, request.keys, pixels]))

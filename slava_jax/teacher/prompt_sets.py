@@ -1,6 +1,7 @@
 """Sets of questions to a teacher, and the messages they make. The sets are data: prompts/*.toml."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -40,7 +41,7 @@ class Question:
 class PromptSet:
     """The questions to one kind of image. `class_question` is '' for a general one."""
 
-    about: str  # what the images are
+    about: str  # what the images are; '' of the challenges
     questions: tuple[Question, ...]
     class_question: str = ""
 
@@ -83,8 +84,14 @@ def load_set(name: str) -> PromptSet:
         prompts = PromptSet(**{"about": "", **table}, questions=questions)
     except (TypeError, ValueError) as error:
         raise TeacherError(f"prompts {name!r}: {error}") from error
+    for text in (prompts.about, prompts.class_question):
+        if not isinstance(text, str) or IMAGE_TOKEN in text:
+            raise TeacherError(
+                f"prompts {name!r}: about and class_question must be texts without {IMAGE_TOKEN}"
+            )
     names = [question.name for question in questions]
-    if not names or len(set(names)) < len(names) or not prompts.about:
+    # The challenges are asked about the images of whatever set is chosen.
+    if not names or len(set(names)) < len(names) or not (prompts.about or name == CHALLENGES):
         raise TeacherError(
             f"prompts {name!r}: must say what the images are (about) and hold [[question]] entries "
             "with names of their own"
@@ -93,10 +100,15 @@ def load_set(name: str) -> PromptSet:
 
 
 def _question(entry: Mapping[str, Any]) -> Question:
-    question = Question(**{**entry, "wordings": tuple(entry.get("wordings", ()))})
+    wordings = entry.get("wordings", [])
+    if not isinstance(wordings, list):
+        raise ValueError(f"question {entry.get('name')!r}: wordings must be a list of texts")
+    question = Question(**{**entry, "wordings": tuple(wordings)})
     texts = (question.name, question.cover, *question.wordings)
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"question {question.name!r}: name, cover and wordings must be texts")
+    if not re.fullmatch(r"\w+", question.name):
+        raise ValueError(f"question {question.name!r}: name must be of letters, digits and _ alone")
     if question.task not in TASKS:
         raise ValueError(f"question {question.name!r}: task must be one of {', '.join(TASKS)}")
     if any(IMAGE_TOKEN in text for text in texts) or question.name == "class":

@@ -66,7 +66,7 @@ def read_replies(
     """The answers of all replies to one request, the first good one of each; and what lacks one.
 
     Args:
-      longest: characters that an answer, or a question, may have.
+      longest: characters that an answer, or a question of the teacher's, may have.
     """
     slots = [(item.question.name, style) for item in items for style in STYLES]
     good: dict[Slot, Answer] = {}
@@ -121,11 +121,14 @@ def _read_answer(table: dict, item: Item, style: str, longest: int) -> Answer | 
     entry = table.get(item.question.name)
     if not isinstance(entry, dict):
         return Problem(MALFORMED, "missing")
-    question = item.text or entry.get("question")
-    for what, text in (("question", question), ("answer", entry.get(style))):
+    said = {"answer": entry.get(style)}
+    if not item.text:
+        said["question"] = entry.get("question")
+    for what, text in said.items():
         if problem := _text_problem(text, longest):
             return Problem(problem.status, f"{what}: {problem.reason}")
-    return Answer(" ".join(question.split()), " ".join(entry[style].split()))
+    question = item.text or said["question"]
+    return Answer(" ".join(question.split()), " ".join(said["answer"].split()))
 
 
 def _text_problem(text: Any, longest: int) -> Problem | None:

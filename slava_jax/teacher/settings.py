@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 SPLITS = ("train", "validation", "test")
 _LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
@@ -91,12 +92,11 @@ def _alike(value: Any, example: Any) -> bool:
 def _value_problems(settings: Mapping) -> Iterator[str]:
     if not settings["model"]:
         yield "teacher.model: must name the model, as the server calls it"
-    if "@" in settings["base_url"]:
-        yield "teacher.base_url: must hold no password; put a key into an environment variable"
-    elif settings["base_url"] and not settings["base_url"].startswith(("http://", "https://")):
-        yield "teacher.base_url: must begin with http:// or https://"
-    if not settings["splits"] or not set(settings["splits"]) <= set(SPLITS):
-        yield f"teacher.splits: must be some of {', '.join(SPLITS)}, is {settings['splits']}"
+    if settings["base_url"]:
+        yield from _url_problems(settings["base_url"])
+    splits = settings["splits"]
+    if not splits or not set(splits) <= set(SPLITS) or len(set(splits)) < len(splits):
+        yield f"teacher.splits: must be some of {', '.join(SPLITS)}, each once, is {splits}"
     ones = ("questions_per_request", "longest_answer", "concurrency", "attempts")
     for name in ones:
         if settings[name] < 1:
@@ -110,6 +110,19 @@ def _value_problems(settings: Mapping) -> Iterator[str]:
         yield "teacher.timeout: must be above 0"
     yield from _request_problems(settings["request"])
     yield from _budget_problems(settings["budget"], settings["prices"])
+
+
+def _url_problems(url: str) -> Iterator[str]:
+    if "@" in url or "?" in url:
+        yield "teacher.base_url: must hold no password and no query; keys go into the environment"
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        yield "teacher.base_url: must be like http://HOST:8000/v1"
 
 
 def _request_problems(request: Mapping) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.teacher.settings import TeacherError
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +56,21 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
 def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...]) -> list[Group]:
     """Reads lines of {"images": [keys, the target last], "kind": one of `kinds`}; [] for no path.
 
-    Images before the target must be of the training split or of the target's own. Other fields
-    are passed over.
+    Images before the target must be of the training split or of the target's own; no group may
+    come twice. Other fields are passed over.
 
     Raises:
       TeacherError: names file, line and field.
     """
     split_of = {key: split for split, images in sets.items() for key in images.index}
-    groups = []
+    groups: dict[Group, str] = {}
     for where, line in _lines(path):
         keys, kind = line.get("images"), line.get("kind")
         if not isinstance(keys, list) or len(keys) < 2 or len(set(map(str, keys))) < len(keys):
-            raise TeacherError(f"{where}: images: must be a list of 2 or more keys, is {keys!r}")
-        if unknown := [key for key in keys if str(key) not in split_of]:
+            raise TeacherError(
+                f"{where}: images: must be a list of 2 or more different keys, is {keys!r}"
+            )
+        if unknown := [key for key in keys if not isinstance(key, str) or key not in split_of]:
             raise TeacherError(f"{where}: images: {unknown[0]!r} is no image of the data set")
         splits = [split_of[key] for key in keys]
         if not set(splits) <= {"train", splits[-1]}:
@@ -75,8 +80,11 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
             )
         if kind not in kinds:
             raise TeacherError(f"{where}: kind: must be one of {', '.join(kinds)}, is {kind!r}")
-        groups.append(Group(tuple(keys), kind, splits[-1]))
-    return groups
+        group = Group(tuple(keys), kind, splits[-1])
+        if group in groups:
+            raise TeacherError(f"{where}: stands in {groups[group]} already; remove one of them")
+        groups[group] = where
+    return list(groups)
 
 
 def _one_line(text: str) -> str:
@@ -97,6 +105,8 @@ def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             line = json.loads(raw)
         except ValueError as error:
             raise TeacherError(f"{path}:{number}: not JSON: {error}") from error
+        if _HALF.search(json.dumps(line, ensure_ascii=False)):
+            raise TeacherError(f"{path}:{number}: holds half a character (\\ud800); remove it")
         if not isinstance(line, dict):
             raise TeacherError(f"{path}:{number}: must be a JSON object, is {raw.strip()[:40]!r}")
         yield f"{path}:{number}", line

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, write_jsonl
-from slava_jax.teacher.asking import Outcome, ask_all, exceeded, money
+from slava_jax.teacher.asking import Outcome, ask_all, cost_at_most, exceeded, money
 from slava_jax.teacher.journal import Cost, Journal, Ledger, read_journal
 from slava_jax.teacher.plan import KINDS, Request, requests
 from slava_jax.teacher.procedural import DETAIL_REQUEST, label_instructions
 from slava_jax.teacher.prompt_sets import load_set
 from slava_jax.teacher.replies import Answer, Slot, is_directional, read_replies
-from slava_jax.teacher.settings import TeacherError, check, max_tokens
+from slava_jax.teacher.settings import TeacherError, check
 from slava_jax.teacher.sources import read_contexts, read_groups
 
 _TOKENS_PER_QUESTION = 150  # of a short and a detailed answer of the lengths asked for, as JSON
@@ -226,10 +226,9 @@ def _example(request: Request) -> str:
 def _bill(job: Job, plan: list[Request], ledger: Ledger) -> str:
     settings = job.settings
     todo = [request for request in plan if not ledger.replies.get(request.id)]
-    tokens = round(sum(request.guess for request in todo) * ledger.underestimate)
+    at_most = sum((cost_at_most(request, ledger, settings) for request in todo), Cost())
     said = _TOKENS_PER_QUESTION * sum(len(request.items) for request in todo)
-    likely = Cost(len(todo), tokens, min(said, len(todo) * max_tokens(settings)))
-    at_most = Cost(len(todo), tokens, len(todo) * max_tokens(settings))
+    likely = dataclasses.replace(at_most, output=min(said, at_most.output))
     lines = [
         f"{len(plan)} requests, {len(plan) - len(todo)} answered",
         f"spent: {_spent(job, ledger.spent)}",

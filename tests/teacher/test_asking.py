@@ -38,8 +38,9 @@ def complete_set(task) -> bool:
 @pytest.mark.parametrize(
     "fault",
     [error(429), error(500), error(503), error(408), garbage, half, hang(0.0),
-     lambda handler: handler.send(200, b"[]"), lambda handler: handler.send(200, b'{"choices"')],
-    ids=["429", "500", "503", "408", "html", "half", "hung up", "list", "cut json"],
+     lambda handler: handler.send(200, b"[]"), lambda handler: handler.send(200, b'{"choices"'),
+     lambda handler: handler.send(200, b"[" * 100_000)],
+    ids=["429", "500", "503", "408", "html", "half", "hung up", "list", "cut json", "deep"],
 )  # fmt: skip
 def test_a_fault_that_passes_costs_no_answer(tmp_path, fault):
     api, task, report = run(tmp_path, first(fault, 3), concurrency=1)
@@ -81,10 +82,9 @@ def test_retry_after_holds_all_requests_back(tmp_path, fault):
     assert complete_set(task)
 
 
-def test_back_off_doubles(tmp_path):
-    api, _, _ = run(
-        tmp_path, first(error(500), 4), concurrency=1, backoff=0.08, per_class=1, attempts=6
-    )
+@pytest.mark.parametrize("fault", [error(500), error(429, Retry_After=0)], ids=["500", "0 s"])
+def test_back_off_doubles(tmp_path, fault):
+    api, _, _ = run(tmp_path, first(fault, 4), concurrency=1, backoff=0.08, per_class=1, attempts=6)
     gaps = [later - before for before, later in itertools.pairwise(api.times)]
     assert all(gap >= 0.5 * 0.08 * 2**n for n, gap in enumerate(gaps[:4]))
 
@@ -200,6 +200,40 @@ def test_messages_larger_than_expected_do_not_break_the_budget(tmp_path):
     assert len(api.bodies) == 3
 
 
+def test_messages_with_more_images_do_not_break_the_budget(tmp_path):
+    """What one image costs tells little of four: the first such request goes alone, too."""
+
+    def behave(number, body):
+        images = sum(part["type"] == "image_url" for part in body["messages"][-1]["content"])
+        tokens = {"prompt_tokens": 300 + 2000 * images, "completion_tokens": 10}
+        return complete(good_text(body), usage=tokens)
+
+    _, task, _ = run(
+        tmp_path, behave, budget={"requests": 0, "tokens": 40_000, "money": 0.0}, per_class=4,
+        images_per_category=1, groups_per_category=4, images_per_group=4, image_tokens=10,
+        request={"max_tokens": 100}, concurrency=16,
+    )  # fmt: skip
+    assert 25_000 < read_journal(task.journal).spent.tokens <= 40_000
+
+
+def test_a_model_that_is_larger_than_the_last_does_not_break_the_budget(tmp_path):
+    own = {"request": {"max_tokens": 100}, "image_tokens": 10, "concurrency": 8}
+    run(tmp_path, images_per_category=1, **own)
+    usage = {"prompt_tokens": 20_000, "completion_tokens": 10}
+    behave = lambda number, body: complete(good_text(body), usage=usage)  # noqa: E731
+    budget = {"requests": 0, "tokens": 50_000, "money": 0.0}
+    _, task, _ = run(tmp_path, behave, budget=budget, model="larger", **own)
+    assert 40_000 < read_journal(task.journal).spent.tokens <= 50_000
+
+
+def test_a_server_that_does_not_keep_to_max_tokens(tmp_path):
+    usage = {"prompt_tokens": 100, "completion_tokens": 20_000}
+    behave = lambda number, body: complete(good_text(body), usage=usage)  # noqa: E731
+    budget = {"requests": 0, "tokens": 50_000, "money": 0.0}
+    _, task, _ = run(tmp_path, behave, budget=budget, request={"max_tokens": 100})
+    assert read_journal(task.journal).spent.tokens == 2 * 20_100
+
+
 def test_attempts_that_may_have_been_paid_for_count(tmp_path):
     budget = {"requests": 0, "tokens": 6000, "money": 0.0}
     own = {"request": {"max_tokens": 1000}, "image_tokens": 10, "concurrency": 1, "attempts": 50}
@@ -207,10 +241,16 @@ def test_attempts_that_may_have_been_paid_for_count(tmp_path):
     assert 2 <= len(api.bodies) <= 5 and "budget: tokens 6000" in report
 
 
-def test_a_server_that_does_not_count_tokens(tmp_path):
-    """What it may have cost at most stands in for them."""
-    behave = lambda number, body: complete(good_text(body), usage=None)  # noqa: E731
+@pytest.mark.parametrize(
+    "usage",
+    [None, {}, {"prompt_tokens": 100}, {"prompt_tokens": 0, "completion_tokens": 0}, [7],
+     {"prompt_tokens": -5, "completion_tokens": 3}, {"prompt_tokens": 1e999}],
+)  # fmt: skip
+def test_a_server_that_does_not_count_tokens(tmp_path, usage):
+    """What it may have cost at most stands in for them, and the answer counts."""
+    behave = lambda number, body: complete(good_text(body), usage=usage)  # noqa: E731
     api, task, _ = run(tmp_path, behave, request={"max_completion_tokens": 700})
+    assert len(api.bodies) == 6
     assert complete_set(task)
     assert read_journal(task.journal).spent.output == 6 * 700
     assert api.bodies[0]["max_completion_tokens"] == 700
@@ -219,8 +259,10 @@ def test_a_server_that_does_not_count_tokens(tmp_path):
 def test_the_key_goes_to_the_server_it_is_meant_for(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     monkeypatch.setenv("HOUSE_KEY", " sk-of-the-house\n")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-openai")
     api, _, _ = run(tmp_path)
-    assert not any("sk-" in str(headers) for headers in api.headers)
+    assert not any("-of-" in str(headers) for headers in api.headers)
     api, _, _ = run(tmp_path / "two", key_variable="HOUSE_KEY")
     assert {headers["Authorization"] for headers in api.headers} == {"Bearer sk-of-the-house"}
     for value, said in (("", "holds no key"), ("sk-\u00e9", "cannot be a key")):

@@ -95,7 +95,7 @@ def test_what_is_written_is_read(tmp_path):
     ledger = read_journal(filled(tmp_path / "journal.jsonl"))
     assert ledger.replies["r2"] == [Reply("text 2 µ", "stop")]
     assert ledger.spent == Cost(3, 300, 30)
-    assert ledger.underestimate == 2.0
+    assert ledger.underestimate(1) == ledger.underestimate(3) == 2.0
 
 
 def test_every_torn_end_is_gone_on_from(tmp_path):

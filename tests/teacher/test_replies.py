@@ -81,6 +81,15 @@ def test_one_bad_answer_leaves_the_other(answer, problem):
     assert {(p.status, p.reason) for p in bad.values()} == {problem}
 
 
+def test_questions_of_the_users_own_are_in_what_words_they_like():
+    text = "Wie groß sind die Drähte, und sind sie von einer Art?"
+    item = Item(Question("size", "sizes", (text,)), text)
+    good, bad = read(json.dumps({"size": GOOD}), items=(item,), longest=45)
+    assert not bad and good["size", "short"].question == text
+    problem = ("malformed", "question: in another language")
+    assert reasons(json.dumps({"finding": {**GOOD, "question": text}}), items=(FREE,)) == {problem}
+
+
 def test_what_the_server_says_of_the_end_counts():
     whole = json.dumps({"size": GOOD})
     assert reasons(whole, finish="content_filter") == {("refused", "content filter")}

@@ -17,6 +17,7 @@ from tiny_run import get_config
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.data.tokenizer import special_tokens
+from slava_jax.teacher.client import Redactor
 from slava_jax.teacher.settings import TeacherError
 from slava_jax.teacher.taught import teach
 from slava_jax.train.materials import prepare
@@ -86,8 +87,11 @@ def test_what_is_not_the_teachers_is_left_alone(tmp_path):
 
 def gossip(number: int, body: dict):
     """A server that tells what it knows of its user."""
-    host, home = socket.gethostname(), os.environ["HOME"]
-    text = f"Key {KEY} of {host}: {home}/models/m.gguf and /srv/models/m.gguf not found"
+    host, home = socket.gethostname().split(".")[0], os.environ["HOME"]
+    text = (
+        f"Key {KEY} ({KEY[:6]}****{KEY[-4:]}, organization org-aB3dE6gH9) of {host.upper()}: "
+        f"{home}/models/m.gguf and /srv/models/m.gguf not found \ud800"
+    )
     actions = [error(500, text), error(400, text), complete(f"{KEY} {home}/x is no JSON")]
     if number < len(actions):
         return actions[number]
@@ -103,7 +107,7 @@ def written_below(folder: Path) -> dict[str, bytes]:
 def test_nothing_of_the_user_is_written(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HOUSE_KEY", KEY)
     monkeypatch.setenv("HOME", "/home/mustermann")
-    monkeypatch.setattr(socket, "gethostname", lambda: "labserver7")
+    monkeypatch.setattr(socket, "gethostname", lambda: "labserver7.house")
     with serving(Api(gossip)) as api:
         model = "/home/mustermann/models/teacher.gguf"
         task = job(tmp_path / "w", api.url, key_variable="HOUSE_KEY", concurrency=1, model=model)
@@ -116,10 +120,17 @@ def test_nothing_of_the_user_is_written(tmp_path, monkeypatch, capfd):
     said = {"report": report.replace(str(tmp_path), "").encode(), "out": out.encode(),
             "err": err.encode()}  # fmt: skip
     for name, raw in {**files, **said}.items():
-        for secret in (KEY, "mustermann", "labserver7", netloc, "/srv/models", str(tmp_path)):
-            assert secret.encode() not in raw, (name, secret)
+        for secret in (KEY, KEY[:6], KEY[-4:], "org-aB", "mustermann", "labserver7", netloc,
+                       "/srv/models", str(tmp_path)):  # fmt: skip
+            assert secret.encode().lower() not in raw.lower(), (name, secret)
     items = read_jsonl(task.instructions("train"))
     assert {item.metadata.get("teacher") for item in items} == {None, "teacher.gguf"}
+
+
+def test_a_word_of_an_answer_is_no_server(tmp_path):
+    redactor = Redactor("", "http://gold/v1")
+    assert redactor.answer("The gold is smooth.") == "The gold is smooth."
+    assert redactor.error("gold: http://gold/v1 is down") == "[host]: [server] is down"
 
 
 def folder_of_images(folder: Path) -> Path:

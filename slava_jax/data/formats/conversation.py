@@ -14,6 +14,7 @@ OWN_FIELDS = ("task", "style", "category", "images", "metadata")
 RESERVED = {"id", "image", "images", "conversations", "messages", "system", OWN}
 
 _MESSAGES = {"conversations": ("from", "value"), "messages": ("role", "content")}
+_LONGEST = 400  # characters of an error
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "system": "system", "developer": "system",
@@ -50,7 +51,9 @@ class Conversation:
 
 
 def wrong(field: str, problem: str) -> InstructionError:
-    """The error of a field of a record."""
+    """The error of a field of a record; of a long value that it quotes, both ends."""
+    if len(problem) > _LONGEST:
+        problem = f"{problem[: _LONGEST // 2]} ... {problem[-_LONGEST // 2 :]}"
     return InstructionError(f"field {field!r}: {problem}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from slava_jax.data.formats.conversation import wrong
+from slava_jax.data.images import ImageError, read_image
 from slava_jax.data.instructions import InstructionError, new_file
 
 EMBEDDED = "embedded"  # folder, below that of the images, for those that came within a record
@@ -47,8 +48,12 @@ class ImageFiles:
             return self._embedded(field, reference, wanted)
         if reference.lower().startswith(("http://", "https://")):
             raise wrong(field, f"{reference!r} is on the net; download it and name the file")
-        local = reference.lower().startswith("file://")
-        path = Path(unquote(urlsplit(reference).path) if local else reference)
+        path = Path(reference)
+        if reference.lower().startswith("file://"):
+            try:
+                path = Path(unquote(urlsplit(reference).path))
+            except ValueError as error:
+                raise wrong(field, f"{reference!r} is no file: URL ({error})") from error
         real = path.is_absolute() and path.is_relative_to(self._root)  # past symbolic links
         below = os.path.relpath(self._folder / path, self._root if real else self._folder)
         key = wanted or Path(below).as_posix()
@@ -66,9 +71,13 @@ class ImageFiles:
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
     def _check(self, field: str, reference: str, key: str) -> None:
-        if key.split("/")[0] == ".." or Path(key).is_absolute():
+        if ".." in Path(key).parts or Path(key).is_absolute():
             raise wrong(field, f"{reference!r} lies outside of {self._folder}; copy it into it")
-        if not (self._folder / key).is_file():
+        try:
+            found = (self._folder / key).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            found = False
+        if not found:
             raise wrong(
                 field, f"{reference!r} is no file in {self._folder}; correct it, or --images"
             )
@@ -81,12 +90,22 @@ class ImageFiles:
             content = base64.b64decode(reference[head.end() :], validate=True)
         except binascii.Error as error:
             raise wrong(field, f"is not base64 ({error}); is it cut off?") from error
+        try:
+            read_image(content, 1, 1, "the image")
+        except ImageError as error:
+            raise wrong(field, str(error)) from error
         kind = head[1].lower()
         name = f"{hashlib.sha256(content).hexdigest()[:20]}.{_SUFFIXES.get(kind, kind)}"
         key = wanted or f"{EMBEDDED}/{name}"
-        path = self._folder / key
         if ".." in Path(key).parts or Path(key).is_absolute():
             raise wrong(field, f"{key!r} lies outside of {self._folder}; correct it")
+        try:
+            self._keep(field, self._folder / key, content)
+        except (OSError, ValueError) as error:
+            raise wrong(field, f"cannot be kept under its key: {error}") from error
+        return key
+
+    def _keep(self, field: str, path: Path, content: bytes) -> None:
         if path.exists():
             if path.read_bytes() != content:
                 raise wrong(field, f"{path} is another image; rename that file")
@@ -94,4 +113,3 @@ class ImageFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:
                 file.write(content)
-        return key

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slava_jax.data.formats.conversation import parse
+from slava_jax.data.formats.conversation import parse, wrong
 from slava_jax.data.formats.files import read_records
 from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.formats.mapping import Reading, instructions_of, own_key
@@ -99,6 +99,9 @@ class Conversations:
 
 
 def _marked(item: Instruction, name: str, times: int) -> Instruction:
-    conversation = {"id": name, "turn": 1, "of": 1, **item.metadata.get("conversation", {})}
+    known = item.metadata.get("conversation", {})
+    if not isinstance(known, dict):
+        raise wrong("metadata.conversation", f"must be an object where an id recurs, is {known!r}")
+    conversation = {"id": name, "turn": 1, "of": 1, **known}
     metadata = {**item.metadata, "conversation": conversation}
     return dataclasses.replace(item, id=f"{item.id}#{times}", metadata=metadata)
