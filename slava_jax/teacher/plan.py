@@ -157,6 +157,11 @@ def random_groups(
                     yield Group(tuple(images.keys[row] for row in drawn), kind, split)
 
 
+def known_scale(facts: Mapping[str, Any]) -> str:
+    """Pixel size and magnification of an image as text, where its facts hold them."""
+    return supplement_text(facts.get("nm_per_pixel"), facts.get("magnification"))
+
+
 def _batches(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
     """In as few parts as possible, of sizes as equal as possible."""
     parts = math.ceil(len(questions) / most)
@@ -165,11 +170,11 @@ def _batches(questions: Sequence[Question], most: int) -> Iterator[Sequence[Ques
 
 
 def _picture(images: ImageSet, row: int, contexts: Mapping[str, Context]) -> Picture:
-    key, facts = images.keys[row], images.facts[row]
+    key = images.keys[row]
     context = contexts.get(key, Context())
     shown = Shown(
         readable(images.category(row)),
-        supplement_text(facts.get("nm_per_pixel"), facts.get("magnification")),
+        known_scale(images.facts[row]),
         context.caption,
         context.paragraphs,
     )

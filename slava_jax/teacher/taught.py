@@ -17,7 +17,7 @@ from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, write_jsonl
 from slava_jax.teacher.asking import Outcome, ask_all, cost_at_most, exceeded, money
 from slava_jax.teacher.journal import Cost, Journal, Ledger, read_journal
-from slava_jax.teacher.plan import KINDS, Request, requests
+from slava_jax.teacher.plan import KINDS, Request, known_scale, requests
 from slava_jax.teacher.procedural import DETAIL_REQUEST, label_instructions
 from slava_jax.teacher.prompt_sets import load_set
 from slava_jax.teacher.replies import Answer, Slot, is_directional, read_replies
@@ -165,10 +165,11 @@ def _class_instructions(job: Job, split: str) -> list[Instruction]:
     """Of every image, also of those not asked about: the label answers, not the teacher."""
     images, prompts = job.sets[split], load_set(job.settings["prompts"])
     asked = job.question or prompts.class_question or None
-    return [
-        label_instructions(key, images.category(row), {}, job.seed, asked)[0]
-        for row, key in enumerate(images.keys)
-    ]
+    items = []
+    for row, key in enumerate(images.keys):
+        scale = known_scale(images.facts[row])
+        items.append(label_instructions(key, images.category(row), {}, job.seed, asked, scale)[0])
+    return items
 
 
 def _instructions(job: Job, request: Request, good: Mapping[Slot, Answer]) -> list[Instruction]:

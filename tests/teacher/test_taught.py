@@ -35,6 +35,7 @@ def test_the_records(tmp_path):
     named = items[f"{key}/class/short"]
     assert (named.answer, named.task) == ("Porous Sponge", "classification")
     assert named.claims == {"category": "Porous_Sponge"}
+    assert named.metadata["supplement"] == "Pixel size 2.5 nm."  # as with every other question
     short, detailed = (items[f"{key}/size/{style}"] for style in ("short", "detailed"))
     assert short.question.startswith("<image> ")
     assert detailed.question == f"{short.question} Answer in detail."
