@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, write_jsonl
+from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, new_file, write_jsonl
 from slava_jax.teacher.asking import Outcome, ask_all, cost_at_most, exceeded, money
 from slava_jax.teacher.journal import Cost, Journal, Ledger, read_journal
 from slava_jax.teacher.plan import KINDS, Request, known_scale, requests
@@ -151,7 +151,8 @@ def _write(job: Job, plan: list[Request], ledger: Ledger) -> list[str]:
                     "text": ledger.replies[request.id][-1].text,
                 }
             )
-    job.rejected.write_text("".join(json.dumps(line) + "\n" for line in rejected))
+    with new_file(job.rejected) as file:
+        file.writelines(json.dumps(line).encode() + b"\n" for line in rejected)
     for split, written in items.items():
         path = job.instructions(split)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -236,7 +236,7 @@ def test_a_server_that_does_not_keep_to_max_tokens(tmp_path):
 
 def test_attempts_that_may_have_been_paid_for_count(tmp_path):
     budget = {"requests": 0, "tokens": 6000, "money": 0.0}
-    own = {"request": {"max_tokens": 1000}, "image_tokens": 10, "concurrency": 1, "attempts": 50}
+    own = {"request": {"max_tokens": 1000}, "image_tokens": 10, "concurrency": 1, "attempts": 8}
     api, _, report = run(tmp_path, first(half, 1000), budget=budget, **own)
     assert 2 <= len(api.bodies) <= 5 and "budget: tokens 6000" in report
 
