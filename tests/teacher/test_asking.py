@@ -11,7 +11,7 @@ from teacher_jobs import job
 
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.teacher.client import Endpoint
-from slava_jax.teacher.journal import read_journal
+from slava_jax.teacher.journal import Cost, read_journal
 from slava_jax.teacher.settings import TeacherError
 from slava_jax.teacher.taught import teach
 
@@ -134,6 +134,21 @@ def test_one_request_that_cannot_be_answered_is_left_out(tmp_path):
     assert len(read_jsonl(task.instructions("train"))) == 5 * 25 + 1
     assert "1 requests failed: HTTP 400: image too small" in report
     assert "1 requests are not answered" in report
+
+
+def test_failures_between_answers_are_not_in_a_row(tmp_path):
+    behave = lambda number, body: error(400) if number % 2 else "ok"  # noqa: E731
+    api, _, report = run(tmp_path, behave, per_class=8, concurrency=1)
+    assert len(api.bodies) == 24 and "12 requests failed" in report
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
+def test_an_error_of_a_filter_is_a_refusal(tmp_path, code):
+    api, task, report = run(tmp_path, first(error(400, "flagged", code=code)), concurrency=1)
+    assert len(api.bodies) == 6 and "24 refused" in report and "failed" not in report
+    assert '"reason": "flagged"' in task.rejected.read_text()
+    assert read_journal(task.journal).spent == Cost(6, 500, 50)  # a refused one is not charged
+    assert not run(tmp_path)[0].bodies
 
 
 def test_a_message_in_the_form_of_fastapi(tmp_path):
