@@ -83,6 +83,21 @@ def test_an_interrupted_run_waits_for_what_is_under_way(tmp_path):
     assert journal.spent == Cost(len(api.bodies), 100 * len(api.bodies), 10 * len(api.bodies))
 
 
+def test_a_second_interrupt_ends_it_at_once(tmp_path):
+    with serving(Api()) as api:
+        api.delay = 60.0
+        process = start(tmp_path, api.url)
+        wait_until(lambda: api.now == 4, process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and not out  # else it writes what there is, after 5 s
+    journal = read_journal(tmp_path / "teacher/journal.jsonl")
+    assert journal.spent.requests == 4 and journal.spent.tokens > 4 * 2000
+
+
 def filled(path: Path, answers: int = 3) -> Path:
     with Journal(path) as journal:
         for i in range(answers):
