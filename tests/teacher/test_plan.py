@@ -161,6 +161,14 @@ def test_random_groups(tmp_path):
     assert [part["type"] for part in content] == ["text", "image_url"] * 3 + ["text"]
 
 
+def test_every_image_of_a_message_is_expected_to_cost(tmp_path):
+    own = {"groups_per_category": 1, "images_per_group": 2}
+    plans = [job(tmp_path, image_tokens=tokens, **own).plan() for tokens in (0, 1000)]
+    for free, charged in zip(*plans, strict=True):
+        assert charged.guess - free.guess == 1000 * len(charged.keys)
+    assert {len(request.keys) for request in plans[0]} == {1, 2}
+
+
 def test_given_groups(tmp_path):
     keys = ["train/Tips/0.png", "train/Fibres/1.png", "test/Fibres/0.png"]
     path = write(tmp_path / "g.jsonl", {"images": keys, "kind": "inter_class", "scores": [1]}, "")
