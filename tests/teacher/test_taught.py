@@ -1,5 +1,6 @@
 """From images to instructions that a run reads; and that nothing of the user's is in any file."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -52,6 +53,17 @@ def test_the_records(tmp_path):
         assert item.question.startswith("<image> <image> <image> ")
         assert item.metadata["supplement"].startswith("Image 1: Pixel size 2.5 nm. Image 2: ")
         assert item.target.split("/")[1] == item.category
+
+
+def test_the_class_question_is_that_of_the_prompts_or_the_users(tmp_path):
+    for own, asked in (("", "Which kind of surface defect does this image show?"), ("Sound?",) * 2):
+        with serving(Api()) as api:
+            task = job(tmp_path, api.url, 1, prompts="steel")
+            task = dataclasses.replace(task, question=own)
+            teach(task)
+        items = read_jsonl(task.instructions("train"))
+        questions = {item.question for item in items if item.question_type == "class"}
+        assert questions == {f"<image> {asked}"}
 
 
 def test_rejected_answers_are_kept_apart_with_their_text(tmp_path):
