@@ -71,6 +71,7 @@ def test_a_picture_in_two_classes_is_left_out_of_both_and_named(folder, capsys):
 
 
 def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
+    save(folder / "iron" / "wrong.bmp", noise(2))  # of two other classes
     for i in range(3):
         save(folder / "tin" / f"{i}.png", noise(10 + i))
     with pytest.raises(DataError, match=r"every picture of the class 'tin' .*iron/0\.png = tin/0"):
