@@ -109,6 +109,18 @@ def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
         build(tmp_path / "mine")
 
 
+@pytest.mark.parametrize(
+    "table",
+    ["file,label\n0.png,bruité\n".encode("cp1252"), b"file,label\n0.png," + b"x" * 2**18],
+    ids=["not UTF-8", "a field without end"],
+)
+def test_a_table_that_is_none_is_named(tmp_path, table):
+    save(tmp_path / "mine" / "0.png", noise(0))
+    (tmp_path / "mine" / "labels.csv").write_bytes(table)
+    with pytest.raises(DataError, match=r"labels\.csv: is no table of commas in UTF-8 .*save it"):
+        build(tmp_path / "mine")
+
+
 @pytest.mark.parametrize("kind", ["tif", "jpg", "png", "bmp"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_kind_and_depth_gives_the_same_picture(tmp_path, kind, dtype):
