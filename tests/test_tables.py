@@ -34,6 +34,7 @@ def made_up(top1: float = 0.5) -> dict[str, float]:
                 metrics |= {f"{prefix}.{name}": score, f"{prefix}.{name}_std": 0.125}
     zero, few = specs.ZERO_SHOT, specs.FEW_SHOT
     shares = {zero: top1, few: top1 + 0.25, f"{few}_permuted": 0.25, f"{few}_majority": 0.375}
+    shares[f"{few}_zero_shot"] = top1
     shares |= {f"{zero}_{control}": 0.25 for control in ("shuffled", "vit", "classical")}
     for prefix, value in shares.items():
         metrics[f"{prefix}.n"] = 64.0
@@ -116,6 +117,15 @@ def test_a_claim_that_does_not_show_is_said_not_to(finish):
     assert "by +0.050; does **not** show (bound 0.1)" in printed(3, workdir)
 
 
+def test_a_difference_paired_by_image_has_its_standard_error(finish):
+    few = specs.FEW_SHOT
+    errors = {f"{few}.minus_zero_shot_error": 0.1, f"{few}.minus_majority_error": 0.2}
+    text = printed(7, finish(metrics=made_up() | errors))
+    assert "zero-shot: by +0.250; shows (bound 0.001, standard error over images 0.100)." in text
+    assert "shows (bound 0.001, standard error over images 0.200, so that it may be" in text
+    assert "permuted labels: by +0.500; shows (bound 0.001)." in text  # a run of before it was kept
+
+
 def test_on_the_papers_data_nothing_warns_and_other_runs_stay_out(finish):
     text = printed(4, finish("procedural"), finish("sem"))
     assert "Not the paper's data" not in text and "procedural" not in text
@@ -159,9 +169,11 @@ def test_a_pretrained_encoder_has_no_row_of_its_own(finish):
 
 def test_what_was_not_measured_is_named_with_what_to_run(finish):
     few = f"{specs.FEW_SHOT}."
-    workdir = finish(metrics={n: v for n, v in made_up().items() if not n.startswith(few)})
+    whole = finish(seed=0)
+    workdir = finish(seed=1, metrics={n: v for n, v in made_up().items() if not n.startswith(few)})
     with pytest.raises(runs.TablesError) as caught:
-        printed(7, workdir)
+        printed(7, whole, workdir)
+    assert str(caught.value).count(f"{few}top1") == 1
     for part in (
         str(workdir / "metrics.json"), "Table 7", f"{few}top1", "with and without shots",
         "python -m slava_jax.main --config configs/tables.py --workdir",

@@ -49,6 +49,7 @@ class Measured:
 
     def require(self, names: Iterable[str], reader: str, needs: str) -> None:
         """Raises TablesError where a run lacks one of the metrics, with what it `needs`."""
+        names = list(dict.fromkeys(names))
         for workdir, run in zip(self.workdirs, self.runs, strict=True):
             lacking = [name for name in names if name not in run.metrics]
             if lacking:

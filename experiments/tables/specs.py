@@ -10,7 +10,8 @@ from slava_jax.eval.targets import Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
 # Prefixes. Behind one stands the control: `_shuffled` is an image of another category; `_permuted`
-# gives the shots each other's labels; `_majority` answers the commonest label of the shots.
+# gives the shots each other's labels; `_majority` answers the commonest label of the shots;
+# `_zero_shot` asks the same images without shots.
 CAPTION, VQA = "caption", "vqa"
 SHOTS = 4  # examples of the few-shot rows, of the numbers that configs/tables.py asks for
 ZERO_SHOT, FEW_SHOT = "classification", f"classification_few_shot_{SHOTS}"
@@ -80,13 +81,23 @@ _CLASSIFIERS = (
     Ours("logistic regression on image statistics", f"{ZERO_SHOT}_classical"),
 )
 _SHOTS_HELP = tuple(
-    Target(f"Few-shot top-1 above {what}", f"{FEW_SHOT}.top1", 0.001, minus=f"{other}.top1")
-    for what, other in (
-        ("zero-shot", ZERO_SHOT),
-        ("the commonest label of the shots", f"{FEW_SHOT}_majority"),
-        ("that with permuted labels", f"{FEW_SHOT}_permuted"),
+    Target(
+        f"Few-shot top-1 above {what}",
+        f"{FEW_SHOT}.top1",
+        0.001,
+        minus=f"{FEW_SHOT}{control}.top1",
+    )
+    for what, control in (
+        ("zero-shot", "_zero_shot"),  # of the same images
+        ("the commonest label of the shots", "_majority"),
+        ("that with permuted labels", "_permuted"),
     )
 )
+# {what is taken away in a claim: the standard error of that difference, paired by image}
+PAIRED_ERRORS = {
+    f"{FEW_SHOT}{control}.top1": f"{FEW_SHOT}.minus{control}_error"
+    for control in ("_zero_shot", "_majority", "_permuted")
+}
 _CLASSIFICATION = Spec(("top1", "top5"), _CLASSIFIERS, _SHOTS_HELP, _NEEDS_CLASSES)
 _SHOTS_NOT_SAID = "Whether the paper's prompts held shots, it does not say."
 _CLASSES = Spec(

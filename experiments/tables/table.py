@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from experiments.readme_results import table as markdown_table
 from experiments.tables.remarks import remarks
 from experiments.tables.runs import Measured
-from experiments.tables.specs import SPECS, Ours, Spec
+from experiments.tables.specs import PAIRED_ERRORS, SPECS, Ours, Spec
 from slava_jax.eval.paper_tables import TABLES, Number, PrintedRow, PrintedTable
 
 _DATA = {
@@ -95,6 +95,8 @@ def data_names(names: Sequence[str]) -> str:
 
 def metric_names(spec: Spec) -> Iterator[str]:
     """All that must have been measured; a class that never occurs has no scores of its own."""
+    for claim in spec.claims:
+        yield from (claim.metric, claim.minus)
     for row in spec.ours:
         if not row.always:
             continue
@@ -210,5 +212,11 @@ def _claims(spec: Spec, measured: Sequence[Measured]) -> Iterator[str]:
         means = {name: m.score(name)[0] for name in m.common}
         of = f" ({data_names([m.data])})" if len(measured) > 1 else ""
         for claim in spec.claims:
+            value, bound = claim.value(means), f"bound {claim.bound}"
+            error = means.get(PAIRED_ERRORS.get(claim.minus)) if len(m.runs) == 1 else None
+            if error is not None:
+                bound += f", standard error over images {error:.3f}"
+                if claim.reached(means) and value < 2 * error:
+                    bound += ", so that it may be chance"
             shows = "shows" if claim.reached(means) else "does **not** show"
-            yield f"{claim.label}{of}: by {claim.value(means):+.3f}; {shows} (bound {claim.bound})."
+            yield f"{claim.label}{of}: by {value:+.3f}; {shows} ({bound})."

@@ -121,7 +121,9 @@ def _materials(config, workdir: Path, new: bool) -> Materials:
     """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
     try:
         with hosts.first_before_others():
-            return prepare(config, workdir)
+            materials = prepare(config, workdir)
+        stages.check_instructions(config, materials)
+        return materials
     except Exception:
         if new and not (workdir / "data" / "instructions").exists():
             # The command with a corrected path may take the same directory.
@@ -150,7 +152,9 @@ def _with_neighbours(config, materials: Materials, vision: tuple, workdir: Path)
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_bytes(encode_png(np.asarray(sheet)))
             unfinished.replace(path)
-    return with_multi_image(config, materials, embedded, workdir)
+    materials = with_multi_image(config, materials, embedded, workdir)
+    stages.check_instructions(config, materials)
+    return materials
 
 
 def _trained_language(config, materials: Materials, workdir: Path) -> dict:

@@ -277,6 +277,17 @@ def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> As
     )
 
 
+def check_instructions(config: ConfigDict, materials: Materials) -> None:
+    """Raises PipelineError where an instruction of any split cannot stand in a batch.
+
+    Else one of the test split would be found after everything is trained, by buckets that a work
+    directory cannot change.
+    """
+    if "assistant" in config.stages:
+        for split in (materials.train, materials.validation, materials.test):
+            assistant_data(config, materials, split)
+
+
 def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantStart) -> Stage:
     """ITM + LM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5).
 

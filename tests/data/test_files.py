@@ -71,6 +71,7 @@ def test_a_picture_in_two_classes_is_left_out_of_both_and_named(folder, capsys):
 
 
 def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
+    save(folder / "iron" / "wrong.bmp", noise(2))  # of two other classes
     for i in range(3):
         save(folder / "tin" / f"{i}.png", noise(10 + i))
     with pytest.raises(DataError, match=r"every picture of the class 'tin' .*iron/0\.png = tin/0"):
@@ -105,6 +106,18 @@ def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
         save(tmp_path / "mine" / f"{i}.png", noise(i))
     (tmp_path / "mine" / "labels.csv").write_text("\n".join(["file,label", *rows]))
     with pytest.raises(DataError, match=f"classes '{names[0]}' and '{names[1]}' differ only in"):
+        build(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["file,label\n0.png,bruité\n".encode("cp1252"), b"file,label\n0.png," + b"x" * 2**18],
+    ids=["not UTF-8", "a field without end"],
+)
+def test_a_table_that_is_none_is_named(tmp_path, table):
+    save(tmp_path / "mine" / "0.png", noise(0))
+    (tmp_path / "mine" / "labels.csv").write_bytes(table)
+    with pytest.raises(DataError, match=r"labels\.csv: is no table of commas in UTF-8 .*save it"):
         build(tmp_path / "mine")
 
 

@@ -102,6 +102,13 @@ LAYOUTS = {
 CASES = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
 
 
+def test_the_innermost_folder_says_the_class(tmp_path):
+    kth_tips(tmp_path / "cotton", np.random.default_rng(0))
+    found = find_images(PUBLISHED["kth_tips"], tmp_path)
+    assert len({label for _, label in found}) == 10
+    assert all(path.parent.name == label for path, label in found)
+
+
 @pytest.mark.parametrize(("which", "layout"), CASES, ids=lambda case: getattr(case, "__name__", 0))
 def test_every_layout_gives_the_published_classes_and_counts(which, layout, tmp_path, capsys):
     layout(tmp_path / "unpacked", np.random.default_rng(0))

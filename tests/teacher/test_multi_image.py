@@ -1,6 +1,7 @@
 """Instructions about several images: which stand together, and what is said of the last one."""
 
 import json
+import random
 import re
 from collections import Counter
 
@@ -19,6 +20,7 @@ from slava_jax.teacher.multi_image import (
     PERMUTED,
     multi_image_instructions,
 )
+from slava_jax.teacher.phrases import Writer
 from slava_jax.teacher.procedural import class_answer, facts
 
 BLANK = encode_png(np.zeros((4, 4), np.uint8))
@@ -141,6 +143,29 @@ def test_what_is_said_of_the_images_before_the_target_is_true_of_them():
             said = re.search(rf"[Tt]he {word} (?:shows )?(.*?)(?:,|\.| with)", item.answer)[1]
             known = POOL.facts[POOL.index[key]]
             assert said in MATERIALS_OF[known["category"]], item.answer
+
+
+LOOKS = r"[Tt]he {} (?:has )?(.*?)(?: that are .*| and \w+ coverage)?\."
+SIZES = r"[Ii]n the {}(?: they are [\w ,-]+ and)? (.*?)\."
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "say"),
+    [
+        ("intra_class", LOOKS, lambda writer: writer.some("texture", "shape")),
+        ("heterogeneity", SIZES, lambda writer: writer.say("uniformity")),
+    ],
+)
+def test_so_is_what_is_said_of_their_looks_and_sizes(kind, pattern, say):
+    count, wrong = 0, []
+    for item in about(challenges=(kind,)):
+        for word, key in zip(("first", "second"), item.images, strict=False):
+            known = POOL.facts[POOL.index[key]]
+            true = {say(Writer(known, random.Random(i))) for i in range(60)}
+            said = re.findall(pattern.format(word), item.answer)
+            count += len(said)
+            wrong += [(text, true, item.answer) for text in said if text not in true]
+    assert count > len(UNSEEN) and not wrong
 
 
 MATERIALS_OF = {

@@ -1,5 +1,6 @@
 """What a run does with input it cannot use: one clear error, nothing lost, as early as can be."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tiny_run import get_config
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import ImageError
-from slava_jax.data.instructions import InstructionError
+from slava_jax.data.instructions import InstructionError, read_jsonl, write_jsonl
 from slava_jax.data.pipeline import PipelineError
 from slava_jax.errors import USER_ERRORS
 from slava_jax.eval import text_metrics
@@ -67,6 +68,14 @@ def on_folder(folder: Path):
     config = one_stage()
     config.data.update(name="folder", folder=str(folder), size=32)
     return config
+
+
+def test_a_test_question_that_no_batch_has_room_for_is_named_before_anything_is_trained(workdir):
+    path = workdir / "data" / "instructions" / "test.jsonl"
+    first, *others = read_jsonl(path)
+    write_jsonl(path, [dataclasses.replace(first, answer="very long " * 300), *others])
+    assert f"{first.id!r}: needs" in refusal(get_config(), workdir, PipelineError)
+    assert not (workdir / "vision").exists()
 
 
 def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,9 +125,10 @@ class ImageFiles(ImageBuilder):
             tqdm.write(f"{self.name}: {line}", file=sys.stderr)
         lost = sorted(set(self.class_names) - {file.label for file in kept})
         if lost:
+            held = (lost[0] in {file.label for file in group} for group in disputed)
             raise DataError(
                 f"{self._folder}: every picture of the class {lost[0]!r} stands in another class, "
-                f"too ({quarrels[0]}); remove the wrong copies"
+                f"too ({next(itertools.compress(quarrels, held))}); remove the wrong copies"
             )
 
     def _counts(self, found: Counter, kept: Sequence[LabelledFile]) -> Iterator[str]:

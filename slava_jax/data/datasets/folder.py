@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
@@ -76,31 +76,42 @@ def _labelled_files(folder: Path) -> list[LabelledFile]:
 def _from_table(folder: Path) -> list[LabelledFile]:
     table = folder / LABELS
     files, first_line = [], {}
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "label"} <= set(rows.fieldnames or ()):
+    for line, row in _rows(table):
+        where = f"{table}:{line}"
+        name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+        if not name or not label:
+            raise DataError(f"{where}: file or label is empty; fill it in or remove the line")
+        path = folder / name
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(
-                f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
+                f"{where}: {name!r} is no file in {folder}; correct it or remove the line"
             )
-        for row in rows:
-            where = f"{table}:{rows.line_num}"
-            name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-            if not name or not label:
-                raise DataError(f"{where}: file or label is empty; fill it in or remove the line")
-            path = folder / name
-            if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-                raise DataError(
-                    f"{where}: {name!r} is no file in {folder}; correct it or remove the line"
-                )
-            if path in first_line:
-                raise DataError(
-                    f"{where}: {name!r} stands in line {first_line[path]} already; remove one"
-                )
-            first_line[path] = rows.line_num
-            files.append(LabelledFile(path, label, _scale(row, where)))
+        if path in first_line:
+            raise DataError(
+                f"{where}: {name!r} stands in line {first_line[path]} already; remove one"
+            )
+        first_line[path] = line
+        files.append(LabelledFile(path, label, _scale(row, where)))
     if not files:
         raise DataError(f"{table}: lists no image; add lines of file,label")
     return files
+
+
+def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+    """Number and columns of each line."""
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        try:
+            if not {"file", "label"} <= set(rows.fieldnames or ()):
+                raise DataError(
+                    f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
+                )
+            for row in rows:
+                yield rows.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"{table}: is no table of commas in UTF-8 ({error}); save it as CSV UTF-8"
+            ) from error
 
 
 def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
