@@ -3,8 +3,9 @@
     python -m slava_jax.main --config configs/multi_image.py --workdir runs/multi_image
 
 As configs/quickstart.py, but an instruction may hold images of the training split that the vision
-encoder finds alike, before its own image. Hardware: 2 CPU cores, 5 GiB. Time and scores: not
-measured yet.
+encoder finds alike, before its own image. Hardware: 2 CPU cores, 5 GiB. Time: 38 minutes beside
+other work. Scores (docs/tables.md): top-1 0.85 with examples and without, ROUGE-L of the
+challenges 0.83, 0.78, 0.88.
 """
 
 from ml_collections import ConfigDict

@@ -58,7 +58,7 @@ def as_config(model: Slava) -> ConfigDict:
     """The part of a run's config that describes a model."""
     config = dataclasses.asdict(model.config)
     del config["llama"]["vocab_size"]
-    return ConfigDict({**config, "dtype": "float32"})
+    return ConfigDict({**config, "dtype": "float32", "data": {"crop_bar": False}})
 
 
 def _fill(shapes, rng):

@@ -50,11 +50,12 @@ def generate(decoder="transformer", memory=None, key=KEY, stop=NEVER, **sampling
 def naive(decoder="transformer"):
     """Greedy answers without a cache: the whole answer is decoded anew for each token."""
     model, variables = tiny_model(decoder)
+    memory = memory_of(decoder)  # not within jit, which would leave a tracer in its cache
 
     @jax.jit
     def logits(tokens):
         call = AdapterCall(RANK)
-        return model.apply(variables, tokens, memory_of(decoder), call, method="decode")[0]
+        return model.apply(variables, tokens, memory, call, method="decode")[0]
 
     tokens = np.zeros((6, LENGTH + 1), np.int32)
     tokens[:, 0] = START

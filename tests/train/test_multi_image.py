@@ -22,20 +22,24 @@ def config():
     c = get_config()
     c.data.shots = (1, 3)
     c.data.challenges = CHALLENGES
-    c.assistant.buckets = ((320, 256, 1), (400, 300, 4))
+    c.assistant.buckets = ((400, 300, 4),)  # one, which is compiled sooner than two
     c.assistant.update(per_image=6, always=("class", "few_shot"), batch_size=8, microbatches=1)
     c.assistant.update(steps=2 * jax.device_count(), warmup=2, eval_every=4)
     c.evaluation.several = 4
     return c
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("multi_image") / "run"
-    return workdir, run(config(), workdir)
+def test_a_whole_run(tmp_path):
+    """One test, so that the run is made once however many workers share the tests."""
+    finished = tmp_path / "run", run(config(), tmp_path / "run")
+    examples_are_training_images_and_targets_of_the_split(finished)
+    few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished)
+    a_picture_shows_what_was_chosen(finished)
+    the_tokenizer_knows_the_words_of_such_prompts(finished)
+    a_trained_assistant_is_asked_about_several_images(finished)
 
 
-def test_examples_are_training_images_and_targets_of_the_split(finished):
+def examples_are_training_images_and_targets_of_the_split(finished):
     workdir, _ = finished
     folder = workdir / "data" / "instructions"
     own = {
@@ -51,7 +55,7 @@ def test_examples_are_training_images_and_targets_of_the_split(finished):
         assert kinds == {"few_shot", *CHALLENGES} | permuted
 
 
-def test_few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished):
+def few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished):
     workdir, metrics = finished
     assert json.loads((workdir / "metrics.json").read_text()) == metrics
     for count in (1, 3):
@@ -100,19 +104,19 @@ def test_controls_of_few_shot_are_of_the_images_that_are_asked_without_examples(
             assert {(i.question_type, i.metadata["shots"]) for i in items} == {(kind, count)}
 
 
-def test_a_picture_shows_what_was_chosen(finished):
+def a_picture_shows_what_was_chosen(finished):
     workdir, _ = finished
     with Image.open(workdir / "neighbours.png") as sheet:
         assert sheet.width > 10 * 128 and sheet.height > 10 * 128  # 1 + 3 x 3 pictures, ten rows
 
 
-def test_the_tokenizer_knows_the_words_of_such_prompts(finished):
+def the_tokenizer_knows_the_words_of_such_prompts(finished):
     workdir, _ = finished
     assistant = load_assistant(workdir)
     assert len(assistant.tokenizer.tokenize(" shows")) < len(" shows")
 
 
-def test_a_trained_assistant_is_asked_about_several_images(finished, tmp_path):
+def a_trained_assistant_is_asked_about_several_images(finished):
     workdir, _ = finished
     assistant = load_assistant(workdir)
     rng = np.random.default_rng(0)
