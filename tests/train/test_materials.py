@@ -90,6 +90,7 @@ def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
 
 @pytest.mark.slow
 def test_a_llava_file_trains(config, tmp_path):
+    config.language.update(length=16, batch_size=4)  # there is little text
     metrics = run(config, tmp_path / "run")
     assert metrics["vqa.rougeL"] >= 0
     assert metrics["classification.top1"] >= 0
