@@ -2,7 +2,7 @@
 
     python -m slava_jax.main --config configs/tables.py --workdir runs/tables/procedural-seed0
 
-Hardware: 2 CPU cores, 4 GiB. Time and scores: docs/tables.md, which `make tables` writes.
+Hardware: 2 CPU cores, 5 GiB. Time and scores: docs/tables.md, which `make tables` writes.
 """
 
 from ml_collections import ConfigDict

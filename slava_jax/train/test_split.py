@@ -28,7 +28,7 @@ class TestSplit:
 
     Attributes:
       answers: the class names as answers say them.
-      class_rows, caption_rows, vqa_rows: instructions about one image, by task.
+      class_rows, caption_rows, vqa_rows: by task, of all but the following.
       challenge_rows: {one of multi_image.CHALLENGES: instructions}, those there are.
       few_shot_rows, permuted_rows: {number of examples: instructions}, of the images of
         `class_rows` in their order.
@@ -53,8 +53,12 @@ class TestSplit:
         """Chooses the instructions, at most as many of each kind as `config.evaluation` says."""
         c, data = config.evaluation, assistant_data(config, materials, materials.test)
         items = data.instructions
+        # A user's own questions about several images are asked as those of their task are.
+        ours = (FEW_SHOT, PERMUTED, *CHALLENGES)
         kinds = [
-            item.task if len(item.images) == 1 else (item.question_type, item.metadata.get("shots"))
+            (item.question_type, item.metadata.get("shots"))
+            if item.question_type in ours
+            else item.task
             for item in items
         ]
         rows_of: dict = {}
@@ -85,7 +89,8 @@ class TestSplit:
     @property
     def scored_rows(self) -> np.ndarray:
         """All whose loss and match are looked at."""
-        several = (*self.challenge_rows.values(), *self.few_shot_rows.values())
+        few = (rows[: self.config.evaluation.several] for rows in self.few_shot_rows.values())
+        several = (*self.challenge_rows.values(), *few)
         return np.concatenate([self.class_rows, self.caption_rows, self.vqa_rows, *several])
 
     @property
