@@ -96,9 +96,11 @@ def evaluate(
             if len(chosen):
                 answers = written(assistant, test, chosen, shown)
                 found.metrics.update(_told(task, test, chosen, answers, control))
+    if test.few_shot_rows:
+        alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
-        found.metrics.update(_few_shot(trained, test, count, materials.class_names))
+        found.metrics.update(_few_shot(trained, test, count, alone, materials.class_names))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -143,13 +145,13 @@ def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
                 yield from tasks.texts(f"vqa_{style}", *pairs)
 
 
-def _few_shot(assistant, test, count: int, names) -> Iterator[tuple[str, float]]:
+def _few_shot(assistant, test, count: int, alone, names) -> Iterator[tuple[str, float]]:
     """Few-shot classification beside no examples, the examples' own vote, and permuted names."""
     rows, data = test.few_shot_rows[count], test.data
     scores = {
         "": class_scores(assistant, test, rows),
         "_permuted": class_scores(assistant, test, test.permuted_rows[count]),
-        "_zero_shot": class_scores(assistant, test, test.class_rows),
+        "_zero_shot": alone,
     }
     shots = data.images.labels[data.image_rows[rows][:, :count]]
     yield from tasks.few_shot(test.labels(rows), scores, shots, names)
