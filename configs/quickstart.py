@@ -56,14 +56,14 @@ def _size_model(config: ConfigDict) -> None:
 
 def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
-        steps=1400,
+        steps=1500,
         batch_size=64,
         optimizer="muon",
         learning_rate=4e-3,
         warmup=100,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=700,
+        eval_every=500,
     )
     config.language.update(
         steps=120,
@@ -74,7 +74,7 @@ def _plan_stages(config: ConfigDict) -> None:
         eval_every=120,
     )
     config.assistant.update(
-        steps=480,
+        steps=520,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
@@ -85,7 +85,7 @@ def _plan_stages(config: ConfigDict) -> None:
         always=("class",),
         buckets=((36, 8, 1), (88, 52, 1)),  # a third one takes longer to compile than it saves
         validation_batches=12,
-        eval_every=240,
+        eval_every=260,
     )
     config.evaluation.update(
         batch_size=32,

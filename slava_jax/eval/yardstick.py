@@ -99,7 +99,8 @@ def fit_predict(train_images, train_labels, test_images) -> tuple[np.ndarray, np
     Images are as in `features`, labels int[n]. Returns int[n_test] and float[n_test, classes], the
     probabilities, in the order of the sorted labels seen in training.
     """
-    return fit_predict_rows(features(train_images), train_labels, features(test_images))
+    rows = features([*train_images, *test_images])
+    return fit_predict_rows(rows[: len(train_images)], train_labels, rows[len(train_images) :])
 
 
 def fit_predict_rows(train, train_labels, test) -> tuple[np.ndarray, np.ndarray]:

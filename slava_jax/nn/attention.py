@@ -35,12 +35,18 @@ _again = functools.partial(jax.checkpoint, prevent_cse=False)
 @_again
 def _attend_block(q, k, v, order, limit):
     """q `[B, T, G, H/G, C]`, k and v `[B, S, G, C]`; softmax in float32."""
-    logits = jnp.einsum("BTGHC,BSGC->BGHTS", q, k, preferred_element_type=jnp.float32)
+    B, T, G, H, C = q.shape
+    # Heads first, and all queries that share a key in one axis: plain batched products, which no
+    # backend has to transpose for.
+    q = (q * C**-0.5).transpose(0, 2, 3, 1, 4).reshape(B, G, H * T, C)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    logits = jnp.einsum("BGTC,BGSC->BGTS", q, k, preferred_element_type=jnp.float32)
     visible = order[:, None, :] <= limit[:, :, None]
     # A finite floor: a padded query that sees nothing gets a uniform row, never NaN.
-    logits = jnp.where(visible[:, None, None], logits * q.shape[-1] ** -0.5, -1e30)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("BGHTS,BSGC->BTGHC", weights, v)
+    logits = jnp.where(visible[:, None, None], logits.reshape(B, G, H, T, -1), -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype).reshape(B, G, H * T, -1)
+    out = jnp.einsum("BGTS,BGSC->BGTC", weights, v)
+    return out.reshape(B, G, H, T, C).transpose(0, 3, 1, 2, 4)
 
 
 def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):

@@ -34,8 +34,13 @@ class Pmap:
         step = functools.partial(
             train_step, objective=objective, optimizer=optimizer, axis_name=_AXIS
         )
-        axes = (0, None, 0, None)
-        self._step = jax.pmap(step, axis_name=_AXIS, in_axes=axes, donate_argnums=(0,))
+        self._step = jax.pmap(
+            step,
+            axis_name=_AXIS,
+            in_axes=(0, None, 0, None),
+            out_axes=(0, None),  # the metrics are the same everywhere: no copy of them is indexed
+            donate_argnums=(0,),
+        )
 
     def place(self, state, frozen):
         """State and frozen weights, one copy a device; the caller's own copy of `frozen` is one."""
@@ -55,10 +60,9 @@ class Pmap:
         return shares.swapaxes(0, 1)
 
     def step(self, state, frozen, batch, key):
-        """(new state, metrics as arrays of one device)."""
+        """(new state, metrics)."""
         batch = {name: self._split(name, array) for name, array in batch.items()}
-        state, metrics = self._step(state, frozen, batch, key)
-        return state, self.fetch(metrics)
+        return self._step(state, frozen, batch, key)
 
     @staticmethod
     def fetch(tree):
