@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config = quickstart()
     config.data.name = "elpv"
     config.data.question = "Is this solar cell functional or defective?"
+    config.vit.layers = 3
     config.vision.update(steps=1000, eval_every=100)
     config.language.update(steps=100, warmup=20, eval_every=50)
     config.assistant.update(steps=500, eval_every=100)

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = quickstart()
     config.data.images_per_category = 2000
+    config.vit.layers = 3
     config.vision.update(steps=5000, batch_size=96, learning_rate=5e-3, eval_every=500)
     config.language.update(steps=240, eval_every=80)
     config.assistant.update(steps=1300, eval_every=260)

@@ -28,7 +28,7 @@ def _size_model(config: ConfigDict) -> None:
         channels=1,
         patch=32,
         width=64,
-        layers=3,
+        layers=2,
         heads=4,
         head_width=32,
         mlp_width=256,
@@ -56,14 +56,14 @@ def _size_model(config: ConfigDict) -> None:
 
 def _plan_stages(config: ConfigDict) -> None:
     config.vision.update(
-        steps=1500,
+        steps=1800,
         batch_size=64,
         optimizer="muon",
         learning_rate=4e-3,
         warmup=100,
         weight_decay=0.05,
         smoothing=0.1,
-        eval_every=500,
+        eval_every=600,
     )
     config.language.update(
         steps=120,
