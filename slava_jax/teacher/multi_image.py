@@ -22,6 +22,10 @@ from slava_jax.teacher.procedural import DETAIL_REQUEST, class_answer
 FEW_SHOT = "few_shot"
 PERMUTED = "few_shot_permuted"  # the control: every example is called by another class's name
 CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
+# Of the training prompts in which an example shows the target's class, so many call every class by
+# another one's name, and the answer is the name given there: else nothing would teach a model that
+# tells the classes apart to read the names.
+_RENAMED = 0.5
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -32,7 +36,7 @@ _QUESTIONS = {
     ),
     "inter_class": (
         "These images look alike, but their classes differ. What tells the last one apart?",
-        "The images are similar and of different classes. What does each of them show?",
+        "The images are similar and of different classes. What does the last one show?",
     ),
     "heterogeneity": (
         "How do size and arrangement vary within these images?",
@@ -61,8 +65,9 @@ def multi_image_instructions(
         record says what it shows, is passed over.
       seed: chooses the wording, the number of examples, and the permutation of names.
       question: the classification question; '' for the teacher's wordings.
-      tested: every image gets all numbers of examples, and for each the control with permuted names
-        (`PERMUTED`), which no model is to be trained or chosen by.
+      tested: every image gets all numbers of examples with the true names, and for each the control
+        with permuted names (`PERMUTED`), whose answer is the true name still. No model is to be
+        trained or chosen by it; training prompts are renamed in a way of their own (`_RENAMED`).
 
     Raises:
       DataError: embeddings that do not fit, or fewer training images than examples.
@@ -71,19 +76,7 @@ def multi_image_instructions(
     company = _Company(images, pool, embeddings, itself)
     items = []
     if shots:
-        names = [class_answer(name) for name in pool.class_names]
-        turned = _derangement(names, seed)
-        nearest = company.of(FEW_SHOT, max(shots), np.arange(len(images)))
-        for row, key in enumerate(images.keys):
-            rng = random.Random(f"{seed}/{key}/{FEW_SHOT}")
-            asked = question or rng.choice(CLASS_QUESTIONS)
-            for count in shots if tested else [rng.choice(list(shots))]:
-                # The most similar example stands next to the target.
-                rows = nearest[row][:count][::-1]
-                for kind, called in ((FEW_SHOT, names), (PERMUTED, turned)):
-                    if kind == FEW_SHOT or tested:
-                        examples = [(pool.keys[i], called[pool.labels[i]]) for i in rows]
-                        items.append(_few_shot(kind, images, row, examples, asked))
+        items += _few_shot_items(images, pool, company, shots, seed, question, tested)
     for kind in challenges:
         items += _challenge_items(kind, images, pool, company, seed)
     return items
@@ -117,15 +110,40 @@ class _Company:
         return dict(zip(rows.tolist(), among[found].tolist(), strict=True))
 
 
-def _derangement(names: Sequence[str], seed: int) -> list[str]:
+def _few_shot_items(images, pool, company, shots, seed, question, tested) -> list[Instruction]:
+    names = [class_answer(name) for name in pool.class_names]
+    turned = _derangement(names, f"{seed}/{PERMUTED}")
+    nearest = company.of(FEW_SHOT, max(shots), np.arange(len(images)))
+    items = []
+    for row, key in enumerate(images.keys):
+        rng, label = random.Random(f"{seed}/{key}/{FEW_SHOT}"), images.labels[row]
+        asked = question or rng.choice(CLASS_QUESTIONS)
+        for count in shots if tested else [rng.choice(list(shots))]:
+            # The most similar example stands next to the target.
+            rows = nearest[row][:count][::-1]
+            prompts = [(FEW_SHOT, names, names[label])]
+            if tested:
+                prompts.append((PERMUTED, turned, names[label]))
+            elif label in pool.labels[rows] and rng.random() < _RENAMED:
+                own = _derangement(names, f"{seed}/{key}")
+                prompts = [(FEW_SHOT, own, own[label])]
+            for kind, called, answer in prompts:
+                examples = [(pool.keys[i], called[pool.labels[i]]) for i in rows]
+                items.append(_few_shot(kind, images, row, examples, asked, answer))
+    return items
+
+
+def _derangement(names: Sequence[str], seed: str) -> list[str]:
     """The names in an order in which none stands where it stood: moved along a random circle."""
     circle = list(range(len(names)))
-    random.Random(f"{seed}/{PERMUTED}").shuffle(circle)
+    random.Random(seed).shuffle(circle)
     after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
     return [names[after[i]] for i in range(len(names))]
 
 
-def _few_shot(kind: str, images: ImageSet, row: int, examples, asked: str) -> Instruction:
+def _few_shot(
+    kind: str, images: ImageSet, row: int, examples, asked: str, answer: str
+) -> Instruction:
     """Figure 5: images with their labels, then the target."""
     shown = "".join(f"{IMAGE_TOKEN} shows {name}. " for _, name in examples)
     metadata = {
@@ -138,7 +156,7 @@ def _few_shot(kind: str, images: ImageSet, row: int, examples, asked: str) -> In
         id=f"{images.keys[row]}/{kind}/{len(examples)}",
         images=(*(key for key, _ in examples), images.keys[row]),
         question=f"{shown}{IMAGE_TOKEN} {asked}",
-        answer=class_answer(images.category(row)),
+        answer=answer,
         task="classification",
         style="short",
         category=images.category(row),
@@ -218,19 +236,15 @@ def _intra_detailed(w: Writer, others: Sequence[Writer]) -> str:
 
 
 def _inter_short(w: Writer, others: Sequence[Writer]) -> str:
-    return (
-        f"The last one shows {w.material()} with {_look(w)}, "
-        f"the first {others[0].material()}, the second {others[1].material()}."
-    )
+    return f"Unlike the others the last one shows {w.material()} with {_look(w)}{_arranged(w)}."
 
 
 def _inter_detailed(w: Writer, others: Sequence[Writer]) -> str:
-    parts = [
-        f"The last image shows {w.material()} with {_look(w)}; the {w.noun} {w.aggregation()}."
-    ]
-    for word, other in zip(("first", "second"), others, strict=True):
-        parts.append(f"The {word} shows {other.material()} with {_look(other)}.")
-    return " ".join(parts)
+    first, second = (other.material() for other in others)
+    return (
+        f"The last image shows {w.material()} with {_look(w)}; the {w.noun} {w.aggregation()}. "
+        f"{w.the} {w.verb('cover')} {w.coverage()} of it. The others show {first} and {second}."
+    )
 
 
 def _variety_short(w: Writer, others: Sequence[Writer]) -> str:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -98,6 +99,23 @@ def test_in_training_an_image_is_never_its_own_example_and_has_one_number_of_the
     assert {i.question_type for i in items} == {FEW_SHOT}
 
 
+def test_half_of_the_training_prompts_rename_every_class_and_the_answer_follows():
+    items = about(POOL, POOL, shots=(4,), tested=False)
+    renamed = 0
+    for item in items:
+        *examples, target = item.images
+        true = [class_answer(POOL.category(POOL.index[key])) for key in examples]
+        called = dict(zip(true, names_in(item.question), strict=True))
+        own = class_answer(POOL.category(POOL.index[target]))
+        if all(name == other for name, other in called.items()):
+            assert item.answer == own
+        else:
+            renamed += 1
+            assert all(name != other for name, other in called.items())
+            assert item.answer == called[own]
+    assert 0.3 * len(items) < renamed < 0.7 * len(items)
+
+
 def test_few_shot_needs_labels_alone():
     bare = ImageSet(POOL.keys, POOL.labels, CATEGORIES, [BLANK] * len(POOL))
     items = about(bare, bare, shots=(2,), challenges=CHALLENGES, tested=False)
@@ -139,10 +157,11 @@ def test_intra_class_takes_the_least_similar_of_the_class():
 
 def test_what_is_said_of_the_images_before_the_target_is_true_of_them():
     for item in about(challenges=("inter_class",)):
-        for word, key in zip(("first", "second"), item.images, strict=False):
-            said = re.search(rf"[Tt]he {word} (?:shows )?(.*?)(?:,|\.| with)", item.answer)[1]
-            known = POOL.facts[POOL.index[key]]
-            assert said in MATERIALS_OF[known["category"]], item.answer
+        if item.style == "detailed":
+            said = re.search(r"The others show (.*?)\.$", item.answer)[1]
+            first, second = (POOL.category(POOL.index[key]) for key in item.images[:-1])
+            pairs = product(MATERIALS_OF[first], MATERIALS_OF[second])
+            assert said in {f"{one} and {other}" for one, other in pairs}, item.answer
 
 
 LOOKS = r"[Tt]he {} (?:has )?(.*?)(?: that are .*| and \w+ coverage)?\."
