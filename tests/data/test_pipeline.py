@@ -4,78 +4,32 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tiny_batches import (
+    BUCKETS,
+    CLASSES,
+    IMAGES,
+    SIZE,
+    TOKENIZER,
+    ask,
+    equal,
+    make_batches,
+    make_data,
+    make_images,
+    make_instructions,
+)  # fmt: skip
 
-from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
+from slava_jax.data.assistant_batches import AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
-from slava_jax.data.datasets.base import DataError, ImageSet
-from slava_jax.data.images import ImageError, encode_png
-from slava_jax.data.instructions import Instruction, claims_hold
+from slava_jax.data.instructions import claims_hold
 from slava_jax.data.pipeline import (
     Augmentation,
     ImageCache,
-    LanguageBatches,
     PipelineError,
     Shard,
-    VisionBatches,
-    VisionEvaluation,
     iterate,
 )
 from slava_jax.data.prompts import encode_examples
-from slava_jax.data.tokenizer import special_tokens, train_tokenizer
-
-CLASSES = ["Fibres", "Powder", "Tips"]
-IMAGES, SIZE = 24, 8
-BUCKETS = [(24, 6, 1), (32, 12, 1), (64, 40, 1)]
-TOKENIZER = train_tokenizer(["What is it? How many? It shows fibres, powder, tips."] * 9, 300)
-
-
-def make_images(count=IMAGES):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (count, SIZE, SIZE), np.uint8)
-    facts = [{"category": CLASSES[i % 3], "count": i} for i in range(count)]
-    names = [f"k{i}" for i in range(count)]
-    return ImageSet(names, np.arange(count) % 3, CLASSES, [encode_png(p) for p in pixels], facts)
-
-
-def ask(name, image, question_type, answer, claims=None, **metadata):
-    metadata |= {"question_type": question_type, "claims": claims or {}}
-    category = CLASSES[int(image[1:]) % 3]
-    question = f"<image> {question_type}?"
-    return Instruction(name, (image,), question, answer, "vqa", "short", category, metadata)
-
-
-def make_instructions(claims=True):
-    items = []
-    for i in range(IMAGES):
-        key, category = f"k{i}", CLASSES[i % 3]
-        class_claim = {"category": category} if claims else None
-        count_claim = {"count": [i - 2, i + 2]} if claims else None
-        items.append(ask(f"{i}c", key, "class", category, class_claim))
-        items.append(ask(f"{i}n", key, "size", f"{i // 8} of eight", count_claim))
-        items.append(ask(f"{i}w", key, "texture", "rough " * (1 + 2 * (i % 3)), None))
-        items.append(ask(f"{i}d", key, "direction", "to the left", class_claim, directional=True))
-    return items
-
-
-def make_data(items=None, images=None, buckets=BUCKETS, cache_mb=1):
-    images = images or make_images()
-    cache = ImageCache(images, SIZE, 1, cache_mb)
-    items = items or make_instructions()
-    examples = encode_examples(items, TOKENIZER)
-    return AssistantData(items, examples, images, cache, special_tokens(TOKENIZER), buckets)
-
-
-def make_batches(data=None, **changes):
-    options = {"batch_size": 8, "pair_block": 4, "seed": 1, "epochs": 3, "per_image": 2}
-    options |= {"always": ("class",), "augmentation": Augmentation(shift=2)}
-    return AssistantBatches(data or make_data(), **(options | changes))
-
-
-def equal(first, second):
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        assert array.dtype == second[name].dtype, name
-        assert np.array_equal(array, second[name]), name
+from slava_jax.data.tokenizer import special_tokens
 
 
 def test_shapes_and_types():
@@ -390,72 +344,3 @@ def test_sizes_that_do_not_fit():
         AssistantEvaluation(make_data(), 8, 8, rows=[])
     with pytest.raises(IndexError):
         make_batches()[18]
-
-
-def test_bad_image_sets():
-    with pytest.raises(DataError, match="empty"):
-        ImageSet([], [], ["a"], [])
-    with pytest.raises(DataError, match="key 'k'"):
-        ImageSet(["k", "k"], [0, 0], ["a"], [b"", b""])
-    with pytest.raises(DataError, match="labels must lie in"):
-        ImageSet(["k"], [1], ["a"], [b""])
-    cache = ImageCache(ImageSet(["k"], [0], ["a"], [b"junk"], name="mine"), 8, 1, 1)
-    with pytest.raises(ImageError, match="mine: image 'k'"):
-        cache[0]
-
-
-def test_vision_batches():
-    images = make_images(26)
-    cache = ImageCache(images, SIZE, 3, 1)
-    batches = VisionBatches(images, cache, 8, seed=0, epochs=2)
-    assert (len(batches), batches.batches_per_epoch) == (6, 3)
-    index = np.concatenate([b["index"] for b in batches]).reshape(2, 24)
-    assert all(len(set(epoch)) == 24 for epoch in index.tolist())
-    assert not np.array_equal(*index)
-    for i in range(6):
-        batch = batches[i]
-        assert np.array_equal(batch["labels"], images.labels[batch["index"]])
-        assert np.array_equal(batch["images"], [cache[k] for k in batch["index"]])
-        parts = [VisionBatches(images, cache, 8, 0, 2, shard=Shard(k, 2))[i] for k in range(2)]
-        equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
-    turned = VisionBatches(images, cache, 8, 0, 2, Augmentation())
-    again = VisionBatches(images, cache, 8, 0, 2, Augmentation())
-    assert not np.array_equal(turned[0]["images"], batches[0]["images"])
-    equal(turned[4], again[4])
-    with pytest.raises(PipelineError, match="26 row"):
-        VisionBatches(images, cache, 32, 0, 1)
-
-
-def test_vision_evaluation():
-    images = make_images(10)
-    cache = ImageCache(images, SIZE, 1, 1)
-    batches = list(VisionEvaluation(images, cache, 4))
-    index = np.concatenate([b["index"] for b in batches])
-    assert index.tolist() == [*range(10), -1, -1]
-    weight = np.concatenate([b["row_weight"] for b in batches])
-    assert np.array_equal(weight, index >= 0)
-    pixels = np.concatenate([b["images"] for b in batches])[:10]
-    assert np.array_equal(pixels, [cache[i] for i in range(10)])
-    assert {b["images"].shape for b in batches} == {(4, SIZE, SIZE, 1)}
-
-
-def test_language_batches():
-    data = make_data()
-    batches = LanguageBatches(data.examples, TOKENIZER.eos_token_id, 16, 4, seed=0, epochs=2)
-    texts = ['<s>' + item.question.replace('<image>', '') + item.answer + '</s>'
-             for item in data.instructions]  # fmt: skip
-    first = [batches[i] for i in range(batches.batches_per_epoch)]
-    stream = np.concatenate([b["tokens"].ravel() for b in first])
-    seen = TOKENIZER.decode(stream).split("</s>")[:-1]
-    assert set(t + "</s>" for t in seen) <= set(texts) and len(seen) > len(texts) - 10
-    for i, batch in enumerate(first):
-        flat = np.append(batch["tokens"].ravel()[1:], batch["targets"][-1, -1])
-        assert np.array_equal(batch["targets"].ravel(), flat)
-        assert (batch["target_weights"] == 1).all()
-        assert (batch["order"] == np.arange(16)).all()
-        parts = [LanguageBatches(data.examples, 3, 16, 4, 0, 2, Shard(k, 2))[i] for k in range(2)]
-        equal(batch, {name: np.concatenate([p[name] for p in parts]) for name in batch})
-    second = batches[batches.batches_per_epoch]
-    assert not np.array_equal(second["tokens"], first[0]["tokens"])
-    with pytest.raises(PipelineError, match="text of"):
-        LanguageBatches(data.examples[:1], 3, 16, 4, 0, 2)
