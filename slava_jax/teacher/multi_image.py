@@ -6,7 +6,7 @@ claims are about the target: it is the one that a wrong pair exchanges.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,30 @@ def multi_image_instructions(
     for kind in challenges:
         items += _challenge_items(kind, images, pool, company, seed)
     return items
+
+
+def groups_by_likeness(
+    images: ImageSet,
+    pool: ImageSet,
+    embeddings: tuple[np.ndarray, np.ndarray],
+    kinds: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """What an API teacher may be asked about: lines as `teacher.groups` reads them.
+
+    Args:
+      images, pool, embeddings: as in `multi_image_instructions`. kinds: of `CHALLENGES`. An image
+        without company in the pool is passed over.
+
+    Yields:
+      {"images": [keys, the target last], "kind": one of `kinds`}, one for each image and kind.
+    """
+    itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
+    company = _Company(images, pool, embeddings, itself)
+    for kind in kinds:
+        found = company.of(_relation(kind), OTHERS, np.arange(len(images)))
+        for row, others in found.items():
+            keys = [*(pool.keys[i] for i in others), images.keys[row]]
+            yield {"images": keys, "kind": kind}
 
 
 class _Company:
@@ -171,9 +195,8 @@ def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
     )
     if not len(rows) or not len(among):
         return []
-    relation = "inter_class" if kind == "inter_class" else "intra_class"
     items = []
-    for row, others in company.of(relation, OTHERS, rows, among).items():
+    for row, others in company.of(_relation(kind), OTHERS, rows, among).items():
         key, facts = images.keys[row], images.facts[row]
         keys = (*(pool.keys[i] for i in others), key)
         known = [pool.facts[i] for i in others]
@@ -196,6 +219,11 @@ def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
                 )
             )
     return items
+
+
+def _relation(kind: str) -> str:
+    """How the images before the target of a challenge are chosen; see data/neighbours.py."""
+    return "inter_class" if kind == "inter_class" else "intra_class"
 
 
 def _scale(facts: Mapping[str, Any]) -> str:

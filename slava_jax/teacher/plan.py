@@ -90,7 +90,8 @@ def requests(
 
     Args:
       sets: split -> images. contexts: by image key.
-      groups: given ones; where there are none, random ones are made (groups_per_category).
+      groups: given ones, of which groups_per_category limits those of a kind and category of the
+        target, if it is not 0; where there are none, so many random ones are made.
       seed: chooses images, wordings and random groups.
     """
     plan, prompts = [], load_set(settings["prompts"])
@@ -99,7 +100,9 @@ def requests(
             picture = _picture(sets[split], row, contexts)
             for questions in _batches(prompts.questions, settings["questions_per_request"]):
                 plan.append(_request(settings, split, (picture,), prompts.about, questions, seed))
-    if not groups:
+    if groups:
+        groups = _some(groups, sets, settings["groups_per_category"], seed)
+    else:
         groups = [
             group
             for split in settings["splits"]
@@ -155,6 +158,21 @@ def random_groups(
                 if len(drawn) > 1 and tuple(drawn) not in seen:
                     seen.add(tuple(drawn))
                     yield Group(tuple(images.keys[row] for row in drawn), kind, split)
+
+
+def _some(
+    groups: Sequence[Group], sets: Mapping[str, ImageSet], per_category: int, seed: int
+) -> list[Group]:
+    """Groups in their order, at most so many of a split, kind and category; all where it is 0."""
+    if not per_category:
+        return list(groups)
+    kept: dict[tuple, list[Group]] = {}
+    for group in sorted(groups, key=lambda group: _digest(f"{seed}/{group.kind}/{group.images}")):
+        images = sets[group.split]
+        category = int(images.labels[images.index[group.images[-1]]])
+        kept.setdefault((group.split, group.kind, category), []).append(group)
+    chosen = {group for many in kept.values() for group in many[:per_category]}
+    return [group for group in groups if group in chosen]
 
 
 def known_scale(facts: Mapping[str, Any]) -> str:

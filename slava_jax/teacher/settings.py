@@ -32,7 +32,8 @@ def default_settings() -> dict[str, Any]:
         "send_images": True,  # False: the teacher reads classes, captions and paragraphs alone
         "contexts": "",  # JSON Lines: caption and paragraphs of images (docs/teacher.md)
         "groups": "",  # JSON Lines: groups of images for the three challenges
-        # Where `groups` is '': random groups of each kind and category in every split.
+        # Groups of each kind and category in every split: of those in `groups`, where 0 takes all;
+        # random ones where it is ''.
         "groups_per_category": 0,
         "images_per_group": 4,
         "splits": SPLITS,  # any of them

@@ -21,6 +21,7 @@ from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
+from slava_jax.teacher.multi_image import groups_by_likeness
 from slava_jax.train import stages
 from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
 from slava_jax.train.fit import Stage, best_params, fit
@@ -41,15 +42,16 @@ from slava_jax.train.workdir import (
 )
 
 # In the work directory.
-REPORT, NEIGHBOURS = "report.html", "neighbours.png"
+REPORT, NEIGHBOURS, GROUPS = "report.html", "neighbours.png", "groups.jsonl"
 
 
 def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
     """Runs what the config asks for, or goes on with it, and returns the metrics.
 
     A run that is finished only returns them. `workdir` gets config.json, data/, one directory a
-    stage, metrics.json, predictions.csv, report.html, and neighbours.png where prompts hold several
-    images. `started` is the `time.monotonic()` that `run.wall_seconds` counts from, now by default.
+    stage, metrics.json, predictions.csv, report.html, neighbours.png where prompts hold several
+    images, and groups.jsonl where a teacher has to write their answers. `started` is the
+    `time.monotonic()` that `run.wall_seconds` counts from, now by default.
 
     Raises:
       ConfigError, WordNetError, PipelineError (the devices cannot share a batch): before anything
@@ -159,9 +161,23 @@ def _with_neighbours(config, materials: Materials, vision: tuple, workdir: Path)
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_bytes(encode_png(np.asarray(sheet)))
             unfinished.replace(path)
+    if hosts.is_first() and config.data.challenges:
+        _write_groups(config.data.challenges, materials, embedded, workdir / GROUPS)
     materials = with_multi_image(config, materials, embedded, workdir)
     stages.check_instructions(config, materials)
     return materials
+
+
+def _write_groups(kinds, materials: Materials, embedded, path: Path) -> None:
+    """Groups by likeness for a teacher, of image sets of which no record says what they show."""
+    pool, lines = materials.train.images, []
+    for name, vectors in embedded.items():
+        images = getattr(materials, name).images
+        if None in images.records:
+            pair = (vectors, embedded["train"])
+            lines += [json.dumps(line) for line in groups_by_likeness(images, pool, pair, kinds)]
+    if lines:
+        write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _trained_language(config, materials: Materials, workdir: Path) -> dict:

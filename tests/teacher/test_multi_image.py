@@ -19,6 +19,7 @@ from slava_jax.teacher.multi_image import (
     FEW_SHOT,
     OTHERS,
     PERMUTED,
+    groups_by_likeness,
     multi_image_instructions,
 )
 from slava_jax.teacher.phrases import Writer
@@ -153,6 +154,14 @@ def test_intra_class_takes_the_least_similar_of_the_class():
         own = [i for i in range(len(POOL)) if POOL.category(i) == item.category]
         own.sort(key=lambda i: cosine(pool[i], query))
         assert item.images[:-1] == tuple(POOL.keys[i] for i in own[:OTHERS])
+
+
+def test_groups_for_a_teacher_are_those_of_the_instructions():
+    pair = embedded(UNSEEN, 1), embedded(POOL)
+    lines = list(groups_by_likeness(UNSEEN, POOL, pair, CHALLENGES[:2]))
+    told = {(i.question_type, i.images) for i in about(challenges=CHALLENGES[:2])}
+    assert {(line["kind"], tuple(line["images"])) for line in lines} == told
+    assert len(lines) == 2 * len(UNSEEN)
 
 
 def test_what_is_said_of_the_images_before_the_target_is_true_of_them():

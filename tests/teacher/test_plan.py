@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,23 @@ def test_given_groups(tmp_path):
     task = job(tmp_path, groups=path, groups_per_category=5, splits=("train", "test"))
     (group,) = [request for request in task.plan() if len(request.keys) > 1]
     assert group.split == "test" and list(group.keys) == keys
+
+
+def test_of_given_groups_so_many_of_a_kind_and_category_are_taken(tmp_path):
+    pairs = [(f"train/{c}/{i}.png", f"train/{c}/{j}.png") for c in ("Tips", "Fibres")
+             for i, j in ((0, 1), (1, 0), (2, 0))]  # fmt: skip
+    lines = [{"images": pair, "kind": "intra_class"} for pair in pairs]
+    path = write(tmp_path / "g.jsonl", *lines)
+
+    def taken(most):
+        task = job(tmp_path, per_class=3, groups=path, groups_per_category=most)
+        return [request.keys for request in task.plan() if len(request.keys) > 1]
+
+    assert taken(0) == taken(3) == pairs
+    some = taken(2)
+    assert [key for key in pairs if key in some] == some
+    assert Counter(keys[0].split("/")[1] for keys in some) == {"Tips": 2, "Fibres": 2}
+    assert set(taken(1)) < set(some)
 
 
 @pytest.mark.parametrize(

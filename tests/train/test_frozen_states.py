@@ -212,6 +212,7 @@ def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_an_assistant_can_start_from_the_encoder_of_another_run(config, tmp_path):
     """Whose frozen layers are those that run started from."""
     first = config.copy_and_resolve_references()

@@ -13,8 +13,9 @@ from slava_jax.config import ConfigError, check
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.inference.assistant import load_assistant
 from slava_jax.teacher.multi_image import CHALLENGES, PERMUTED
+from slava_jax.teacher.sources import read_groups
 from slava_jax.train.loop import run
-from slava_jax.train.materials import prepare, with_multi_image
+from slava_jax.train.materials import open_image_sets, prepare, with_multi_image
 from slava_jax.train.test_split import TestSplit
 
 
@@ -29,6 +30,7 @@ def config():
     return c
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     """One test, so that the run is made once however many workers share the tests."""
     finished = tmp_path / "run", run(config(), tmp_path / "run")
@@ -37,6 +39,24 @@ def test_a_whole_run(tmp_path):
     a_picture_shows_what_was_chosen(finished)
     the_tokenizer_knows_the_words_of_such_prompts(finished)
     a_trained_assistant_is_asked_about_several_images(finished)
+
+
+def test_a_run_on_images_that_only_have_labels_leaves_groups_for_a_teacher(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("gold", "tin", "zinc"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 256, (32, 32), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    c = get_config()
+    c.stages = ("vision",)
+    c.data.update(name="folder", folder=str(tmp_path / "images"), size=32, challenges=CHALLENGES)
+    run(c, tmp_path / "run")
+    sets = open_image_sets(c, tmp_path / "run" / "data")
+    groups = read_groups(str(tmp_path / "run" / "groups.jsonl"), sets, CHALLENGES)
+    assert {group.images[-1] for group in groups} == {k for s in sets.values() for k in s.index}
+    assert all(set(group.images[:-1]) <= set(sets["train"].index) for group in groups)
+    assert {group.kind for group in groups} == set(CHALLENGES)
 
 
 def examples_are_training_images_and_targets_of_the_split(finished):
