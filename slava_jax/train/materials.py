@@ -70,8 +70,13 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
       PromptError: an instruction's `<image>` tokens do not match its images.
     """
     images = open_image_sets(config, workdir / "data")
-    instructions = _instructions(config, workdir / "data" / "instructions", images)
     names = images["train"].class_names
+    if len(names) < 2:
+        raise DataError(
+            f"{images['train'].name}: all images are of one class, {names[0]!r}, and every score "
+            "is compared with that of an image of another: add images of a second class"
+        )
+    instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
     taught = instructions["train"] + _wordings(config, images["train"])

@@ -120,6 +120,17 @@ def test_bad_folders(folder, tmp_path):
         Folder(folder, tmp_path / "data")
 
 
+@pytest.mark.parametrize("stray", ["top.png", "gold/deeper/a.TIF"])
+def test_an_image_that_is_in_no_class_folder_is_named(folder, tmp_path, stray):
+    path = folder / stray
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"any")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "thumb.png").write_bytes(b"any")
+    with pytest.raises(DataError, match=f"1 image.s. are not directly .* such as {stray}; move"):
+        Folder(folder, tmp_path / "data")
+
+
 def test_a_bad_file_is_named_and_loses_nothing(folder, tmp_path):
     bad = folder / "iron" / "iron3.png"
     whole = bad.read_bytes()

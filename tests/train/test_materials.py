@@ -88,6 +88,17 @@ def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
     assert run(config, tmp_path / "run")
 
 
+def test_one_class_alone_is_refused_before_anything_is_written(images, tmp_path):
+    config = get_config()
+    config.data.update(name="folder", folder=str(images), size=32)
+    (images / "round").rename(tmp_path / "round")
+    with pytest.raises(DataError, match=r"all images are of one class, 'square'.* second class"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    (tmp_path / "round").rename(images / "round")
+    assert len(prepare(config, tmp_path / "run").class_names) == 2
+
+
 @pytest.mark.slow
 def test_a_llava_file_trains(config, tmp_path):
     config.language.update(length=16, batch_size=4)  # there is little text

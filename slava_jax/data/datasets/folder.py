@@ -8,7 +8,7 @@ from pathlib import Path
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.files import ImageFiles, LabelledFile
 from slava_jax.data.datasets.store import SHARES
-from slava_jax.data.images import list_images
+from slava_jax.data.images import SUFFIXES, list_images
 
 LABELS = "labels.csv"
 # Columns that may stand in it besides, and the facts they give.
@@ -70,7 +70,27 @@ def _labelled_files(folder: Path) -> list[LabelledFile]:
             f"{folder}: has neither a folder for each class nor a {LABELS} with the columns file "
             "and label; add one of them"
         )
-    return [LabelledFile(path, sub.name) for sub in classes for path in list_images(sub)]
+    files = [LabelledFile(path, sub.name) for sub in classes for path in list_images(sub)]
+    _check_places(folder, files)
+    return files
+
+
+def _check_places(folder: Path, files: list[LabelledFile]) -> None:
+    """Images beside the class folders, or deeper than they are, would be missing unnoticed."""
+    used = {file.path for file in files}
+    stray = [
+        path.relative_to(folder)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path not in used
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if stray:
+        raise DataError(
+            f"{folder}: {len(stray)} image(s) are not directly in a class folder, such as "
+            f"{stray[0]}; move them into one or away, or list all images in a {LABELS}"
+        )
 
 
 def _from_table(folder: Path) -> list[LabelledFile]:
