@@ -121,6 +121,16 @@ def test_even_pictures_and_pages_are_left_alone():
     assert bottom - top >= 0.5 * len(page)
 
 
+@pytest.mark.parametrize(("soft", "found"), [(1, True), (6, False)])
+def test_marks_that_fade_out_are_no_text(soft, found):
+    """Grains out of focus on a dark even ground, in a row at the border: specimen, not a bar."""
+    rows, columns = np.mgrid[:60, :SIDE]
+    away = np.hypot(rows - 30, (columns + 30) % 60 - 30)
+    band = np.uint8(90 * np.exp(-((away / soft) ** 2) / 2) if soft > 1 else 90 * (away < 5))
+    pixels = np.concatenate([picture("Powder"), band])
+    assert picture_rows(pixels) == (0, SIDE if found else len(pixels))
+
+
 def test_a_large_sixteen_bit_picture_is_scaled_by_the_specimen_alone(tmp_path):
     specimen = picture("Porous_Sponge", 2000, 1700).astype(np.uint16) * 40  # to 10,200
     band = bar(120, 2000, WHITE).astype(np.uint16) * 257
