@@ -52,20 +52,21 @@ def test_every_number_that_an_ablation_keeps_is_measured():
     assert not set(ablations.KEPT) - measured()
 
 
-def ablated(folder, seeds=(0, 1), left_out=()):
-    """Result files of every variant with either decoder, but for those left out."""
-    for seed in seeds:
-        for decoder in ablations.DECODERS:
-            for i, variant in enumerate(ablations.VARIANTS):
-                if (decoder, variant) not in left_out:
-                    name = f"seed{seed}-{decoder}-{variant.replace(' ', '_')}.json"
-                    held = dict.fromkeys(ablations.KEPT, i + seed / 2)
-                    (folder / name).write_text(json.dumps({"metrics": held}))
+def ablated(seeds=(0, 1), left_out=()):
+    """Results of every variant with either decoder, but for those left out."""
+    return {
+        ablations.name_of(seed, decoder, variant): {
+            "metrics": dict.fromkeys(ablations.KEPT, i + seed / 2)
+        }
+        for seed in seeds
+        for decoder in ablations.DECODERS
+        for i, variant in enumerate(ablations.VARIANTS)
+        if (decoder, variant) not in left_out
+    }
 
 
-def test_ablations_are_a_mean_over_seeds_and_their_spread(tmp_path):
-    ablated(tmp_path)
-    found = ablations.summary(tmp_path)
+def test_ablations_are_a_mean_over_seeds_and_their_spread():
+    found = ablations.summary(ablated())
     assert list(found) == list(ablations.DECODERS)
     assert list(found["llama"]) == list(ablations.VARIANTS)
     mean, deviation, seeds = found["llama"]["one expert"]["classification.top1"]
@@ -73,18 +74,18 @@ def test_ablations_are_a_mean_over_seeds_and_their_spread(tmp_path):
     page = ablations.page(found)
     cells = " | ".join(["2.250 ± 0.354"] * 9)
     assert page.count(f"| one expert | 2 | {cells} |") == 2
-    ablated(tmp_path, seeds=(2,))
-    assert ablations.summary(tmp_path)["llama"]["full"]["classification.top1"] == [0.5, 0.5, 3]
+    third = ablations.summary(ablated(seeds=(0, 1, 2)))
+    assert third["llama"]["full"]["classification.top1"] == [0.5, 0.5, 3]
 
 
-def test_an_ablation_of_one_seed_has_no_spread(tmp_path):
-    ablated(tmp_path, seeds=(1,))
-    assert "| full | 1 | 0.500 | 0.500 |" in ablations.page(ablations.summary(tmp_path))
+def test_an_ablation_of_one_seed_has_no_spread():
+    page = ablations.page(ablations.summary(ablated(seeds=(1,))))
+    assert "| full | 1 | 0.500 | 0.500 |" in page
 
 
 def test_a_variant_stands_in_its_own_line_of_the_plot_whatever_was_run(tmp_path):
-    ablated(tmp_path, left_out=[("llama", "two experts"), ("llama", "full")])
-    figure = ablations.plot(ablations.summary(tmp_path), tmp_path / "plot.svg")
+    found = ablated(left_out=[("llama", "two experts"), ("llama", "full")])
+    figure = ablations.plot(ablations.summary(found), tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").stat().st_size > 1000
     names = list(ablations.VARIANTS)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # of both decoders
@@ -95,14 +96,35 @@ def test_a_variant_stands_in_its_own_line_of_the_plot_whatever_was_run(tmp_path)
                 assert labels[y] == names[round(x - 0.25)]
 
 
-def test_claims_are_a_table_each(tmp_path):
-    for seed, top1 in ((0, 0.5), (2, 0.75)):
-        held = {"seed": seed, "scores": {"top-1 within": top1, "top-1 outside": 0.25, "n": 200.0}}
-        (tmp_path / claims.place("shift", seed, "mixed").name).write_text(json.dumps(held))
-    page = claims.page(tmp_path)
+def test_claims_are_a_table_each():
+    found = {
+        claims.name_of("shift", seed, "mixed"): {
+            "scores": {"top-1 within": top1, "top-1 outside": 0.25, "n": 200.0}
+        }
+        for seed, top1 in ((0, 0.5), (2, 0.75))
+    }
+    page = claims.page(found)
     assert page.count("Not measured yet.") == 2
     assert "| trained on | seeds | n | top-1 within | top-1 outside |" in page
     assert "| mixed | 2 | 200 | 0.625 ± 0.177 | 0.250 ± 0.000 |" in page and "| shifted" not in page
+
+
+def test_results_grow_and_what_is_there_is_not_measured_again(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(seed, variant, runs):
+        measured.append((seed, variant))
+        return {"n": 5.0}
+
+    path = tmp_path / "results.json"
+    monkeypatch.setattr(claims, "RESULTS", path)
+    monkeypatch.setattr(claims.CLAIMS["turns"], "measure", measure)
+    for seed in (1, 0, 1):
+        claims.do("turns", seed, "flips and turns")
+    assert measured == [(1, "flips and turns"), (0, "flips and turns")]
+    held = json.loads(path.read_text())
+    assert list(held) == [f"turns-seed{seed}-flips and turns" for seed in (0, 1)]
+    assert held["turns-seed1-flips and turns"]["scores"] == {"n": 5.0}
 
 
 def test_shifted_and_mixed_are_trained_on_other_images_than_both_are_asked_about(monkeypatch):

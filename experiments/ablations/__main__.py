@@ -6,12 +6,11 @@
 The vision and the language stage of configs/quickstart.py are run once a seed and shared; every
 variant is an assistant stage of its own on top of them, on the same images and instructions. Each
 is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged images. Writes
-`experiments/ablations/seedN-DECODER-VARIANT.json`, summary.json beside them, and docs/ablations.md
-with docs/ablations.svg.
+`experiments/ablations/results.json`, and docs/ablations.md with docs/ablations.svg.
 """
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -19,13 +18,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configs.quickstart import get_config
+from experiments import results
 from experiments.readme_results import table
 from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
-RESULTS = Path(__file__).parent
+RESULTS = Path(__file__).with_name("results.json")
 RUNS = Path("runs/ablations")
-DOCS = RESULTS.parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SEEDS, DECODERS, RANKS = (0, 1, 2), ("transformer", "llama"), (4, 8, 12, 16)
 # What each variant changes; `full` is the paper's method as the quickstart has it.
 VARIANTS = {
@@ -55,9 +55,9 @@ def shared(seed: int) -> Path:
 
 
 def do(seed: int, decoder: str, variant: str) -> None:
-    """One assistant stage and its result file."""
-    place = RESULTS / f"seed{seed}-{decoder}-{variant.replace(' ', '_')}.json"
-    if place.exists():
+    """One assistant stage and its results, unless they are there."""
+    name = name_of(seed, decoder, variant)
+    if name in results.read(RESULTS):
         return
     before = shared(seed)
     config = get_config()
@@ -65,29 +65,27 @@ def do(seed: int, decoder: str, variant: str) -> None:
     config.start_from.update(vision=str(before), language=str(before))
     config.evaluation.update(captions=0, answers=128, ranks=RANKS)
     config.update_from_flattened_dict(VARIANTS[variant])
-    workdir = RUNS / f"seed{seed}-{decoder}-{variant.replace(' ', '_')}"
+    workdir = RUNS / name.replace(" ", "_")
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / "data").exists():
         (workdir / "data").symlink_to((before / "data").absolute())  # the same images and texts
     metrics = run(config, workdir)
-    result = {
-        "seed": seed,
-        "decoder": decoder,
-        "variant": variant,
-        "metrics": {name: metrics[name] for name in KEPT},
-        "environment": environment(),
-    }
-    write_atomically(place, json.dumps(result, indent=1) + "\n")
+    kept = {metric: metrics[metric] for metric in KEPT}
+    results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
 
 
-def summary(results: Path = RESULTS) -> dict:
+def name_of(seed: int, decoder: str, variant: str) -> str:
+    """What a run is called in the results."""
+    return f"seed{seed}-{decoder}-{variant}"
+
+
+def summary(found: Mapping[str, dict]) -> dict:
     """{decoder: {variant: {metric: [mean, standard deviation, n]}}} over the seeds there are."""
     out: dict[str, dict] = {}
     for decoder in DECODERS:
         for variant in VARIANTS:
-            name = f"{decoder}-{variant.replace(' ', '_')}.json"
-            files = [results / f"seed{seed}-{name}" for seed in SEEDS]
-            held = [json.loads(f.read_text())["metrics"] for f in files if f.exists()]
+            names = [name_of(seed, decoder, variant) for seed in SEEDS]
+            held = [found[name]["metrics"] for name in names if name in found]
             if held:
                 out.setdefault(decoder, {})[variant] = {
                     key: _spread([metrics[key] for metrics in held]) for key in held[0]
@@ -179,8 +177,7 @@ def main() -> None:
         for decoder in asked.decoders:
             for variant in asked.variants:
                 do(seed, decoder, variant)
-    found = summary()
-    write_atomically(RESULTS / "summary.json", json.dumps(found, indent=1) + "\n")
+    found = summary(results.read(RESULTS))
     write_atomically(DOCS / "ablations.md", page(found))
     plot(found, DOCS / "ablations.svg")
 

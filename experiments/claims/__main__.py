@@ -5,42 +5,41 @@
 
 `styles`: short, detailed or mixed answers in training. `shift`: trained on one range of
 acquisition, asked about another. `turns`: flips and turns as augmentation. What each does stands in
-the module of its name. Writes `experiments/claims/NAME-seedN-VARIANT.json`, and all that is there
-as tables into docs/claims.md.
+the module of its name. Writes `experiments/claims/results.json`, and all that is in it as tables
+into docs/claims.md.
 """
 
 import argparse
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from experiments import results
 from experiments.claims import shift, styles, turns
 from experiments.readme_results import table
 from slava_jax.train.workdir import environment, write_atomically
 
-RESULTS, RUNS = Path(__file__).parent, Path("runs/claims")
-PAGE = RESULTS.parent.parent / "docs" / "claims.md"
+RESULTS, RUNS = Path(__file__).with_name("results.json"), Path("runs/claims")
+PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
 CLAIMS = {"styles": styles, "shift": shift, "turns": turns}
 SEEDS = (0, 1, 2)
 
 
-def place(claim: str, seed: int, variant: str) -> Path:
-    """The result file of one measurement."""
-    return RESULTS / f"{claim}-seed{seed}-{variant.replace(' ', '_')}.json"
+def name_of(claim: str, seed: int, variant: str) -> str:
+    """What a measurement is called in the results."""
+    return f"{claim}-seed{seed}-{variant}"
 
 
 def do(claim: str, seed: int, variant: str) -> None:
     """One measurement, unless it was made."""
-    path = place(claim, seed, variant)
-    if path.exists():
-        return
-    scores = CLAIMS[claim].measure(seed, variant, RUNS)
-    found = {"claim": claim, "seed": seed, "variant": variant, "scores": scores}
-    write_atomically(path, json.dumps({**found, "environment": environment()}, indent=1) + "\n")
+    name = name_of(claim, seed, variant)
+    if name not in results.read(RESULTS):
+        scores = CLAIMS[claim].measure(seed, variant, RUNS)
+        results.add(RESULTS, name, {"scores": scores, "environment": environment()})
 
 
-def page(results: Path = RESULTS) -> str:
+def page(found: Mapping[str, dict]) -> str:
     """Markdown: a table a claim, mean and standard deviation over the seeds that there are."""
     parts = [
         "# Claims put to the test",
@@ -52,8 +51,8 @@ def page(results: Path = RESULTS) -> str:
         parts.append(" ".join(module.__doc__.split("\n\n")[1].split()))
         rows = []
         for variant in module.VARIANTS:
-            files = [results / place(claim, seed, variant).name for seed in SEEDS]
-            held = [json.loads(file.read_text())["scores"] for file in files if file.exists()]
+            names = [name_of(claim, seed, variant) for seed in SEEDS]
+            held = [found[name]["scores"] for name in names if name in found]
             if held:
                 cells = [_cell([scores[key] for scores in held]) for key in held[0] if key != "n"]
                 header = ("trained on", "seeds", "n", *(key for key in held[0] if key != "n"))
@@ -80,7 +79,7 @@ def main() -> None:
         for claim in asked.claims or CLAIMS:
             for variant in CLAIMS[claim].VARIANTS:
                 do(claim, seed, variant)
-    write_atomically(PAGE, page())
+    write_atomically(PAGE, page(results.read(RESULTS)))
 
 
 if __name__ == "__main__":
