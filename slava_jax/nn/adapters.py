@@ -82,11 +82,14 @@ def dropout(x, rate: float, key, example_id):
 def gates(logits, top_k: int):
     """Soft-merge weights: float32[..., K] with at most `top_k` entries above 0, summing to 1."""
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    if top_k < probabilities.shape[-1]:
-        _, kept = jax.lax.top_k(probabilities, top_k)
-        # By index, so that equal probabilities never keep more than top_k experts.
-        mask = jax.nn.one_hot(kept, probabilities.shape[-1]).sum(axis=-2)
-        probabilities = probabilities * mask
+    experts = probabilities.shape[-1]
+    if top_k < experts:
+        # Counted by comparison, not sorted: of equal ones the first counts as larger, so that they
+        # never keep more than top_k experts.
+        one, other = probabilities[..., :, None], probabilities[..., None, :]
+        before = jnp.tri(experts, k=-1, dtype=bool)
+        larger = (other > one) | ((other == one) & before)
+        probabilities = jnp.where(larger.sum(axis=-1) < top_k, probabilities, 0)
     return probabilities / probabilities.sum(axis=-1, keepdims=True)
 
 
