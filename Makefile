@@ -23,8 +23,9 @@ SEEDS ?= 0
 tables: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m experiments.tables --seeds $(SEEDS)
 
+# Work stealing leaves the tests of a file on one worker, which compiles what they share once.
 test: lint $(WORDNET)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 -m "not slow"
 
 # -rs prints why a test was skipped.
 test-slow: $(WORDNET) reference elpv pretrained

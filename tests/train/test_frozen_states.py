@@ -156,6 +156,7 @@ def test_states_beyond_float16_stop_the_run(config, materials, tmp_path):
         states.compute(frozen_states.UNCHANGED)
 
 
+@pytest.mark.slow
 def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_path):
     """The frozen layers come out as they went in; ask needs no states; scores are on disk."""
     metrics = run(config, tmp_path / "run")
