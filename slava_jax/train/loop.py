@@ -161,7 +161,7 @@ def _with_neighbours(config, materials: Materials, vision: tuple, workdir: Path)
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_bytes(encode_png(np.asarray(sheet)))
             unfinished.replace(path)
-    if hosts.is_first() and config.data.challenges:
+    if hosts.is_first() and config.data.challenges and not (workdir / GROUPS).exists():
         _write_groups(config.data.challenges, materials, embedded, workdir / GROUPS)
     materials = with_multi_image(config, materials, embedded, workdir)
     stages.check_instructions(config, materials)
