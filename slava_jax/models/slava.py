@@ -36,7 +36,7 @@ class SlavaConfig:
 
     Attributes:
       decoder: 'transformer' is the paper's small stack, trained from scratch; 'llama' runs the
-        frozen int8 blocks with their adapters a second time, with cross-attention.
+        frozen int8 blocks with their adapters a second time, with zero-gated cross-attention.
       quantized: int8 kernels in the frozen Llama.
       image_memory: the decoder looks at the image tokens beside the grounded question.
       text_encoder: 'llama', or 'embeddings' for a control: the grounded encoder then reads the

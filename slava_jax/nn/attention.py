@@ -152,15 +152,14 @@ class Attention(nn.Module):
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
     int8_activations: bool = False
-    out_kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def setup(self):
         groups = self.kv_heads or self.heads
 
-        def linear(features, bias=self.bias, **options):
+        def linear(features, bias=self.bias):
             return Linear(
                 features, bias, self.frozen, self.quantized, self.adapter, self.dtype,
-                self.int8_activations, **options,
+                self.int8_activations,
             )  # fmt: skip
 
         self.q = linear(self.heads * self.head_width)
@@ -168,7 +167,7 @@ class Attention(nn.Module):
         # Adam would turn the rounding noise of its gradient into full steps.
         self.k = linear(groups * self.head_width, False)
         self.v = linear(groups * self.head_width)
-        self.o = linear(self.width, kernel_init=self.out_kernel_init)
+        self.o = linear(self.width)
         if self.null_key:
             init, shape = nn.initializers.normal(0.02), (groups, self.head_width)
             self.null_k = self.param("null_k", init, shape)

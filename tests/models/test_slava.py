@@ -184,27 +184,23 @@ def test_cached_decoding_equals_uncached(decoder):
     assert step._cache_size() == 2
 
 
-def test_the_llama_decoder_starts_as_the_language_model_it_was():
-    """Any memory gives its logits, until the output kernel of the cross-attention has learnt."""
+def test_a_closed_gate_is_no_cross_attention():
+    """The `llama` decoder starts as the language model it was: any memory gives its logits."""
     model, variables = tiny_model("llama")
     batch = batch_of()
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    blocks = jax.jit(model.init)(keys, batch, CALL)["params"]["llama"]["blocks"]
-    fresh = blocks["cross"]["o"]["kernel"]
-    assert not fresh.any() and blocks["cross"]["v"]["kernel"].any()
 
     @functools.partial(jax.jit, static_argnums=1)
-    def logits(kernel, with_memory=True):
-        blocks = variables["params"]["llama"]["blocks"]
-        cross = {**blocks["cross"], "o": {"kernel": kernel}}
-        llama = {**variables["params"]["llama"], "blocks": {**blocks, "cross": cross}}
+    def logits(gate, with_memory=True):
+        cross_gate = jnp.full((2,), gate)
+        blocks = {**variables["params"]["llama"]["blocks"], "cross_gate": cross_gate}
+        llama = {**variables["params"]["llama"], "blocks": blocks}
         params = {**variables["params"], "llama": llama}
         memory = compiled("llama")(batch)[1] if with_memory else None
         changed = {**variables, "params": params}
         return model.apply(changed, batch["decoder_in"], memory, CALL, method="decode")[0]
 
-    np.testing.assert_array_equal(logits(fresh), logits(fresh, False))
-    assert np.abs(logits(fresh + 0.1) - logits(fresh)).max() > 1e-2
+    np.testing.assert_array_equal(logits(0.0), logits(0.0, False))
+    assert np.abs(logits(1.0) - logits(0.0)).max() > 1e-2
 
 
 def test_special_tokens_have_rows_of_their_own():
