@@ -72,8 +72,7 @@ def multi_image_instructions(
     Raises:
       DataError: embeddings that do not fit, or fewer training images than examples.
     """
-    itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
-    company = _Company(images, pool, embeddings, itself)
+    company = _Company(images, pool, embeddings)
     items = []
     if shots:
         items += _few_shot_items(images, pool, company, shots, seed, question, tested)
@@ -97,8 +96,7 @@ def groups_by_likeness(
     Yields:
       {"images": [keys, the target last], "kind": one of `kinds`}, one for each image and kind.
     """
-    itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
-    company = _Company(images, pool, embeddings, itself)
+    company = _Company(images, pool, embeddings)
     for kind in kinds:
         found = company.of(_relation(kind), OTHERS, np.arange(len(images)))
         for row, others in found.items():
@@ -109,8 +107,10 @@ def groups_by_likeness(
 class _Company:
     """Which images of the pool stand beside those of a split."""
 
-    def __init__(self, images, pool, embeddings, itself):
-        self._images, self._pool, self._itself = images, pool, itself
+    def __init__(self, images, pool, embeddings):
+        self._images, self._pool = images, pool
+        # Where an image itself stands in the pool, -1 where it does not.
+        self._itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
         self._queries, self._embedded = embeddings
 
     def of(self, relation: str, count: int, rows: np.ndarray, among=None) -> dict[int, list[int]]:
