@@ -1,17 +1,21 @@
 """Llama-2-7b's shape on one GPU: training and decoding, beside transformers + peft in the same run.
 
-    python -m experiments.bench_gpu            # ten minutes on an H200; ends in one line of JSON
+    python -m experiments.bench_gpu            # six minutes on an H200; ends in one line of JSON
     python -m experiments.bench_gpu --tiny     # the same code on a small shape, on anything
+    python -m experiments.bench_gpu --page     # the tables of docs/scale.md, of what was measured
 
 Random weights. Training: 4 sequences of 2,048 tokens, next-token loss, rank 16 on q, k, v, o, Adam:
 ours with K = 4 experts as `main` trains, beside peft's LoRA in bfloat16 with and without gradient
 checkpointing, and on bitsandbytes int8 where it is installed. Decoding: the assistant's `llama`
-decoder, with its adapters and without. Each measurement is a process of its own. FLOP/s count 4
-operations a frozen parameter and token, 6 with full rematerialisation; what stands against
-bandwidth are the bytes of the frozen weights. Writes `experiments/bench_gpu.json`.
+decoder, with its adapters and without, beside transformers' `generate`. Each measurement is a
+process of its own. FLOP/s count 4 operations a frozen parameter and token, 6 with full
+rematerialisation; what stands against the card's bandwidth are the bytes of frozen weights that a
+token reads. Writes `experiments/bench_gpu.json`, each row as soon as it is there.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -20,11 +24,18 @@ import time
 import zlib
 from pathlib import Path
 
+from slava_jax.train.workdir import environment, write_atomically
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+MARKERS = ("<!-- gpu:begin -->", "<!-- gpu:end -->")
 RESULT = Path(__file__).with_suffix(".json")
 LLAMA_2_7B = {}  # LlamaConfig's defaults
 TINY = {"vocab_size": 512, "width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 16,
         "mlp_width": 128}  # fmt: skip
-BATCH, LENGTH, RANK, STEPS = 4, 2048, 16, 5
+BATCH, LENGTH, RANK = 4, 2048, 16
+MEMORY = 128  # what a decoder looks at, beside its own answer of 128 tokens
+# A measurement is the median of so many groups of steps; the loss is looked at behind each group.
+GROUPS, STEPS = 3, 5
 # (remat, int8 activations) of ours.
 TRAINED = {
     "ours, bfloat16 arithmetic": ("none", False),
@@ -36,10 +47,18 @@ PEFT = ("peft LoRA", "peft LoRA, gradient checkpointing", "peft LoRA on bitsandb
 DECODED = tuple(
     f"decode, batch {batch}, {adapters}" for batch in (1, 32) for adapters in ("adapted", "bare")
 )
+ENVIRONMENT = "environment"
+GENERATED = ("peft generate, batch 1", "peft generate, batch 32")
+# Published for a card: dense bfloat16 and int8 operations a second, bytes a second of its memory.
+CARDS = {
+    "NVIDIA H200": {"bfloat16": 989e12, "int8": 1979e12, "bytes": 4.8e12},
+    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "int8": 1979e12, "bytes": 3.35e12},
+}
 AIMS = {
     "ours, bfloat16 arithmetic": {"tokens_a_second": 17_000},
     "ours, int8 x int8": {"tokens_a_second": 25_000},
     "ours, bfloat16 arithmetic, full remat": {"tokens_a_second": 13_000, "peak_gib": 14.0},
+    "decode, batch 1, adapted": {"of_bandwidth": 0.75},
 }
 
 
@@ -89,16 +108,20 @@ def parameters(config) -> int:
     return config.layers * block + config.vocab_size * config.width
 
 
-def timed(step, tokens: int) -> dict:
-    """Median seconds of a step after two that compile and warm up."""
+def timed(step, tokens: int, steps: int = STEPS) -> dict:
+    """Seconds of a step and tokens a second, after a group that compiles and warms up.
+
+    `step` returns a number that may be under way still, as in training: none waits for its loss.
+    """
     seconds = []
-    for i in range(2 + STEPS):
+    for group in range(1 + GROUPS):
         start = time.perf_counter()
-        step()
-        if i >= 2:
-            seconds.append(time.perf_counter() - start)
-    middle = statistics.median(seconds)
-    return {"seconds": seconds, "tokens_a_second": tokens / middle}
+        for _ in range(steps):
+            last = step()
+        float(last)
+        if group:
+            seconds.append((time.perf_counter() - start) / steps)
+    return {"seconds": seconds, "tokens_a_second": tokens / statistics.median(seconds)}
 
 
 def peak_gib() -> float | None:
@@ -112,34 +135,68 @@ def peak_gib() -> float | None:
 def train_peft(name: str, tiny: bool) -> dict:
     """The same of transformers + peft."""
     import torch
+
+    from experiments.bench_peft import adam, torch_step
+
+    model = peft_model("bitsandbytes" in name, "checkpointing" in name, tiny).train()
+    length = 64 if tiny else LENGTH
+    ids = torch.randint(1, model.config.vocab_size, (BATCH, length), device=model.device)
+    row = timed(torch_step(model, adam(model), ids), BATCH * length)
+    on_card = model.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_card else None
+    return {**row, "peak_gib": peak, **versions()}
+
+
+def peft_model(int8: bool, checkpointing: bool, tiny: bool):
+    """A Llama of transformers in bfloat16 on the card, with peft's LoRA on q, k, v, o."""
+    import torch
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    from experiments.bench_peft import adam, torch_step, with_lora
+    from experiments.bench_peft import with_lora
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
              "num_attention_heads": 4, "vocab_size": 512} if tiny else {}  # fmt: skip
-    config = LlamaConfig(**shape, torch_dtype=torch.bfloat16)
-    with torch.device(device):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
-    if "bitsandbytes" in name:
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
+    if int8:
         place = Path("runs/bench_gpu/llama")
         model.save_pretrained(place)
         del model
         quantized = BitsAndBytesConfig(load_in_8bit=True)
         model = LlamaForCausalLM.from_pretrained(place, quantization_config=quantized)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if "checkpointing" in name:
+    if checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
-    model = with_lora(model)
-    model.train()
-    length = 64 if tiny else LENGTH
-    ids = torch.randint(1, config.vocab_size, (BATCH, length), device=device)
-    row = timed(torch_step(model, adam(model), ids), BATCH * length)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
-    return {**row, "peak_gib": peak}
+    return with_lora(model)
+
+
+def versions() -> dict[str, dict[str, str]]:
+    """What the other side is made of."""
+    names = ("torch", "transformers", "peft")
+    return {"versions": {name: importlib.metadata.version(name) for name in names}}
+
+
+def decode_peft(name: str, tiny: bool) -> dict:
+    """Tokens a second of transformers' `generate`, behind a prompt as long as our memory."""
+    import torch
+
+    model, batch = peft_model(False, False, tiny).eval(), int(name.split("batch ")[1])
+    ids = torch.randint(1, model.config.vocab_size, (batch, MEMORY), device=model.device)
+    length = 16 if tiny else 128
+    asked = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
+
+    @torch.no_grad()
+    def step():
+        return model.generate(input_ids=ids, **asked)[0, -1]
+
+    row = timed(step, batch * length, 1)
+    steps = row["tokens_a_second"] / batch
+    read = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    read -= model.get_input_embeddings().weight.nbytes
+    rates = {"weight_bytes_a_second": read * steps, "milliseconds_a_token": 1e3 / steps}
+    return {**row, **rates, **versions()}
 
 
 def decode_ours(name: str, tiny: bool) -> dict:
@@ -154,7 +211,7 @@ def decode_ours(name: str, tiny: bool) -> dict:
     from slava_jax.models.llama import LlamaConfig
     from slava_jax.models.presets import PAPER
     from slava_jax.models.slava import Memory, Slava
-    from slava_jax.nn.adapters import AdapterCall
+    from slava_jax.nn.adapters import AdapterCall, split_base
 
     batch = int(name.split("batch ")[1].split(",")[0])
     llama = LlamaConfig(**(TINY if tiny else LLAMA_2_7B))
@@ -165,8 +222,8 @@ def decode_ours(name: str, tiny: bool) -> dict:
     shaped = batch_shapes(2, 64, config.vit)
     shapes = jax.eval_shape(lambda b: model.init(keys, b, AdapterCall(jnp.int32(1))), shaped)
     variables = on_device({name: shapes[name] for name in ("params", "frozen")})
-    values = jax.random.normal(keys["params"], (batch, 128, config.grounded.width), jnp.bfloat16)
-    memory = Memory(values, jnp.zeros((batch, 128), jnp.int32))
+    values = jax.random.normal(keys["params"], (batch, MEMORY, config.grounded.width), jnp.bfloat16)
+    memory = Memory(values, jnp.zeros((batch, MEMORY), jnp.int32), jnp.ones(batch, jnp.int32))
     length = 16 if tiny else 128
 
     def step():
@@ -175,51 +232,141 @@ def decode_ours(name: str, tiny: bool) -> dict:
             model, variables, memory, jnp.int32(RANK), jax.random.key(0),
             start=2, stop=-1, length=length,
         )  # fmt: skip
-        answers.block_until_ready()
+        return answers[0, 0]
 
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables["frozen"]["llama"]["blocks"]))
-    row = timed(step, batch * length)
+    base, _ = split_base(variables["frozen"]["llama"])
+    read = {name: part for name, part in base.items() if name != "embedding"}
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(read))
+    row = timed(step, batch * length, 1)
     steps = row["tokens_a_second"] / batch
     return {**row, "weight_bytes_a_second": weights * steps, "milliseconds_a_token": 1e3 / steps}
 
 
 def one(name: str, tiny: bool) -> dict:
     """One measurement, in this process."""
+    if name == ENVIRONMENT:
+        return environment()
     if name in TRAINED:
         return train_ours(name, tiny)
+    if name in GENERATED:
+        return decode_peft(name, tiny)
     return train_peft(name, tiny) if name in PEFT else decode_ours(name, tiny)
 
 
+def measured(name: str, tiny: bool) -> dict:
+    """One measurement, in a process of its own; or why there is none."""
+    if "bitsandbytes" in name and importlib.util.find_spec("bitsandbytes") is None:
+        return {"not_measured": "bitsandbytes is not installed"}
+    command = [sys.executable, "-m", "experiments.bench_gpu", "--one", name]
+    command += ["--tiny"] * tiny
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1:]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compared(rows: dict[str, dict], device: str) -> dict[str, dict]:
+    """The rows with their share of what the card is published to do, where that is known."""
+    card = next((rates for name, rates in CARDS.items() if name in device), None)
+    out = {}
+    for name, row in rows.items():
+        row = dict(row)
+        if card and "flops" in row:
+            row["of_card"] = row["flops"] / card["int8" if "int8" in name else "bfloat16"]
+        if card and "weight_bytes_a_second" in row:
+            row["of_bandwidth"] = row["weight_bytes_a_second"] / card["bytes"]
+        out[name] = row
+    return out
+
+
+def tables(rows: dict[str, dict]) -> str:
+    """Markdown for docs/scale.md."""
+    from experiments.readme_results import table
+
+    trained = [
+        (
+            name,
+            *(_shown(row, key, form) for key, form in
+              (("tokens_a_second", ",.0f"), ("of_card", ".0%"), ("peak_gib", ".1f"))),
+            _against(name, row),
+        )
+        for name, row in rows.items() if name in (*TRAINED, *PEFT)
+    ]  # fmt: skip
+    decoded = [
+        (
+            name,
+            *(_shown(row, key, form) for key, form in
+              (("milliseconds_a_token", ".2f"), ("tokens_a_second", ",.0f"),
+               ("of_bandwidth", ".0%"))),
+            _against(name, row),
+        )
+        for name, row in rows.items() if name in (*DECODED, *GENERATED)
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            table(("training", "tokens/s", "of the card", "peak GiB", "aim"), trained),
+            table(("", "ms a token", "tokens/s", "of the card's bandwidth", "aim"), decoded),
+        ]
+    )
+
+
+def _shown(row: dict, key: str, form: str) -> str:
+    if row.get(key) is None:
+        return "not measured" if key == "tokens_a_second" else ""
+    return format(row[key], form)
+
+
+def _against(name: str, row: dict) -> str:
+    said = []
+    for key, aim in AIMS.get(name, {}).items():
+        if key in row:
+            reached = row[key] <= aim if key == "peak_gib" else row[key] >= aim
+            said.append(f"{aim:,} {key.replace('_', ' ')}: {'reached' if reached else 'missed'}")
+    return "; ".join(said)
+
+
+def write_page() -> None:
+    """Puts the tables of the result file into docs/scale.md."""
+    from experiments.readme_results import replaced
+
+    rows = json.loads(RESULT.read_text())["rows"]
+    write_atomically(PAGE, replaced(PAGE.read_text(), tables(rows), *MARKERS))
+
+
 def main() -> None:
-    """Measures all, writes the result file, prints it as one line."""
+    """Measures all, or what is asked for, writes the result file, prints it as one line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--one", choices=(*TRAINED, *PEFT, *DECODED))
+    names = (*TRAINED, *PEFT, *DECODED, *GENERATED)
+    parser.add_argument("--one", choices=(ENVIRONMENT, *names), help="in this process")
+    parser.add_argument("--only", choices=names, nargs="*", help="the others stay as they are")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--page", action="store_true")
     asked = parser.parse_args()
+    if asked.page:
+        write_page()
+        return
     if asked.one:
         print(json.dumps(one(asked.one, asked.tiny)))
         return
-    rows = {}
-    for name in (*TRAINED, *PEFT, *DECODED):
-        command = [sys.executable, "-m", "experiments.bench_gpu", "--one", name]
-        command += ["--tiny"] * asked.tiny
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        failed = {"failed": done.stderr.strip().splitlines()[-1:]}
-        rows[name] = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
+    rows = json.loads(RESULT.read_text())["rows"] if asked.only else {}
+    about = measured(ENVIRONMENT, asked.tiny)  # by another process: this one must not hold the card
+    for name in asked.only or names:
+        rows[name] = measured(name, asked.tiny)
         print(name, rows[name], file=sys.stderr, flush=True)
-    from slava_jax.train.workdir import environment, write_atomically
-
-    result = {
-        "question": __doc__.splitlines()[0],
-        "shape": "tiny" if asked.tiny else "Llama-2-7b",
-        "batch": [BATCH, LENGTH],
-        "rows": rows,
-        "aims": AIMS,
-        "seed": 0,
-        "environment": environment(),
-    }
-    if not asked.tiny:
-        write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
+        result = {
+            "question": __doc__.splitlines()[0],
+            "shape": "tiny" if asked.tiny else "Llama-2-7b",
+            "batch": [BATCH, LENGTH],
+            "groups": GROUPS,
+            "steps_a_group": STEPS,
+            "rows": compared(rows, about["device"]),
+            "cards": CARDS,
+            "aims": AIMS,
+            "seed": 0,
+            "environment": about,
+        }
+        if not asked.tiny:
+            write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 

@@ -99,14 +99,14 @@ def adam(model):
 
 
 def torch_step(model, optimizer, ids):
-    """A function that makes one update on next tokens and returns its loss."""
+    """A function that makes one update on next tokens and returns its loss, a tensor."""
 
-    def step() -> float:
+    def step():
         optimizer.zero_grad()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 
@@ -131,11 +131,11 @@ def one(name: str) -> dict:
     # Both sides the same cores; JAX has no setting of its own for the number of threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     step = peft_step(name) if name.startswith("peft") else our_step(name)
-    losses = [step() for _ in range(WARM)]
+    losses = [float(step()) for _ in range(WARM)]
     seconds = []
     for _ in range(TIMED):
         start = time.perf_counter()
-        losses.append(step())
+        losses.append(float(step()))
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": seconds, "peak_gib": peak, "losses": losses}

@@ -80,7 +80,7 @@ def shapes_of(model: PlainModel, batch: dict) -> dict:
 
 
 def stepper(model: PlainModel, variables: dict, batch: dict):
-    """A function that makes one update and returns its loss.
+    """A function that makes one update and returns its loss, which may be under way still.
 
     On a mesh of all devices, which leaves the frozen weights where they are.
     """
@@ -92,8 +92,8 @@ def stepper(model: PlainModel, variables: dict, batch: dict):
     state = TrainState.create(variables["params"], optimizer)
     held = [*runner.place(state, variables["frozen"])]
 
-    def step() -> float:
+    def step() -> jax.Array:
         held[0], metrics = runner.step(held[0], held[1], batch, jax.random.key(2))
-        return float(metrics["loss"])
+        return metrics["loss"]
 
     return step

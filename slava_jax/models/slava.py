@@ -36,7 +36,7 @@ class SlavaConfig:
 
     Attributes:
       decoder: 'transformer' is the paper's small stack, trained from scratch; 'llama' runs the
-        frozen int8 blocks with their adapters a second time, with zero-gated cross-attention.
+        frozen int8 blocks with their adapters a second time, with cross-attention.
       quantized: int8 kernels in the frozen Llama.
       image_memory: the decoder looks at the image tokens beside the grounded question.
       text_encoder: 'llama', or 'embeddings' for a control: the grounded encoder then reads the
@@ -99,10 +99,18 @@ class Prompt:
 
 @flax.struct.dataclass
 class Memory:
-    """What the decoder looks at: float[B, S, E] and int32[B, S] orders, 0 or `HIDDEN`."""
+    """What the decoder starts from.
+
+    Attributes:
+      values: float[B, S, E], what it looks at; order: int32[B, S], 0 or `HIDDEN`.
+      first: int32[B], the token that the text began with, bos where the tokenizer has one. The
+        `llama` decoder reads it before its own: a language model leaves much of its attention on
+        whatever comes first, and would predict badly from there.
+    """
 
     values: jax.Array
     order: jax.Array
+    first: jax.Array
 
 
 class Slava(nn.Module):
@@ -155,19 +163,20 @@ class Slava(nn.Module):
         """Image-text match logits float32[B] read at `position` int32[B] (the last `<Encode>`)."""
         return self.encoder.match_logits(grounded, position)
 
-    def memory(self, grounded, image_tokens, order, encode_at, images_before) -> Memory:
+    def memory(self, grounded, image_tokens, tokens, order, encode_at, images_before) -> Memory:
         """The decoder's memory: the grounded question (answer hidden) and its images' tokens.
 
         An example may have fewer images than its batch has room for; what fills that is hidden.
         """
         seen = jnp.where(order <= encode_at[:, None], 0, HIDDEN)
+        first = jnp.broadcast_to(tokens[:, 0], grounded.shape[:1])
         if not self.config.image_memory:
-            return Memory(grounded, seen)
+            return Memory(grounded, seen, first)
         B, I, N, E = image_tokens.shape  # noqa: E741
         values = jnp.concatenate([grounded, image_tokens.reshape(B, I * N, E)], axis=1)
         count = jnp.take_along_axis(images_before, encode_at[:, None], axis=1)
         shown = jnp.where(jnp.repeat(jnp.arange(I), N) < count, 0, HIDDEN)
-        return Memory(values, jnp.concatenate([seen, shown], axis=1))
+        return Memory(values, jnp.concatenate([seen, shown], axis=1), first)
 
     def encode(self, prompt: Prompt, call: AdapterCall) -> Memory:
         """From prompt to the decoder's memory, as generation needs it."""
@@ -178,7 +187,9 @@ class Slava(nn.Module):
             for a in (states, prompt.order)
         )
         grounded = self.ground(states, image_tokens, order, prompt.images_before)
-        return self.memory(grounded, image_tokens, order, prompt.encode_at, prompt.images_before)
+        return self.memory(
+            grounded, image_tokens, prompt.tokens, order, prompt.encode_at, prompt.images_before
+        )
 
     def decode(self, tokens, memory: Memory | None, call, cache=None, slot=None):
         """Next-token logits of an answer.
@@ -196,12 +207,19 @@ class Slava(nn.Module):
 
     def _answer(self, tokens, memory, call, cache=None, slot=None):
         """As `decode`, but the decoder's states."""
+        count = tokens.shape[1]
+        if self.config.decoder == "llama":
+            if memory is None:
+                slot = slot + 1  # behind the first token, which the cache holds
+            else:
+                tokens = jnp.concatenate([memory.first[:, None], tokens], axis=1)
         start = 0 if slot is None else slot
         order = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         values, seen = (None, None) if memory is None else (memory.values, memory.order)
         text = TextInputs(order, call, values, seen, slot)
         if self.config.decoder == "llama":
-            return self.llama(self.embed(tokens), text, cache)
+            states, cache = self.llama(self.embed(tokens), text, cache)
+            return states[:, -count:], cache
         return self.decoder(self.answer_embedding[tokens].astype(self.dtype), text, cache)
 
     def vocabulary(self) -> Vocabulary:
@@ -219,9 +237,10 @@ class Slava(nn.Module):
         return self.llama.vocabulary(self.special_embedding).logits(states)
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
-        """A decoder cache with room for `length` tokens, stacked over layers."""
+        """A decoder cache with room for `length` tokens of an answer, stacked over layers."""
         c = self.config
         if c.decoder == "llama":
+            length += 1
             layers, heads, width = c.llama.layers, c.llama.kv_heads, c.llama.head_width
         else:
             layers, heads, width = (
@@ -254,7 +273,8 @@ class Slava(nn.Module):
         grounded = self.ground(twice[0], both, twice[1], twice[2])
         match, match_wrong = self.match(grounded, twice[3]).reshape(-1, 2).T
         right = grounded[::2]
-        memory = self.memory(right, image_tokens, order, batch["encode_at"][:, 0], before)
+        at = batch["encode_at"][:, 0]
+        memory = self.memory(right, image_tokens, batch["tokens"], order, at, before)
         answers, _ = self._answer(batch["decoder_in"], memory, call)
         if self.is_initializing():
             self.llama.vocabulary()  # so that the base is whole, whichever decoder reads it

@@ -133,6 +133,7 @@ class Linear(nn.Module):
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
     int8_activations: bool = False  # of a quantized kernel; see quantized.int8_matmul
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x, call: AdapterCall | None = None):
@@ -146,8 +147,7 @@ class Linear(nn.Module):
         return y
 
     def _base(self, x):
-        shape = (x.shape[-1], self.features)
-        init = nn.initializers.lecun_normal()
+        shape, init = (x.shape[-1], self.features), self.kernel_init
         if not self.frozen:
             return jnp.dot(x, self.param("kernel", init, shape).astype(self.dtype))
         if not self.quantized:

@@ -49,13 +49,33 @@ def _attend_block(q, k, v, order, limit):
     return out.reshape(B, G, H, T, C).transpose(0, 3, 1, 2, 4)
 
 
-def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
+def _cudnn_takes(q, k, causal: bool) -> bool:
+    """Long enough to matter, and what its gradient can do: a mask needs even lengths."""
+    T, S = q.shape[1], k.shape[1]
+    fits = causal or (T % 2 == 0 and S % 2 == 0)
+    return q.dtype == jnp.bfloat16 and T >= 16 and q.shape[-1] % 8 == 0 and fits
+
+
+def fused_attend(q, k, v, order, limit, causal: bool, implementation: str = "cudnn"):
+    """`attend` by one kernel that never writes the weights to memory; `attend` is its slow twin.
+
+    Queries that see nothing, and padding under `causal`, get other numbers than there.
+    """
+    mask = None if causal else order[:, None, None, :] <= limit[:, None, :, None]
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, is_causal=causal, implementation=implementation
+    )
+
+
+def attend(q, k, v, order, limit, causal: bool = False, query_block: int = _QUERY_BLOCK):
     """Scaled dot-product attention with grouped key/value heads.
 
     Args:
       q: float[B, T, H, C]; k, v: float[B, S, G, C], where G divides H.
       order: int32[B, S] of the keys; limit: int32[B, T] of the queries: a query sees the keys
         with `order <= limit`.
+      causal: promises that keys and queries are the same tokens in the order of their positions,
+        padding last. cuDNN then leaves out the half that nobody sees.
       query_block: queries taken at a time when T is larger. The backward pass keeps the inputs,
         not the weights, and has those of one block at a time.
 
@@ -63,6 +83,8 @@ def attend(q, k, v, order, limit, query_block: int = _QUERY_BLOCK):
       float[B, T, H, C] in the dtype of v.
     """
     B, T, H, C = q.shape
+    if jax.default_backend() == "gpu" and _cudnn_takes(q, k, causal):
+        return fused_attend(q, k, v, order, limit, causal)
     q = q.reshape(B, T, k.shape[2], H // k.shape[2], C)
     if query_block >= T:
         return _attend_block(q, k, v, order, limit).reshape(B, T, H, C)
@@ -152,14 +174,15 @@ class Attention(nn.Module):
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
     int8_activations: bool = False
+    out_kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def setup(self):
         groups = self.kv_heads or self.heads
 
-        def linear(features, bias=self.bias):
+        def linear(features, bias=self.bias, **options):
             return Linear(
                 features, bias, self.frozen, self.quantized, self.adapter, self.dtype,
-                self.int8_activations,
+                self.int8_activations, **options,
             )  # fmt: skip
 
         self.q = linear(self.heads * self.head_width)
@@ -167,7 +190,7 @@ class Attention(nn.Module):
         # Adam would turn the rounding noise of its gradient into full steps.
         self.k = linear(groups * self.head_width, False)
         self.v = linear(groups * self.head_width)
-        self.o = linear(self.width)
+        self.o = linear(self.width, kernel_init=self.out_kernel_init)
         if self.null_key:
             init, shape = nn.initializers.normal(0.02), (groups, self.head_width)
             self.null_k = self.param("null_k", init, shape)
@@ -188,14 +211,19 @@ class Attention(nn.Module):
             order = jnp.pad(order, ((0, 0), (1, 0)), constant_values=-1)
         return KeysValues(k, v, order)
 
-    def __call__(self, x, memory: KeysValues, limit, call: AdapterCall | None = None):
-        """x float[B, T, D] looks at `memory`; `limit` int32[B, T] also is the rotary position."""
+    def __call__(
+        self, x, memory: KeysValues, limit, call: AdapterCall | None = None, causal: bool = False
+    ):
+        """x float[B, T, D] looks at `memory`; `limit` int32[B, T] also is the rotary position.
+
+        `causal`: see `attend`.
+        """
         B, T, _ = x.shape
         q = self.q(x, call).reshape(B, T, self.heads, self.head_width)
         if self.rope_theta is not None:
             q = rotate(q, limit, self.rope_theta, self.rope_scaling)
         q = checkpoint_name(q, KEPT_OF_ATTENTION)
-        out = attend(q, memory.k, memory.v, memory.order, limit)
+        out = attend(q, memory.k, memory.v, memory.order, limit, causal)
         return checkpoint_name(self.o(out.reshape(B, T, -1), call), KEPT_OF_ATTENTION)
 
 

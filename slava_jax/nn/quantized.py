@@ -57,6 +57,10 @@ def _whole_numbers(x, kernel, axis: int):
     sums = jax.lax.dot_general(
         rounded, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.int32
     )
+    if jax.default_backend() == "gpu":
+        # Else XLA tries the conversion as part of the product, finds cuBLAS faster without it, and
+        # is left with a conversion that writes float32 to memory for nothing.
+        sums = jax.lax.optimization_barrier(sums)
     return (sums.astype(jnp.float32) * step).astype(x.dtype)
 
 

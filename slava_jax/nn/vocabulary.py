@@ -13,7 +13,10 @@ import jax.numpy as jnp
 
 from slava_jax.nn.quantized import int8_matmul
 
-_MOST = 2**23  # logits held at a time, 32 MiB
+
+def _most() -> int:
+    """Logits held at a time: 32 MiB, on a GPU 256, whose products want more rows than that."""
+    return 2**26 if jax.default_backend() == "gpu" else 2**23
 
 
 @flax.struct.dataclass
@@ -53,7 +56,7 @@ def _rows(states, table):
     return jnp.dot(states, table.T.astype(states.dtype))
 
 
-def token_nats(vocabulary: Vocabulary, states, targets, most: int = _MOST):
+def token_nats(vocabulary: Vocabulary, states, targets, most: int | None = None):
     """Cross-entropy of each token in nats.
 
     Args:
@@ -67,7 +70,7 @@ def token_nats(vocabulary: Vocabulary, states, targets, most: int = _MOST):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int = _MOST):
+def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int | None = None):
     """Sum of `token_nats` by `weights` float32[B, U]: float32[].
 
     Its gradient is computed beside it, part by part, so that no part's logits are needed twice. It
@@ -81,10 +84,10 @@ def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int = _M
     return jax.lax.scan(add, jnp.float32(0), parts)[0]
 
 
-def _cut(vocabulary: Vocabulary, arrays, most: int):
+def _cut(vocabulary: Vocabulary, arrays, most: int | None):
     """Arrays `[B, U, ...]` as parts `[n, B, u, ...]` along U, and what puts such parts together."""
     B, U = arrays[0].shape[:2]
-    longest = max(1, most // (B * vocabulary.size))
+    longest = max(1, (most or _most()) // (B * vocabulary.size))
     count = math.ceil(U / longest)
     length = math.ceil(U / count)
 

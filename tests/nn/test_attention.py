@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slava_jax.nn.attention import HIDDEN, Attention, KeysValues, RMSNorm, attend, rotate
+from slava_jax.nn.attention import (
+    HIDDEN,
+    Attention,
+    KeysValues,
+    RMSNorm,
+    attend,
+    fused_attend,
+    rotate,
+)
 
 B, T, S, H, G, C = 2, 7, 9, 4, 2, 6
 
@@ -45,7 +53,7 @@ def test_streaming_changes_nothing(block):
     q, k, v, order, limit = inputs()
 
     def total(q, k, v, block):
-        out = attend(q, k, v, order, limit, block)
+        out = attend(q, k, v, order, limit, query_block=block)
         return jnp.sum(jnp.sin(out)), out
 
     gradient = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True), static_argnums=3)
@@ -64,12 +72,55 @@ def test_streaming_never_holds_the_whole_matrix():
 
     def memory(block):
         def total(q, k, v, o):
-            return jnp.sum(attend(q, k, v, o, o, block))
+            return jnp.sum(attend(q, k, v, o, o, query_block=block))
 
         gradient = jax.jit(jax.grad(total, (0, 1, 2))).lower(shape, shape, shape, order)
         return gradient.compile().memory_analysis().temp_size_in_bytes
 
     assert memory(length) > length * length * 4 > 2 * memory(block)
+
+
+def long_inputs(causal: bool, length=64, width=32):
+    """(q, k, v, order, limit, the queries that count), as text with padding behind it, or mixed."""
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.normal(size=(B, length, heads, width)).astype(np.float32) for heads in (H, G, G))
+    place = np.arange(length, dtype=np.int32)
+    real = place < np.array([length, length - 20])[:, None]
+    if causal:
+        order = np.where(real, place, np.int32(HIDDEN))
+        return q, k, v, order, order, real
+    order = rng.integers(0, 6, (B, length)).astype(np.int32)
+    order[:, 0] = 0
+    return q, k, v, order, rng.integers(0, 7, (B, length)).astype(np.int32), np.ones_like(real)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_one_kernel_is_asked_for_the_same(causal):
+    """What cuDNN is asked for, given to XLA: the same for every query that counts."""
+    q, k, v, order, limit, counts = long_inputs(causal)
+    got = fused_attend(q, k, v, order, limit, causal, implementation="xla")
+    np.testing.assert_allclose(got[counts], attend(q, k, v, order, limit)[counts], atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a GPU")
+@pytest.mark.parametrize("causal", [True, False])
+def test_cudnn_equals_the_slow_twin(causal):
+    """bfloat16 on the card against float32 without the kernel: values and gradients."""
+    q, k, v, order, limit, counts = long_inputs(causal)
+
+    def run(dtype):
+        def total(q, k, v):
+            out = attend(q, k, v, order, limit, causal).astype(jnp.float32)
+            return jnp.sum(jnp.sin(out) * counts[..., None, None]), out
+
+        taken = [jnp.asarray(a, dtype) for a in (q, k, v)]
+        return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(*taken)
+
+    (got, out), (wanted, plain) = run(jnp.bfloat16), run(jnp.float32)
+    pairs = [(out[counts], plain[counts]), *zip(got, wanted, strict=True)]
+    for fast, slow in pairs:
+        error = np.linalg.norm(np.float32(fast) - np.float32(slow)) / np.linalg.norm(slow)
+        assert 0 < error < 2e-2
 
 
 def test_grouped_heads_equal_repeated_ones():
