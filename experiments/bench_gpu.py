@@ -321,7 +321,8 @@ def _against(name: str, row: dict) -> str:
     for key, aim in AIMS.get(name, {}).items():
         if key in row:
             reached = row[key] <= aim if key == "peak_gib" else row[key] >= aim
-            said.append(f"{aim:,} {key.replace('_', ' ')}: {'reached' if reached else 'missed'}")
+            wanted = {"peak_gib": f"{aim:.0f} GiB", "of_bandwidth": f"{aim:.0%}"}
+            said.append(f"{wanted.get(key, f'{aim:,}')}: {'reached' if reached else 'missed'}")
     return "; ".join(said)
 
 
