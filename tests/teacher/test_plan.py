@@ -60,6 +60,7 @@ def test_the_prompts_are_installed(monkeypatch):
 def test_a_request_tells_class_and_pixel_size_and_no_file_name(tmp_path):
     for request in job(tmp_path).plan():
         assert "Pixel size 2.5 nm." in text(request)
+        assert "take no length from its pixels" in text(request)  # it shows the file resized
         assert request.pictures[0].category.replace("_", " ") in text(request)
         assert ".png" not in text(request) and "train/" not in text(request)
 
