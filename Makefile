@@ -3,6 +3,9 @@
 # make test         ruff and the fast tests; make test-slow: the tests that take minutes or an extra
 # PYTHON chooses the interpreter of a new environment, WORKERS the number of test processes.
 
+# Memory in large pages: slava_jax/pages.py says why.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin

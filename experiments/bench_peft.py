@@ -1,15 +1,16 @@
 """A training step beside transformers + peft, on the same CPU: tokens a second and peak memory.
 
     make reference
-    python -m experiments.bench_peft      # about 20 minutes on two idle cores; killed, it goes on
+    python -m experiments.bench_peft      # 17 minutes on two idle cores; killed, it goes on
 
 SmolLM2-135M's shape with random weights, as a plain language model with its tied head: next-token
 loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA and LoRA-FA in
 float32, without dropout (its default); ours with K = 4 experts, dynamic rank and dropout, as `main`
 trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 activations; and
 each of the three with the adapters removed and one embedding row trained, for what adapters cost.
+Ours have their memory in large pages, as in `main` (slava_jax/pages.py); PEFT's LoRA both ways.
 Every repetition is a process of its own, in turn, so that its peak resident memory is its own.
-Writes `experiments/bench_peft.json`.
+Writes `experiments/bench_peft.json` and its table in docs/scale.md.
 """
 
 import argparse
@@ -22,9 +23,12 @@ import sys
 import time
 from pathlib import Path
 
+from experiments.readme_results import replaced, table
 from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 
 RESULT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+MARKERS = ("<!-- peft:begin -->", "<!-- peft:end -->")
 PARTS = Path("runs/bench_peft")  # a file a repetition
 BATCH, LENGTH, RANK = 4, 128, 16
 SHAPE = {
@@ -41,7 +45,8 @@ SHAPE = {
 # (quantized, int8_activations) of ours.
 OURS = {"float32": (False, False), "int8": (True, False), "int8 x int8": (True, True)}
 BARE = "{}, no adapters"
-NAMES = ("peft LoRA", "peft LoRA-FA", *OURS, *map(BARE.format, OURS))
+PAGES = "peft LoRA, large pages"
+NAMES = ("peft LoRA", PAGES, "peft LoRA-FA", *OURS, *map(BARE.format, OURS))
 WARM, TIMED, REPETITIONS, THREADS = 2, 4, 5, 2
 AIMS = {"speed": 1.4, "memory": 0.6, "adapters": 1.10}
 
@@ -150,13 +155,22 @@ def measure() -> dict[str, list[dict]]:
             path = PARTS / f"{number}-{repetition}.json"
             if not path.exists():
                 command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, env=_environment(name)
+                )
                 if done.returncode:
                     sys.exit(f"{name}: failed\n{done.stderr}")
                 write_atomically(path, done.stdout.splitlines()[-1])
             found[name].append(json.loads(path.read_text()))
             print(name, found[name][-1], flush=True)
     return found
+
+
+def _environment(name: str) -> dict[str, str]:
+    """Of a repetition: with large pages or without, whatever this process has."""
+    kept = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    small = name.startswith("peft") and name != PAGES
+    return kept if small else {**kept, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def summary(found: dict[str, list[dict]]) -> dict:
@@ -186,8 +200,24 @@ def summary(found: dict[str, list[dict]]) -> dict:
     return {"rows": rows, "aims": AIMS, "reached": reached}
 
 
+def shown(rows: dict[str, dict]) -> str:
+    """The table of docs/scale.md."""
+    header = ("", "tokens/s", "peak GiB", "speed of PEFT", "memory of PEFT", "time of no adapters")
+    ratios = ("speed_of_peft", "memory_of_peft", "time_of_no_adapters")
+    body = [
+        (
+            name,
+            f"{row['tokens_a_second']:.0f}",
+            f"{row['peak_gib']:.2f}",
+            *(f"{row[ratio]:.2f}" if ratio in row else "" for ratio in ratios),
+        )
+        for name, row in rows.items()
+    ]
+    return table(header, body)
+
+
 def main() -> None:
-    """Measure, print and write the result file."""
+    """Measures, writes the result file and the page, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", choices=NAMES)
     asked = parser.parse_args()
@@ -213,11 +243,9 @@ def main() -> None:
         },
     }
     write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
-    for name, row in result["rows"].items():
-        print(
-            f"{name:28s} {row['tokens_a_second']:7.1f} tokens/s {row['peak_gib']:5.2f} GiB; of PEFT"
-            f" {row['speed_of_peft']:.2f} x speed, {row['memory_of_peft']:.2f} x memory"
-        )
+    page = replaced(PAGE.read_text(encoding="utf-8"), shown(result["rows"]), *MARKERS)
+    write_atomically(PAGE, page)
+    print(shown(result["rows"]))
 
 
 if __name__ == "__main__":

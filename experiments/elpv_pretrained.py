@@ -25,6 +25,7 @@ from configs.elpv_pretrained import get_config
 from experiments.elpv_probes import RESULT as PROBES
 from experiments.elpv_scores import SPLITS, Cells, scores_of
 from slava_jax.data.datasets.elpv import CLASS_NAMES
+from slava_jax.pages import use_large_pages
 from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
@@ -140,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()

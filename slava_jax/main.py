@@ -9,6 +9,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from slava_jax.pages import use_large_pages
+
 _STARTED = time.monotonic()  # before jax and all else is loaded, which takes seconds
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The run; see configs/.")
@@ -73,5 +75,6 @@ def _where(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from configs.quickstart import get_config
 from experiments import results
 from experiments.readme_results import table
+from slava_jax.pages import use_large_pages
 from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
@@ -183,4 +184,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()

@@ -18,6 +18,7 @@ import numpy as np
 from experiments import results
 from experiments.claims import shift, styles, turns
 from experiments.readme_results import table
+from slava_jax.pages import use_large_pages
 from slava_jax.train.workdir import environment, write_atomically
 
 RESULTS, RUNS = Path(__file__).with_name("results.json"), Path("runs/claims")
@@ -83,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()
