@@ -26,7 +26,8 @@ def facts(truth: GroundTruth) -> dict[str, str | float | int | bool]:
     (`mean_size_px`): the picture alone shows the second.
 
     Raises:
-      ValueError: a number of the record is out of its range; the message names the field.
+      ValueError: a number of the record is out of its range, or a word blank; the message names the
+        field.
     """
     _check(truth)
     table = {
@@ -142,6 +143,9 @@ def _plain(value: float) -> str:
     return f"{round_digits(value, 3):.12g}"
 
 
+_WORDS = ("category", "feature", "shape", "order", "aggregation", "texture", "composition")
+
+
 def _check(truth: GroundTruth) -> None:
     positive = {"nm_per_pixel": truth.nm_per_pixel, "magnification": truth.magnification}
     if truth.size_nm is not None:
@@ -157,3 +161,6 @@ def _check(truth: GroundTruth) -> None:
             raise ValueError(f"{name} must be above 0, is {value}")
     if not 0 <= truth.coverage <= 1:
         raise ValueError(f"coverage must lie between 0 and 1, is {truth.coverage}")
+    for name in _WORDS:
+        if not getattr(truth, name).strip():
+            raise ValueError(f"{name} must be a word, is {getattr(truth, name)!r}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
+from slava_jax.data.instructions import IMAGE_TOKEN, STYLES, Instruction
 from slava_jax.data.neighbours import available, neighbours
 from slava_jax.teacher.facts import supplement_text
 from slava_jax.teacher.groups import CLASS_QUESTIONS
@@ -24,8 +24,11 @@ PERMUTED = "few_shot_permuted"  # the control: every example is called by anothe
 CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
 # Of the training prompts in which an example shows the target's class, so many call every class by
 # another one's name, and the answer is the name given there: else nothing would teach a model that
-# tells the classes apart to read the names.
-_RENAMED = 0.5
+# tells the classes apart to read the names. Not more, or names that contradict the image would be
+# right nearly always, and the image would not be looked at where the examples are of wrong classes,
+# which is in an eighth of the prompts.
+_RENAMED = 1 / 6
+_TRAINED_NUMBERS = 2  # of examples, for each image to train on
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -60,14 +63,15 @@ def multi_image_instructions(
     Args:
       images: the split. pool: the training split, which may be the same set.
       embeddings: float32[n, D] of the one and of the other.
-      shots: numbers of examples of few-shot classification, of which each image gets one.
+      shots: numbers of examples of few-shot classification, of which each image gets two.
       challenges: of `CHALLENGES`. An image for which the pool has no company, or of which no
         record says what it shows, is passed over.
-      seed: chooses the wording, the number of examples, and the permutation of names.
+      seed: chooses the wording, the numbers of examples, and the permutation of names.
       question: the classification question; '' for the teacher's wordings.
-      tested: every image gets all numbers of examples with the true names, and for each the control
-        with permuted names (`PERMUTED`), whose answer is the true name still. No model is to be
-        trained or chosen by it; training prompts are renamed in a way of their own (`_RENAMED`).
+      tested: every image gets a short and a detailed answer to each challenge, not one of them, and
+        all numbers of examples with the true names, and for each the control with permuted names
+        (`PERMUTED`), whose answer is the true name still. No model is to be trained or chosen by
+        it; training prompts are renamed in a way of their own (`_RENAMED`).
 
     Raises:
       DataError: embeddings that do not fit, or fewer training images than examples.
@@ -77,7 +81,7 @@ def multi_image_instructions(
     if shots:
         items += _few_shot_items(images, pool, company, shots, seed, question, tested)
     for kind in challenges:
-        items += _challenge_items(kind, images, pool, company, seed)
+        items += _challenge_items(kind, images, pool, company, seed, tested)
     return items
 
 
@@ -142,14 +146,15 @@ def _few_shot_items(images, pool, company, shots, seed, question, tested) -> lis
     for row, key in enumerate(images.keys):
         rng, label = random.Random(f"{seed}/{key}/{FEW_SHOT}"), images.labels[row]
         asked = question or rng.choice(CLASS_QUESTIONS)
-        for count in shots if tested else [rng.choice(list(shots))]:
+        few = min(_TRAINED_NUMBERS, len(shots))
+        for count in shots if tested else rng.sample(list(shots), few):
             # The most similar example stands next to the target.
             rows = nearest[row][:count][::-1]
             prompts = [(FEW_SHOT, names, names[label])]
             if tested:
                 prompts.append((PERMUTED, turned, names[label]))
             elif label in pool.labels[rows] and rng.random() < _RENAMED:
-                own = _derangement(names, f"{seed}/{key}")
+                own = _derangement(names, f"{seed}/{key}/{count}")
                 prompts = [(FEW_SHOT, own, own[label])]
             for kind, called, answer in prompts:
                 examples = [(pool.keys[i], called[pool.labels[i]]) for i in rows]
@@ -188,7 +193,7 @@ def _few_shot(
     )
 
 
-def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
+def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruction]:
     rows, among = (
         np.flatnonzero([_can_tell(kind, *known) for known in zip(s.records, s.facts, strict=True)])
         for s in (images, pool)
@@ -200,8 +205,9 @@ def _challenge_items(kind, images, pool, company, seed) -> list[Instruction]:
         key, facts = images.keys[row], images.facts[row]
         keys = (*(pool.keys[i] for i in others), key)
         known = [pool.facts[i] for i in others]
-        asked = random.Random(f"{seed}/{key}/{kind}").choice(_QUESTIONS[kind])
-        for style in ("short", "detailed"):
+        choices = random.Random(f"{seed}/{key}/{kind}")
+        asked = choices.choice(_QUESTIONS[kind])
+        for style in STYLES if tested else [choices.choice(STYLES)]:
             rng = random.Random(f"{seed}/{key}/{kind}/{style}")
             writer = Writer(facts, rng)
             answer = _ANSWERS[kind, style](writer, [Writer(table, rng) for table in known])
@@ -264,32 +270,37 @@ def _intra_detailed(w: Writer, others: Sequence[Writer]) -> str:
 
 
 def _inter_short(w: Writer, others: Sequence[Writer]) -> str:
-    return f"Unlike the others the last one shows {w.material()} with {_look(w)}{_arranged(w)}."
+    order = "" if w.single else f", {w.say('order')}"
+    return f"It is {w.material()}: {_look(w)} that {w.aggregation()}{order}."
 
 
 def _inter_detailed(w: Writer, others: Sequence[Writer]) -> str:
-    first, second = (other.material() for other in others)
+    size = f", {w.size()}" if w.has("mean_size_nm") else ""
+    unlike = " and ".join(dict.fromkeys(other.material() for other in others))
     return (
-        f"The last image shows {w.material()} with {_look(w)}; the {w.noun} {w.aggregation()}. "
-        f"{w.the} {w.verb('cover')} {w.coverage()} of it. The others show {first} and {second}."
+        f"Unlike {unlike}, it is {w.material()}: {_look(w)}{size}, that {w.aggregation()} and "
+        f"{w.verb('cover')} {w.coverage()} of it."
     )
 
 
 def _variety_short(w: Writer, others: Sequence[Writer]) -> str:
     return (
-        f"In the last image the {w.noun} {w.are} {w.say('uniformity')} and {w.say('order')}, "
+        f"{_capital(_look(w))}, {w.say('uniformity')} and {w.say('order')}; "
         f"in the first {others[0].say('uniformity')}."
     )
 
 
 def _variety_detailed(w: Writer, others: Sequence[Writer]) -> str:
-    parts = [
-        f"In the last image the {w.noun} {w.are} {w.say('shape')} and {w.say('uniformity')}, "
-        f"{w.length('mean_size')} on average; they {w.aggregation()} and {w.are} {w.say('order')}."
-    ]
-    for word, other in zip(("first", "second"), others, strict=True):
-        parts.append(f"In the {word} they are {other.say('shape')} and {other.say('uniformity')}.")
-    return " ".join(parts)
+    first, second = (other.say("uniformity") for other in others)
+    return (
+        f"{_capital(_look(w))}, {w.say('uniformity')}, {w.length('mean_size')} on average. They "
+        f"{w.aggregation()}, {w.are} {w.say('order')} and {w.verb('cover')} {w.coverage()} of the "
+        f"last image. In the first they are {first}, in the second {second}."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 _ANSWERS = {

@@ -105,6 +105,7 @@ def test_lengths_are_said_in_round_numbers(nm, said):
         ("spacing_nm", 0.0, "spacing_nm"),
         ("size_nm", SizeDistribution("width", 0.0, 0.0, 0.0, 0.0), "size_nm.mean"),
         ("size_nm", SizeDistribution("width", 1.0, -1.0, 0.0, 0.0), "size_nm.std"),
+        ("category", " ", "category"),
     ],
 )
 def test_an_impossible_record_is_refused_by_field(field, value, named):
