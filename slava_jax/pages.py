@@ -12,7 +12,7 @@ def use_large_pages() -> None:
     XLA takes the working memory of a step on CPU from the C library and gives it back behind it. In
     pages of 4 KiB that is a hundred thousand of them to map and clear in every step, a fifth of its
     time. glibc reads the setting before anything of ours runs, hence the new start. Where
-    GLIBC_TUNABLES is set already, and where there is no glibc, nothing changes.
+    GLIBC_TUNABLES is set already there is none; another C library ignores the setting.
     """
     if sys.platform == "linux" and _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = "glibc.malloc.hugetlb=1"
