@@ -13,5 +13,5 @@ from configs.multi_image import get_config as multi_image
 def get_config() -> ConfigDict:
     """The configuration; slava_jax/config.py says what every setting means."""
     config = multi_image()
-    config.evaluation.update(captions=320, answers=640)
+    config.evaluation.update(captions=320, answers=640, several=240)
     return config

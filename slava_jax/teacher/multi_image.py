@@ -27,8 +27,11 @@ CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
 # tells the classes apart to read the names. Not more, or names that contradict the image would be
 # right nearly always, and the image would not be looked at where the examples are of wrong classes,
 # which is in an eighth of the prompts.
-_RENAMED = 1 / 6
+_RENAMED = 1 / 12
 _TRAINED_NUMBERS = 2  # of examples, for each image to train on
+# Of the training prompts of 'inter_class', so many show any images of other classes instead of the
+# nearest: those tell the target's class nearly as well as the target, which nobody would look at.
+_BY_CHANCE = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -137,6 +140,11 @@ class _Company:
         )
         return dict(zip(rows.tolist(), among[found].tolist(), strict=True))
 
+    def by_chance(self, row: int, count: int, among: np.ndarray, rng: random.Random) -> list[int]:
+        """`count` of `among`, rows of the pool, of any class but that of a row of the split."""
+        unlike = among[self._pool.labels[among] != self._images.labels[row]]
+        return unlike[rng.sample(range(len(unlike)), count)].tolist()
+
 
 def _few_shot_items(images, pool, company, shots, seed, question, tested) -> list[Instruction]:
     names = [class_answer(name) for name in pool.class_names]
@@ -203,10 +211,12 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
     items = []
     for row, others in company.of(_relation(kind), OTHERS, rows, among).items():
         key, facts = images.keys[row], images.facts[row]
-        keys = (*(pool.keys[i] for i in others), key)
-        known = [pool.facts[i] for i in others]
         choices = random.Random(f"{seed}/{key}/{kind}")
         asked = choices.choice(_QUESTIONS[kind])
+        if kind == "inter_class" and not tested and choices.random() < _BY_CHANCE:
+            others = company.by_chance(row, OTHERS, among, choices)
+        keys = (*(pool.keys[i] for i in others), key)
+        known = [pool.facts[i] for i in others]
         for style in STYLES if tested else [choices.choice(STYLES)]:
             rng = random.Random(f"{seed}/{key}/{kind}/{style}")
             writer = Writer(facts, rng)
