@@ -29,9 +29,10 @@ CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
 # which is in an eighth of the prompts.
 _RENAMED = 1 / 12
 _TRAINED_NUMBERS = 2  # of examples, for each image to train on
-# Of the training prompts of 'inter_class', so many show any images of other classes instead of the
-# nearest: those tell the target's class nearly as well as the target, which nobody would look at.
-_BY_CHANCE = 1 / 2
+# Of the training prompts of 'inter_class', so many show the company of some other image: the
+# nearest of other classes tell the target's class nearly as well as the target itself, which would
+# not be looked at. A pair that is alike, as theirs is: else one could see which of the two it is.
+_EXCHANGED = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -140,11 +141,6 @@ class _Company:
         )
         return dict(zip(rows.tolist(), among[found].tolist(), strict=True))
 
-    def by_chance(self, row: int, count: int, among: np.ndarray, rng: random.Random) -> list[int]:
-        """`count` of `among`, rows of the pool, of any class but that of a row of the split."""
-        unlike = among[self._pool.labels[among] != self._images.labels[row]]
-        return unlike[rng.sample(range(len(unlike)), count)].tolist()
-
 
 def _few_shot_items(images, pool, company, shots, seed, question, tested) -> list[Instruction]:
     names = [class_answer(name) for name in pool.class_names]
@@ -209,12 +205,14 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
     if not len(rows) or not len(among):
         return []
     items = []
-    for row, others in company.of(_relation(kind), OTHERS, rows, among).items():
+    found = company.of(_relation(kind), OTHERS, rows, among)
+    companies = list(found.values())
+    for row, others in found.items():
         key, facts = images.keys[row], images.facts[row]
         choices = random.Random(f"{seed}/{key}/{kind}")
         asked = choices.choice(_QUESTIONS[kind])
-        if kind == "inter_class" and not tested and choices.random() < _BY_CHANCE:
-            others = company.by_chance(row, OTHERS, among, choices)
+        if kind == "inter_class" and not tested and choices.random() < _EXCHANGED:
+            others = _without_class(images.labels[row], companies, pool, choices)
         keys = (*(pool.keys[i] for i in others), key)
         known = [pool.facts[i] for i in others]
         for style in STYLES if tested else [choices.choice(STYLES)]:
@@ -235,6 +233,14 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
                 )
             )
     return items
+
+
+def _without_class(label: int, companies: list[list[int]], pool, rng) -> list[int]:
+    """One of the companies at random in which no image is of this class; there must be one."""
+    while True:
+        company = rng.choice(companies)
+        if label not in pool.labels[company]:
+            return company
 
 
 def _relation(kind: str) -> str:

@@ -161,19 +161,19 @@ def test_intra_class_takes_the_least_similar_of_the_class():
         assert item.images[:-1] == tuple(POOL.keys[i] for i in own[:OTHERS])
 
 
-def test_half_of_the_inter_class_prompts_to_train_on_show_any_images_of_other_classes():
-    asked = {"challenges": ("inter_class",), "tested": False}
-    near, items = set(), about(POOL, POOL, **asked)
-    pool = embedded(POOL)
+def test_half_of_the_inter_class_prompts_to_train_on_show_the_company_of_another_image():
+    items = about(POOL, POOL, challenges=("inter_class",), tested=False)
+    pool, nearest, shown = embedded(POOL), {}, {}
     for item in items:
         target = POOL.index[item.target]
         others = [i for i in range(len(POOL)) if POOL.category(i) != item.category]
         others.sort(key=lambda i: -cosine(pool[i], pool[target]))
-        shown = {POOL.index[key] for key in item.images[:-1]}
-        assert len(shown) == OTHERS and shown <= set(others)
-        if shown == set(others[:OTHERS]):
-            near.add(item.target)
-    assert len(near) / len(items) == pytest.approx(0.5, abs=0.2)
+        nearest[item.target] = tuple(POOL.keys[i] for i in others[:OTHERS])
+        shown[item.target] = item.images[:-1]
+        assert item.category not in {POOL.category(POOL.index[key]) for key in shown[item.target]}
+    assert set(shown.values()) <= set(nearest.values())
+    own = sum(shown[key] == nearest[key] for key in shown)
+    assert own / len(items) == pytest.approx(0.5, abs=0.2)
 
 
 def test_groups_for_a_teacher_are_those_of_the_instructions():
