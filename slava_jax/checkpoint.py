@@ -38,21 +38,18 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The numbered checkpoints of one run: `directory/<step>/`, the newest `keep` of them.
+    """The numbered checkpoints of one run, `directory/<step>/`, of which the newest is kept.
 
     Opening it removes what a killed process left half written, so one run owns the directory.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 1):
-        if keep < 1:
-            raise ValueError(f"keep={keep}: at least one checkpoint must be kept")
+    def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory).absolute()
-        self.keep = keep
         _make_directory(self.directory)
         _remove_leftovers(self.directory)
 
     def save(self, step: int, arrays: PyTree, facts: dict[str, Any]) -> None:
-        """Writes a checkpoint, then drops the ones beyond `keep`. Returns when it is on disk.
+        """Writes a checkpoint, then drops earlier ones. Returns when it is on disk.
 
         Args:
           step: larger than every saved step.
@@ -73,16 +70,15 @@ class Checkpoints:
         except CheckpointError as error:
             kept = "there was no earlier one" if latest is None else f"step {latest} is kept"
             raise CheckpointError(f"checkpoint of step {step} ({kept}): {error}") from error
-        for old in self._steps()[: -self.keep]:
+        for old in _steps(self.directory)[:-1]:
             _remove(self.directory / str(old))
 
-    def restore(self, template: PyTree, step: int | None = None) -> tuple[int, PyTree, dict]:
-        """Reads a checkpoint into the structure, dtypes, shapes and shardings of `template`.
+    def restore(self, template: PyTree) -> tuple[int, PyTree, dict]:
+        """Reads the newest into the structure, dtypes, shapes and shardings of `template`.
 
         Args:
           template: a pytree of arrays or `jax.ShapeDtypeStruct`. A numpy leaf gives a numpy
             array, any other a jax array of that leaf's sharding (the first device if it has none).
-          step: which checkpoint; the newest if None.
 
         Returns:
           (step, arrays, facts)
@@ -91,23 +87,25 @@ class Checkpoints:
           CheckpointError: there is none, it is damaged or of another format, or its arrays differ
             from the template's: the error lists all of them.
         """
-        found = self.latest() if step is None else step
-        if found is None:
+        step = self.latest()
+        if step is None:
             raise CheckpointError(f"{self.directory}: no checkpoint here")
-        if step is not None and step not in self._steps():
-            raise CheckpointError(f"{self.directory}: no step {found}, only {self._steps()}")
-        return found, *load_tree(self.directory / str(found), template)
+        return step, *load_tree(self.directory / str(step), template)
 
     def latest(self) -> int | None:
         """The newest saved step, None if there is none; what the first process sees, on all."""
-        newest = hosts.as_first(max(self._steps(), default=-1))
+        newest = hosts.as_first(max(_steps(self.directory), default=-1))
         return None if newest < 0 else newest
 
-    def close(self) -> None:
-        """Does nothing: `save` leaves nothing pending. Call it all the same when done."""
 
-    def _steps(self) -> list[int]:
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint that another run left in a directory, which is only read."""
+    steps = _steps(directory) if directory.is_dir() else []
+    return directory / str(steps[-1]) if steps else None
+
+
+def _steps(directory: Path) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
 
 
 def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> None:

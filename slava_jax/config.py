@@ -197,7 +197,7 @@ def _type_name(example) -> str:
 
 def _value_problems(config) -> Iterator[str]:
     stages, start = config["stages"], config["start_from"]
-    if not stages or not set(stages) <= set(STAGES):
+    if not stages or not all(name in STAGES for name in stages):
         yield f"stages: must be some of {', '.join(STAGES)}, is {tuple(stages)}"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
@@ -220,13 +220,22 @@ def _value_problems(config) -> Iterator[str]:
             yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
     if not all(_is_bucket(sizes) for sizes in config["assistant"]["buckets"]):
         yield "assistant.buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
-    most = config["adapter"]["r_max"]
-    if not all(type(rank) is int and 1 <= rank <= most for rank in config["evaluation"]["ranks"]):
-        yield f"evaluation.ranks: must be whole numbers in 1..adapter.r_max, {most}"
+    yield from _evaluation_problems(config["evaluation"], config["adapter"]["r_max"])
     try:
         model_config(config, config["tokenizer"]["vocab_size"])
     except (ValueError, TypeError) as error:
         yield str(error)
+
+
+def _evaluation_problems(evaluation, r_max: int) -> Iterator[str]:
+    for name in ("batch_size", "classification"):
+        if evaluation[name] < 1:
+            yield f"evaluation.{name}: must be 1 or more, is {evaluation[name]}"
+    for name in ("captions", "answers", "several", "examples"):
+        if evaluation[name] < 0:
+            yield f"evaluation.{name}: must be 0 or more, is {evaluation[name]}"
+    if not all(type(rank) is int and 1 <= rank <= r_max for rank in evaluation["ranks"]):
+        yield f"evaluation.ranks: must be whole numbers in 1..adapter.r_max, {r_max}"
 
 
 def _data_problems(config) -> Iterator[str]:
@@ -244,7 +253,7 @@ def _data_problems(config) -> Iterator[str]:
         yield f"data.size: must be {smallest} or more, is {data['size']}"
     if not all(type(n) is int and 1 <= n <= MOST_SHOTS for n in data["shots"]):
         yield f"data.shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
-    if not set(data["challenges"]) <= set(CHALLENGES):
+    if not all(kind in CHALLENGES for kind in data["challenges"]):
         yield f"data.challenges: must be some of {', '.join(CHALLENGES)}"
     if vocabulary < _SMALLEST_VOCABULARY:
         yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
@@ -254,8 +263,9 @@ def _data_problems(config) -> Iterator[str]:
 
 def _image_problems(config) -> Iterator[str]:
     change = config["image"]["augmentation"]
-    if change["shift"] < 0:
-        yield "image.augmentation.shift: must be 0 or more"
+    side = config["vit"]["image_size"]
+    if not 0 <= change["shift"] < side:
+        yield f"image.augmentation.shift: must be 0 or more and below vit.image_size, {side}"
     if change["turns"] not in (1, 2, 4):
         yield f"image.augmentation.turns: must be 1, 2 or 4, is {change['turns']}"
     if config["vit"]["frozen_layers"]:
@@ -275,6 +285,8 @@ def _stage_problems(stage) -> Iterator[str]:
             yield f"{name}: must be above 0, is {stage[name]}"
     if stage["batch_size"] % max(stage["microbatches"], 1):
         yield f"microbatches: must divide batch_size, {stage['batch_size']}"
+    if stage["optimizer"] not in ("adam", "muon"):
+        yield f"optimizer: must be adam or muon, is {stage['optimizer']!r}"
     if stage["schedule"] not in ("constant", "cosine"):
         yield f"schedule: must be constant or cosine, is {stage['schedule']!r}"
     if stage["schedule"] == "cosine" and not 0 <= stage["warmup"] < stage["steps"]:

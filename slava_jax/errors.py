@@ -8,6 +8,7 @@ from slava_jax.data.images import ImageError
 from slava_jax.data.instructions import InstructionError
 from slava_jax.data.pipeline import PipelineError
 from slava_jax.data.prompts import PromptError
+from slava_jax.data.tokenizer import TokenizerError
 from slava_jax.eval.wordnet import WordNetError
 from slava_jax.hosts import HostsError
 from slava_jax.teacher.settings import TeacherError
@@ -27,6 +28,7 @@ USER_ERRORS = (
     PipelineError,
     PromptError,
     TeacherError,
+    TokenizerError,
     TrainingError,
     WordNetError,
     WorkdirError,

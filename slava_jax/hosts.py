@@ -29,7 +29,7 @@ def join() -> None:
     JAX itself reads JAX_COORDINATOR_ADDRESS, and the other two are read here.
 
     Raises:
-      HostsError: neither says it.
+      HostsError: neither says it, or the others are not found there.
     """
     numbers = {}
     for argument, name in (("num_processes", "NUM_PROCESSES"), ("process_id", "PROCESS_ID")):
@@ -45,6 +45,12 @@ def join() -> None:
             f"--distributed: no cluster manager that JAX knows, and no whole address ({error}); "
             "set JAX_COORDINATOR_ADDRESS=HOST:PORT (of the first host) and JAX_NUM_PROCESSES=N, "
             "the same on all hosts, and JAX_PROCESS_ID=0 to N-1"
+        ) from error
+    except RuntimeError as error:
+        address = os.environ.get("JAX_COORDINATOR_ADDRESS", "that of the cluster manager")
+        raise HostsError(
+            f"--distributed: the hosts do not meet at {address} ({error}); its port must be free "
+            "on the first host and open to the others"
         ) from error
     _connect()
 

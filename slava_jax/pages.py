@@ -7,7 +7,7 @@ _VARIABLE = "GLIBC_TUNABLES"
 
 
 def use_large_pages() -> None:
-    """Starts this program again, once, with memory in pages of 2 MiB; first thing in a program.
+    """Starts this program again, once, with memory in pages of 2 MiB; before it does anything.
 
     XLA takes the working memory of a step on CPU from the C library and gives it back behind it. In
     pages of 4 KiB that is a hundred thousand of them to map and clear in every step, a fifth of its

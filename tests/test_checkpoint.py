@@ -24,6 +24,7 @@ from slava_jax.checkpoint import (
     appearing,
     content_hash,
     load_tree,
+    newest,
     save_tree,
 )
 
@@ -79,17 +80,16 @@ def test_shapes_alone_are_template_enough(tmp_path):
     assert_same(restored, saved)
 
 
-def test_only_the_newest_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    assert checkpoints.latest() is None
+def test_only_the_newest_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None and newest(tmp_path) is None
     for step in (3, 9, 10):
         checkpoints.save(step, {"x": jnp.full(2, step)}, {"step": step})
     assert checkpoints.latest() == 10
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "9"]
-    step, arrays, facts = checkpoints.restore({"x": jnp.zeros(2, jnp.int32)}, step=9)
-    assert (step, facts, arrays["x"].tolist()) == (9, {"step": 9}, [9, 9])
-    with pytest.raises(CheckpointError, match=r"no step 3, only \[9, 10\]"):
-        checkpoints.restore({"x": jnp.zeros(2, jnp.int32)}, step=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["10"]
+    assert newest(tmp_path) == tmp_path / "10" and newest(tmp_path / "absent") is None
+    step, arrays, facts = checkpoints.restore({"x": jnp.zeros(2, jnp.int32)})
+    assert (step, facts, arrays["x"].tolist()) == (10, {"step": 10}, [10, 10])
     with pytest.raises(CheckpointError, match="step 10 is there already"):
         checkpoints.save(10, {"x": jnp.zeros(2)}, {})
 

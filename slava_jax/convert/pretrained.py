@@ -91,34 +91,32 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
 
 
 def load(directory: str | Path) -> Pretrained:
-    """What `write` left in a directory. Raises CheckpointError where it is not that."""
-    path = Path(directory) / WEIGHTS
-    facts = load_facts(path)
+    """What `write` left in a directory.
+
+    Raises:
+      CheckpointError: it is not that. TokenizerError: the tokenizer of a Llama is gone or damaged.
+    """
+    config, quantized = described(directory)
+    tree, _ = load_tree(Path(directory) / WEIGHTS)
+    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
+    return Pretrained(config, tree, quantized, tokenizer)
+
+
+def described(directory: str | Path) -> tuple[LlamaConfig | VitConfig, bool]:
+    """The model that `write` left in a directory, and whether its kernels are int8; no array read.
+
+    Raises:
+      CheckpointError: the directory is not that.
+    """
+    facts = load_facts(Path(directory) / WEIGHTS)
     if facts.get("family") not in _CONFIGS:
         raise CheckpointError(f"{directory}: not written by python -m slava_jax.convert")
-    config = _CONFIGS[facts["family"]](**hashable(facts["config"]))
-    tree, _ = load_tree(path)
-    tokenizer = _load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
-    return Pretrained(config, tree, facts["quantized"], tokenizer)
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        return load_tokenizer(folder)
-    except Exception as error:  # of many kinds, from three libraries
-        raise CheckpointError(
-            f"{folder}: the tokenizer is not there or damaged ({error}): convert the weights anew"
-        ) from error
+    return _CONFIGS[facts["family"]](**hashable(facts["config"])), facts["quantized"]
 
 
 def is_converted(directory: str | Path) -> bool:
     """Whether a directory looks like one that `write` left."""
     return (Path(directory) / WEIGHTS).is_dir()
-
-
-def is_quantized(directory: str | Path) -> bool:
-    """Whether the kernels that `write` left in a directory are int8."""
-    return load_facts(Path(directory) / WEIGHTS)["quantized"]
 
 
 def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:

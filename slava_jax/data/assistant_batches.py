@@ -113,7 +113,6 @@ class AssistantEvaluation:
         seed: int = 0,
         rows: Sequence[int] | np.ndarray | None = None,
         shown: np.ndarray | None = None,
-        shard: Shard = ONE_HOST,
     ):
         """Plans the batches.
 
@@ -127,7 +126,7 @@ class AssistantEvaluation:
         """
         self._data, self._block, self._seed = data, pair_block, seed
         self._shown = data.targets if shown is None else np.asarray(shown, np.int32)
-        self._shard_rows = shard.rows(batch_size, pair_block)
+        self._every_row = ONE_HOST.rows(batch_size, pair_block)
         rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int32)
         if not len(rows):
             raise PipelineError(f"{data.images.name}: no instruction is left to evaluate")
@@ -142,7 +141,7 @@ class AssistantEvaluation:
         return _assemble(
             self._data,
             self._plan[i],
-            self._shard_rows,
+            self._every_row,
             self._block,
             (self._seed, 0, i),
             None,

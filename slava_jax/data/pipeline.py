@@ -162,14 +162,12 @@ def stream(seed: int, *numbers: int) -> np.random.Generator:
     return np.random.default_rng((seed, *numbers))
 
 
-def iterate(
-    batches: Sequence[dict[str, np.ndarray]], prefetch: int = 8, threads: int = 1
-) -> grain.DatasetIterator:
+def iterate(batches: Sequence[dict[str, np.ndarray]], prefetch: int = 8) -> grain.DatasetIterator:
     """Reads a batch source in order and ahead, by a Grain iterator.
 
     `get_state()` gives what `set_state()` needs to go on after the last batch taken.
     """
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
 
 
@@ -228,10 +226,8 @@ class VisionEvaluation:
     A batch is one of VisionBatches and row_weight float32[B], 0 on filling rows.
     """
 
-    def __init__(
-        self, images: ImageSet, cache: ImageCache, batch_size: int, shard: Shard = ONE_HOST
-    ):
-        self._images, self._cache, self._rows = images, cache, shard.rows(batch_size)
+    def __init__(self, images: ImageSet, cache: ImageCache, batch_size: int):
+        self._images, self._cache = images, cache
         self._plan = padded_plan(np.arange(len(images)), batch_size)
 
     def __len__(self) -> int:
@@ -239,12 +235,12 @@ class VisionEvaluation:
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         split_position(self, i, len(self))
-        index = self._plan[i][self._rows]
+        index = self._plan[i]
         shown = np.where(index < 0, self._plan[i][0], index)
         return {
             "images": np.stack([self._cache[image] for image in shown.tolist()]),
             "labels": self._images.labels[shown],
-            "example_id": self._rows.astype(np.uint32),
+            "example_id": np.arange(len(index), dtype=np.uint32),
             "index": index,
             "row_weight": (index >= 0).astype(np.float32),
         }

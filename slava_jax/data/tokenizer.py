@@ -17,6 +17,10 @@ _OWN_SPECIALS = {
 }
 
 
+class TokenizerError(ValueError):
+    """A folder without a tokenizer that can be read; the message names it."""
+
+
 class SpecialTokens(NamedTuple):
     """Ids of the added tokens; they follow the tokenizer's own vocabulary of `image` tokens.
 
@@ -85,13 +89,16 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     """The tokenizer that `save_tokenizer` (or transformers) wrote.
 
     Raises:
-      FileNotFoundError: the folder holds no tokenizer.json.
+      TokenizerError: the folder holds no tokenizer.json, or a damaged one.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: holds no tokenizer.json; give the folder that the language stage wrote"
-        )
-    return PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
+        raise TokenizerError(f"{folder}: holds no tokenizer.json")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
+    except Exception as error:  # of many kinds, from three libraries
+        raise TokenizerError(
+            f"{folder}: the tokenizer is damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:

@@ -204,16 +204,16 @@ def load_assistant(
         `base`.
 
     Raises:
-      CheckpointError: there is none, it is not whole, its arrays are not of its config, its
-        tokenizer is damaged, or the frozen Llama is not the one that it was trained on.
-      FileNotFoundError: its tokenizer is gone. ValueError: both `base` and `beside`.
+      CheckpointError: there is none, it is not whole, its arrays are not of its config, or the
+        frozen Llama is not the one that it was trained on.
+      TokenizerError: its tokenizer is gone or damaged. ValueError: both `base` and `beside`.
     """
     if base is not None and beside is not None:
         raise ValueError("base and beside both say where the frozen Llama is from: give one")
     folder = _folder(Path(path))
     facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))
-    tokenizer = _tokenizer(folder / _TOKENIZER)
+    tokenizer = load_tokenizer(folder / _TOKENIZER)
     model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
     shapes = _variable_shapes(model)
     base_shapes, own = split_frozen(shapes["frozen"])
@@ -247,17 +247,6 @@ def _folder(path: Path) -> Path:
         f"{path}: no trained assistant here (no {path / MODEL}); train one with "
         "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
     )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        return load_tokenizer(folder)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of many kinds, from three libraries
-        raise CheckpointError(
-            f"{folder}: the tokenizer is damaged ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> Path:

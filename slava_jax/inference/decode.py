@@ -133,12 +133,14 @@ def score_batch(model: Slava, variables, batch: dict, rank):
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def gate_use(model: Slava, variables, prompt: Prompt, rank):
-    """Mean gate of each expert over real tokens, float32[layers, 4, K]: q, k, v, o projections."""
+def gate_use(model: Slava, variables, prompt: Prompt, counted, rank):
+    """Gates of each expert, summed over tokens, float32[layers, 4, K]: q, k, v, o projections.
+
+    `counted` float32 of the prompt's `[B, T]` or `[1, T]`: how often each token counts.
+    """
     _, sown = model.apply(
         variables, prompt, AdapterCall(rank), method="encode", mutable=["intermediates"]
     )
     attention = sown["intermediates"]["llama"]["blocks"]["attention"]
-    real = (prompt.order <= prompt.encode_at[:, None])[None, :, :, None]
     gates = jnp.stack([attention[name]["gates"][0] for name in "qkvo"], axis=1)
-    return jnp.sum(gates * real[:, None], axis=(2, 3)) / jnp.sum(real)
+    return jnp.einsum("lpbtk,bt->lpk", gates, counted)

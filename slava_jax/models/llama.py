@@ -35,6 +35,9 @@ class LlamaConfig:
     rope_scaling: tuple[float, ...] = ()  # Llama-3's four numbers, see nn/attention.py
 
     def __post_init__(self):
+        sizes = (self.width, self.layers, self.heads, self.kv_heads, self.head_width)
+        if min(*sizes, self.mlp_width) < 1:
+            raise ValueError(f"llama: sizes must be 1 or more, got {self}")
         if self.heads % self.kv_heads:
             raise ValueError(f"llama.kv_heads must divide llama.heads, got {self}")
         if len(self.rope_scaling) not in (0, 4):
@@ -70,8 +73,9 @@ class TextInputs:
     Attributes:
       order: int32[B, T], position of each token, rising, `HIDDEN` for the padding behind them.
       call: what the adapters are told.
-      memory, memory_order: float[B, S, D_memory] and int32[B, S], what a decoder looks at (its
-        keys of order 0); `None` for an encoder, and in later steps of a cached decoding.
+      memory, memory_order: float[B, S, D_memory] and int32[B, S], what cross-attention looks at: a
+        decoder at keys of order 0, the grounded encoder at images by their number; `None` for the
+        text encoder, and in later steps of a cached decoding.
       slot: int32[], where in the cache the T tokens go.
     """
 

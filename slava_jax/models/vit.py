@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slava_jax.models.gradients import gradient_cells
+from slava_jax.models.gradients import CELL, gradient_cells
 from slava_jax.nn.attention import ACTIVATIONS, MLP, Attention
 from slava_jax.nn.stack import stack
 
@@ -53,10 +53,17 @@ class VitConfig:
     frozen_layers: int = 0
 
     def __post_init__(self):
+        sizes = (self.image_size, self.patch, self.width, self.heads, self.head_width)
+        if min(*sizes, self.mlp_width) < 1 or self.channels not in (1, 3):
+            raise ValueError(f"vit: sizes must be 1 or more, and channels 1 or 3, got {self}")
         if self.frontend not in ("pixels", "gradients"):
             raise ValueError(f"vit.frontend must be 'pixels' or 'gradients', got {self.frontend!r}")
         if self.image_size % self.patch:
             raise ValueError(f"vit.image_size must be a multiple of vit.patch, got {self}")
+        if self.frontend == "gradients" and self.patch % CELL:
+            raise ValueError(
+                f"vit.patch must be a multiple of {CELL} for the frontend 'gradients', got {self}"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"vit.activation must be one of {', '.join(ACTIVATIONS)}, got {self}")
         if not {len(self.mean), len(self.deviation)} <= {1, self.channels}:

@@ -49,6 +49,8 @@ class AdapterConfig:
     def __post_init__(self):
         if not 1 <= self.r_min <= self.r_max:
             raise ValueError(f"adapter ranks need 1 <= r_min <= r_max, got {self}")
+        if self.experts < 1:
+            raise ValueError(f"adapter.experts must be 1 or more, got {self}")
         if self.experts > 1 and not 2 <= self.top_k <= self.experts:
             raise ValueError(f"adapter.top_k must lie between 2 and experts, got {self}")
         if self.router not in ("projected", "hidden"):
@@ -194,4 +196,4 @@ def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
         h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
     scale = a.alpha / call.rank.astype(jnp.float32)
     update = jnp.dot(h, lora_b.reshape(-1, lora_b.shape[-1]).astype(h.dtype))
-    return update * scale.astype(h.dtype), weights
+    return (update.astype(jnp.float32) * scale).astype(h.dtype), weights

@@ -22,9 +22,9 @@ def quantize(kernel):
     return jnp.round(kernel / scale[..., None, :]).astype(jnp.int8), scale
 
 
-def dequantize(kernel, scale, dtype=jnp.float32):
-    """The float kernel that `(kernel, scale)` stands for, `[..., D_in, D_out]`."""
-    return (kernel.astype(jnp.float32) * scale[..., None, :]).astype(dtype)
+def dequantize(kernel, scale):
+    """The kernel that `(kernel, scale)` stands for, float32[..., D_in, D_out]."""
+    return kernel.astype(jnp.float32) * scale[..., None, :]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -44,16 +44,17 @@ def int8_matmul(x, kernel, scale, int8_activations: bool = False):
       float[..., D_out] in the dtype of x. No gradient flows to kernel or scale.
     """
     if int8_activations:
-        return _whole_numbers(x, kernel, 0) * scale.astype(x.dtype)
-    return jnp.dot(x, kernel.astype(x.dtype)) * scale.astype(x.dtype)
+        y = _whole_numbers(x.astype(jnp.float32), kernel, 0)
+    else:
+        y = jnp.dot(x, kernel.astype(x.dtype)).astype(jnp.float32)
+    return (y * scale).astype(x.dtype)
 
 
 def _whole_numbers(x, kernel, axis: int):
-    """x float[..., D], int8 by token, times an int8 kernel over its `axis`; dtype of x."""
-    wide = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
+    """x float32[..., D], int8 by token, times an int8 kernel over its `axis`: float32[..., D']."""
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     step = jnp.where(largest > 0, largest / 127, 1.0)
-    rounded = jnp.round(wide / step).astype(jnp.int8)
+    rounded = jnp.round(x / step).astype(jnp.int8)
     sums = jax.lax.dot_general(
         rounded, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.int32
     )
@@ -61,7 +62,7 @@ def _whole_numbers(x, kernel, axis: int):
         # Else XLA tries the conversion as part of the product, finds cuBLAS faster without it, and
         # is left with a conversion that writes float32 to memory for nothing.
         sums = jax.lax.optimization_barrier(sums)
-    return (sums.astype(jnp.float32) * step).astype(x.dtype)
+    return sums.astype(jnp.float32) * step
 
 
 def _forward(x, kernel, scale, int8_activations):
@@ -70,11 +71,11 @@ def _forward(x, kernel, scale, int8_activations):
 
 def _backward(int8_activations, kept, dy):
     kernel, scale = kept
-    dy = dy * scale.astype(dy.dtype)
+    scaled = dy.astype(jnp.float32) * scale
     if int8_activations:
-        dx = _whole_numbers(dy, kernel, 1)
+        dx = _whole_numbers(scaled, kernel, 1).astype(dy.dtype)
     else:
-        dx = jnp.dot(dy, kernel.astype(dy.dtype).T)
+        dx = jnp.dot(scaled.astype(dy.dtype), kernel.astype(dy.dtype).T)
     return dx, np.zeros(kernel.shape, jax.dtypes.float0), jnp.zeros_like(scale)
 
 

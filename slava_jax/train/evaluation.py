@@ -88,6 +88,7 @@ def evaluate(
         found.predictions += _predictions(control, keys, labels, scores, names)
         if not control:
             found.confusion = confusion_matrix(labels, predictions(scores), len(names))
+            alone = scores
         lost = losses(assistant, test, test.scored_rows, shown)
         found.metrics.update(tasks.language_modelling(lost, control))
         found.metrics.update(tasks.matching(lost, control))
@@ -96,7 +97,7 @@ def evaluate(
             if len(chosen):
                 answers = written(assistant, test, chosen, shown)
                 found.metrics.update(_told(task, test, chosen, answers, control))
-    if test.few_shot_rows:
+    if test.few_shot_rows and len(views) > 1:  # as the prompts with examples are scored
         alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
@@ -183,16 +184,20 @@ def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float
 
 
 def _experts(assistant, test) -> dict[str, np.ndarray]:
-    model = assistant.model.config
-    if model.adapter.experts == 1 or model.text_encoder != "llama":
+    """Mean gate of each expert over the tokens of all questions told, by projection."""
+    model, rank = assistant.model, jnp.int32(assistant.rank)
+    if model.config.adapter.experts == 1 or model.config.text_encoder != "llama":
         return {}
-    use = [
-        decode.gate_use(
-            assistant.model, assistant.variables, as_prompt(batch), jnp.int32(assistant.rank)
-        )
-        for batch in test.batches(test.told_rows)
-    ]
-    mean = np.mean(use, axis=0)
+    total, tokens = 0, 0
+    for batch in test.batches(test.told_rows):
+        asked = batch["order"] <= batch["encode_at"][:, :1]
+        counted = (asked & (batch["index"] >= 0)[:, None]).astype(np.float32)
+        prompt = as_prompt(batch)
+        if len(prompt.order) < len(counted):  # one text for all images
+            counted = counted.sum(0, keepdims=True)
+        total += np.asarray(decode.gate_use(model, assistant.variables, prompt, counted, rank))
+        tokens += counted.sum()
+    mean = total / tokens
     return {f"{name} projection": mean[:, i] for i, name in enumerate("qkvo")}
 
 
@@ -200,6 +205,8 @@ def _examples(assistant, test) -> list[ReportExample]:
     data, count = test.data, test.config.evaluation.examples
     pools = (test.vqa_rows, test.caption_rows, test.class_rows)
     chosen = [pool[i] for pool in pools for i in evenly(len(pool), count // len(pools))]
+    if not chosen:
+        return []
     rows = np.asarray(sorted(chosen))
     answers = written(assistant, test, rows)
     wrong = written(assistant, test, rows, test.exchanged)

@@ -15,7 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax import hosts
-from slava_jax.checkpoint import CheckpointError, Checkpoints, content_hash, load_facts, load_tree
+from slava_jax.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    content_hash,
+    load_facts,
+    load_tree,
+    newest,
+)
 from slava_jax.data.pipeline import iterate
 from slava_jax.train.logging import MetricLogger, Progress, Silent
 from slava_jax.train.optim import make_optimizer
@@ -147,15 +154,9 @@ def best_params(stage: Stage, directory: Path) -> dict:
     Raises:
       CheckpointError: there are none, the stage was not finished, or its shapes are others.
     """
-    steps = {name: _newest(directory / name) for name in ("last", "best")}
-    if None in steps.values() or not load_facts(steps["last"])["done"]:
-        raise CheckpointError(
-            f"{directory}: no finished {stage.name} stage; run it first (python -m slava_jax.main "
-            f"--config configs/{stage.name}.py --workdir {directory.parent}), or let "
-            f"start_from.{stage.name} name the work directory of a run that has one"
-        )
+    best = finished(directory, stage.name)
     try:
-        return load_tree(steps["best"], stage.params)[0]
+        return load_tree(best, stage.params)[0]
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nThe run in start_from.{stage.name} is of another model or other data: train "
@@ -163,9 +164,16 @@ def best_params(stage: Stage, directory: Path) -> dict:
         ) from error
 
 
-def _newest(folder: Path) -> Path | None:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return max((p for p in found if p.name.isdecimal()), key=lambda p: int(p.name), default=None)
+def finished(directory: Path, name: str) -> Path:
+    """The best checkpoint of a finished stage. Raises CheckpointError where there is none."""
+    steps = {which: newest(directory / which) for which in ("last", "best")}
+    if None in steps.values() or not load_facts(steps["last"])["done"]:
+        raise CheckpointError(
+            f"{directory}: no finished {name} stage; run it first (python -m slava_jax.main "
+            f"--config configs/{name}.py --workdir {directory.parent}), or let "
+            f"start_from.{name} name the work directory of a run that has one"
+        )
+    return steps["best"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,10 @@ class FrozenStates:
         missing = [(i, s) for i, s in wanted if not self._path(i, s).exists()]
         if not missing:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"image.states: {self._folder} cannot be made: {error}") from error
         run = jax.jit(VitStem(self._config).apply)
         with tqdm(total=len(missing), desc="frozen layers", unit="img", mininterval=1) as bar:
             for start in range(0, len(missing), _BATCH):

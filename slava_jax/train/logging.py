@@ -112,20 +112,19 @@ class Progress:
         with Progress(total_steps, "vision", done=resumed_step) as progress:
             progress.update(1, loss=0.71)
 
-    `total`: how many units there are; `unit`: what they are, for the rate. `done`: how many an
-    earlier run did already, which the rate leaves out.
+    `total`: how many steps there are. `done`: how many an earlier run did already, which the rate
+    leaves out.
     """
 
     def __init__(
         self,
         total: int,
         description: str,
-        unit: str = "step",
         done: int = 0,
         stream=None,
         seconds_between_lines: float = 10.0,
     ):
-        self.total, self.description, self.unit, self.done = total, description, unit, done
+        self.total, self.description, self.done = total, description, done
         self._stream = stream if stream is not None else sys.stderr
         self._seconds = seconds_between_lines
         self._first, self._start = done, time.monotonic()
@@ -136,14 +135,14 @@ class Progress:
             self._bar = tqdm(
                 total=total,
                 desc=description,
-                unit=unit,
+                unit="step",
                 initial=done,
                 file=self._stream,
                 dynamic_ncols=True,
             )
 
     def update(self, n: int = 1, **values: float) -> None:
-        """Count n more units done; `values` (a loss, say) stand beside the rate."""
+        """Count n more steps done; `values` (a loss, say) stand beside the rate."""
         self.done += n
         self._note = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
@@ -166,7 +165,7 @@ class Progress:
         rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
         share = 100 * self.done / self.total if self.total else 100
         line = f"{self.description}: {self.done}/{self.total} ({share:.0f} %), "
-        line += f"{rate:.3g} {self.unit}/s, {_clock(elapsed)} so far"
+        line += f"{rate:.3g} step/s, {_clock(elapsed)} so far"
         if self.done < self.total:
             left = _clock((self.total - self.done) / rate) if rate else "unknown time"
             line += f", {left} left"

@@ -54,9 +54,9 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     `time.monotonic()` that `run.wall_seconds` counts from, now by default.
 
     Raises:
-      ConfigError, WordNetError, PipelineError (the devices cannot share a batch): before anything
-        is written. WorkdirError: the directory belongs to another config. And what data,
-        checkpoints and training raise, each saying what to do.
+      ConfigError, WordNetError, PipelineError (the devices cannot share a batch), CheckpointError,
+        ConvertError (of what start_from names): before anything is written. WorkdirError: the
+        directory belongs to another config. And what data, checkpoints and training raise.
     """
     started = time.monotonic() if started is None else started
     check(config)
@@ -110,13 +110,13 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
 def _claim(workdir: Path, config) -> tuple[bool, bool]:
     """As `claim`, and whether the run is finished.
 
-    What is not must fit the devices and its adapter to start from, before anything is written.
+    What is not must fit the devices and what it starts from, before anything is written.
     """
     with hosts.first_before_others():
         finished = (workdir / REPORT).exists()  # the last thing that is written
         if not finished:
             stages.check_batches(config)
-            stages.check_adapter(config)
+            stages.check_start(config)
         return claim(workdir, config), finished
 
 

@@ -24,7 +24,12 @@ from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.prompts import Example, encode_examples
 from slava_jax.data.records import GroundTruth
-from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from slava_jax.data.tokenizer import (
+    TokenizerError,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import VitConfig
 from slava_jax.teacher import procedural as teacher
@@ -79,8 +84,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
-    taught = instructions["train"] + _wordings(config, images["train"])
-    tokenizer = _tokenizer(config, folder, taught, answers)
+    tokenizer = _tokenizer(config, folder, images["train"], instructions["train"], answers)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
     splits = {}
     for name in images:
@@ -226,15 +230,16 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
     return items
 
 
-def _tokenizer(config, folder: Path, train: list[Instruction], answers: list[str]):
+def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction], answers):
     """Trained once a run; the Llama of another run comes with the tokenizer it was trained on."""
     if not folder.exists():
         start = config.start_from.language if "language" not in config.stages else ""
         if start:
             tokenizer = _tokenizer_of(Path(start))
         else:
-            texts = [text for item in train for text in (item.question, item.answer)]
-            texts += [item.metadata.get("supplement", "") for item in train]
+            items = train + _wordings(config, images)
+            texts = [text for item in items for text in (item.question, item.answer)]
+            texts += [item.metadata.get("supplement", "") for item in items]
             texts = [text.replace("<image> ", "") for text in texts + answers]
             tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
         with appearing(folder) as unfinished:
@@ -246,7 +251,7 @@ def _tokenizer_of(workdir: Path):
     below = TOKENIZER if is_converted(workdir) else Path("data") / "tokenizer"
     try:
         return load_tokenizer(workdir / below)
-    except OSError as error:
+    except TokenizerError as error:
         raise DataError(
             f"{error}: start_from.language must name converted weights (docs/convert.md) or a work "
             "directory with a finished language stage; run python -m slava_jax.main "

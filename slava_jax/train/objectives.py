@@ -23,7 +23,7 @@ class Vision:
 
     model: nn.Module
     smoothing: float = 0.0
-    adapter: AdapterConfig | None = None
+    adapter = None  # of this stage
 
     def counts(self, batch):
         """Images of the batch; rows that only fill it up have `row_weight` 0."""
@@ -48,7 +48,7 @@ class Language:
     """Next-token prediction by the plain Llama on instruction text."""
 
     model: nn.Module
-    adapter: AdapterConfig | None = None
+    adapter = None  # of this stage
 
     def counts(self, batch):
         """Target tokens of the batch."""
@@ -72,7 +72,7 @@ class Assistant:
     adapter: AdapterConfig | None = None
 
     def counts(self, batch):
-        """Answer tokens, and right and wrong pairs, of the batch; at least one of each."""
+        """Answer tokens, and right and wrong pairs, of the batch."""
         return {
             "tokens": jnp.sum(batch["target_weights"]),
             "pairs": 2 * jnp.sum(batch["wrong_weight"]),

@@ -89,7 +89,7 @@ class Mesh:
         self._microbatches = microbatches
         count = len(devices or jax.devices())
         if count % model_axis:
-            raise ValueError(f"mesh.model = {model_axis} does not divide the {count} devices")
+            raise ValueError(f"mesh_model = {model_axis} does not divide the {count} devices")
         self.mesh = jax.make_mesh(
             (count // model_axis, model_axis), ("data", "model"), devices=devices,
             axis_types=(AxisType.Auto,) * 2,

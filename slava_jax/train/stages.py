@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from slava_jax.config import ConfigError
 from slava_jax.convert.peft import read_peft, with_lora
-from slava_jax.convert.pretrained import is_converted, is_quantized, load
+from slava_jax.convert.pretrained import described, is_converted, load
 from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.pipeline import (
@@ -29,7 +29,7 @@ from slava_jax.models.slava import Slava, split_frozen
 from slava_jax.models.vit import Vit, VitClassifier, VitConfig, split_stem
 from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
-from slava_jax.train.fit import Stage, device_fields
+from slava_jax.train.fit import Stage, device_fields, finished
 from slava_jax.train.materials import Materials, Split
 from slava_jax.train.objectives import SETTLED, Assistant, Language, Vision
 from slava_jax.train.workdir import CONFIG, run_config
@@ -51,8 +51,24 @@ def check_batches(config: ConfigDict) -> None:
         c = config[name]
         try:
             _here(c).rows(c.batch_size, c.get("pair_block", 1))
+            if c.strategy == "mesh":
+                _check_mesh(c)
         except PipelineError as error:
             raise PipelineError(f"{name}: {error}") from error
+
+
+def _check_mesh(stage: ConfigDict) -> None:
+    devices, model = jax.device_count(), stage.mesh_model
+    if devices % model:
+        raise PipelineError(
+            f"mesh_model {model} does not divide the {devices} device(s); change mesh_model"
+        )
+    if stage.batch_size % (stage.microbatches * devices // model):
+        raise PipelineError(
+            f"batch size {stage.batch_size} is not a multiple of {stage.microbatches} "
+            f"microbatch(es) x {devices // model} device(s) along the data axis of the mesh; "
+            "change batch_size, microbatches or mesh_model"
+        )
 
 
 def _epochs(steps: int, per_epoch: int) -> int:
@@ -159,12 +175,20 @@ def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
       ConfigError: it is not the encoder that the config describes, or vit.frozen_layers has none.
       CheckpointError: it cannot be read.
     """
+    place = _encoder_place(config)
+    if place is None:
+        return None
+    weights = pretrained(config, "vision", 1, place)["vit"]
+    return split_stem(weights, VitConfig(**hashable(config.vit)))
+
+
+def _encoder_place(config: ConfigDict) -> str | None:
+    """The converted vision encoder of `pretrained_encoder`."""
     place = config.start_from.vision
     if place and (Path(place) / CONFIG).exists():
         place = run_config(Path(place))["start_from"]["vision"]
     if place and is_converted(place):
-        weights = pretrained(config, "vision", 1, place)["vit"]
-        return split_stem(weights, VitConfig(**hashable(config.vit)))
+        return place
     if config.vit.frozen_layers:
         raise ConfigError(
             f"start_from.vision: {config.start_from.vision} neither is nor starts from converted "
@@ -184,24 +208,32 @@ def pretrained(config: ConfigDict, name: str, vocab_size: int, place: str | None
       ConfigError: the model they are of is not the one that the config describes.
       CheckpointError: they cannot be read.
     """
+    place = place or config.start_from[name]
+    _check_weights(config, name, place, vocab_size)
+    return jax.tree.map(jnp.asarray, load(place).tree)  # on the device, as a stage's weights are
+
+
+def _check_weights(config: ConfigDict, name: str, place: str, vocab_size: int | None) -> None:
+    """Raises as `pretrained` does. `vocab_size` None: the tokenizer is not there yet."""
     part = {"vision": "vit", "language": "llama"}[name]
-    held = load(place or config.start_from[name])
-    wanted = getattr(model_config(config, vocab_size), part)
-    if type(held.config) is not type(wanted):
-        raise ConfigError(f"start_from.{name}: holds a {type(held.config).__name__}, not a {part}")
+    held, quantized = described(place)
+    wanted = getattr(model_config(config, vocab_size or config.tokenizer.vocab_size), part)
+    if type(held) is not type(wanted):
+        raise ConfigError(f"start_from.{name}: holds a {type(held).__name__}, not a {part}")
     if part == "vit":  # which layers are frozen is the run's affair
         wanted = dataclasses.replace(wanted, frozen_layers=0)
-    stored = dataclasses.asdict(held.config)
+    elif vocab_size is None:
+        wanted = dataclasses.replace(wanted, vocab_size=held.vocab_size)
+    stored = dataclasses.asdict(held)
     problems = [
         f"{part}.{key}: {stored[key]!r} in start_from.{name}, {value!r} in the config"
         for key, value in dataclasses.asdict(wanted).items()
         if stored[key] != value
     ]
-    if held.quantized and not config.quantized:
+    if quantized and not config.quantized:
         problems.append("quantized: False, but the kernels there are int8; convert to float32")
     if problems:
         raise ConfigError("\n  ".join(["pretrained weights of another model:", *problems]))
-    return jax.tree.map(jnp.asarray, held.tree)  # on the device, as weights of a stage are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,9 +280,24 @@ def assistant_start(
     return AssistantStart(model, **variables)
 
 
-def check_adapter(config: ConfigDict) -> None:
-    """Raises ConvertError where `start_from.adapter` is no LoRA for this config's adapters."""
-    if "assistant" in config.stages and config.start_from.adapter:
+def check_start(config: ConfigDict) -> None:
+    """Whether what `start_from` names can be started from; arrays of a base are not read yet.
+
+    Raises:
+      ConfigError: weights are of another model. CheckpointError: they cannot be read, or a stage
+        there is not finished. ConvertError: `adapter` is no LoRA for this config's adapters.
+    """
+    if {"vision", "assistant"} & set(config.stages) and (place := _encoder_place(config)):
+        _check_weights(config, "vision", place, None)
+    if "assistant" not in config.stages:
+        return
+    for name in ("vision", "language"):
+        place = config.start_from[name]
+        if name not in config.stages and not is_converted(place):
+            finished(Path(place) / name, name)
+    if "language" not in config.stages and is_converted(config.start_from.language):
+        _check_weights(config, "language", config.start_from.language, None)
+    if config.start_from.adapter:
         sizes = model_config(config, config.tokenizer.vocab_size)  # no tensor is as large as that
         read_peft(Path(config.start_from.adapter), sizes)
 
@@ -263,7 +310,7 @@ def base_place(config: ConfigDict) -> str | None:
     place = config.start_from.language
     if "language" in config.stages or not is_converted(place):
         return None
-    return place if is_quantized(place) == config.quantized else None
+    return place if described(place)[1] == config.quantized else None
 
 
 def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:

@@ -156,9 +156,11 @@ def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -
 
 def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str]:
     """Generated answers in the order of `rows`."""
+    # The room of the longest answers for every question: in that of its own truth an answer that
+    # says too much would be cut in its favour.
+    length = max(answer for _, answer, _ in test.config.assistant.buckets)
     answers = {}
     for batch in test.batches(rows, shown):
-        length = batch["targets"].shape[1]
         got = assistant.answers(assistant.remember(batch), length)
         answers.update(zip(batch["index"].tolist(), got, strict=True))
     return [answers[row] for row in rows.tolist()]

@@ -22,7 +22,7 @@ from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.prompts import encode_example
-from slava_jax.data.tokenizer import decode_text, encode_texts, special_tokens
+from slava_jax.data.tokenizer import TokenizerError, decode_text, encode_texts, special_tokens
 from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.presets import hashable
 from slava_jax.nn.quantized import quantize_linear_layers
@@ -169,7 +169,7 @@ def test_converted_weights_without_their_tokenizer(tmp_path):
     """One error that says where it should be."""
     write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
     shutil.rmtree(tmp_path / "ours" / "tokenizer")
-    with pytest.raises(CheckpointError, match=r"ours/tokenizer: the tokenizer is not there"):
+    with pytest.raises(TokenizerError, match=r"ours/tokenizer: holds no tokenizer"):
         load(tmp_path / "ours")
 
 

@@ -9,6 +9,7 @@ from slava_jax.data.collate import PAD_ORDER, assistant_fields, pad_prompts
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.prompts import PromptError, encode_example, encode_examples, encode_prompt
 from slava_jax.data.tokenizer import (
+    TokenizerError,
     decode_text,
     encode_texts,
     load_tokenizer,
@@ -57,7 +58,7 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     assert decode_text(again, encode_texts(again, texts[2:3])[0]) == texts[2]
     assert special_tokens(again) == special_tokens(tokenizer)
     assert (again.pad_token_id, again.bos_token_id, again.eos_token_id) == (0, 2, 3)
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
         load_tokenizer(tmp_path)
 
 

@@ -135,14 +135,16 @@ def test_scores_of_a_batch_are_the_losses_of_the_objective():
     assert nats == pytest.approx(float(sums["lm"]), rel=1e-5)
 
 
-def test_gate_use_counts_real_tokens_only():
+def test_gate_use_counts_the_tokens_it_is_told_to():
     """Fractions of the experts add up to one, whatever stands behind `<Encode>`."""
     model, variables = tiny_model()
     batch = random_batch(5, 4)
+    counted = (batch["order"] <= batch["encode_at"][:, :1]).astype(np.float32)
 
     def gates(tokens):  # with the answers that as_prompt takes away
         seen = (batch["images"], tokens, batch["order"], batch["images_before"])
-        return decode.gate_use(model, variables, Prompt(*seen, batch["encode_at"][:, 0]), RANK)
+        prompt = Prompt(*seen, batch["encode_at"][:, 0])
+        return decode.gate_use(model, variables, prompt, counted, RANK) / counted.sum()
 
     use = gates(batch["tokens"])
     assert use.shape == (2, 4, 4)

@@ -14,6 +14,7 @@ from slava_jax.checkpoint import CheckpointError, content_hash
 from slava_jax.convert.export import base_model, write_folder
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
+from slava_jax.data.tokenizer import TokenizerError
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import (
     Assistant,
@@ -171,7 +172,7 @@ def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
     """Whatever the library that reads it raises."""
     folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
     (folder / "tokenizer/tokenizer.json").write_text(text)
-    with pytest.raises(CheckpointError, match="copied/tokenizer: the tokenizer is damaged"):
+    with pytest.raises(TokenizerError, match="copied/tokenizer: the tokenizer is damaged"):
         load_assistant(folder)
 
 

@@ -23,6 +23,7 @@ from slava_jax.eval import text_metrics
 from slava_jax.eval.wordnet import WordNetError
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare
+from slava_jax.train.stages import check_batches
 from slava_jax.train.workdir import WorkdirError
 
 HERE = Path(__file__).parent
@@ -137,17 +138,15 @@ def test_a_line_that_breaks_the_schema_is_named_by_file_and_line(workdir):
 
 
 @pytest.mark.parametrize("missing", ["vision", "language"])
-def test_a_stage_to_start_from_that_was_not_run(workdir, tmp_path, missing):
-    config = one_stage("assistant")
-    config.start_from.update(vision=str(tmp_path / "v"), language=str(tmp_path / "l"))
-    if missing == "vision":  # the tokenizer is there already, of an earlier try
-        text = refusal(config, workdir, CheckpointError)
-        assert "no finished vision stage; run it first" in text
-        assert f"--config configs/vision.py --workdir {tmp_path / 'v'}" in text
-    else:
-        shutil.rmtree(workdir / "data/tokenizer")
-        text = refusal(config, workdir, DataError)
-        assert f"--config configs/language.py --workdir {tmp_path / 'l'}" in text
+def test_a_stage_to_start_from_that_was_not_run(tmp_path, missing):
+    """Noticed before the other stage is trained; nothing is made."""
+    config = get_config()
+    config.stages = tuple(name for name in config.stages if name != missing)
+    config.start_from[missing] = str(tmp_path / "other")
+    text = refusal(config, tmp_path / "run", CheckpointError)
+    assert f"no finished {missing} stage; run it first" in text
+    assert f"--config configs/{missing}.py --workdir {tmp_path / 'other'}" in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_wordnet_is_noticed_before_anything_is_made(tmp_path, monkeypatch):
@@ -213,3 +212,20 @@ def test_pairs_that_no_device_has_whole_are_refused_at_once(tmp_path):
     text = refusal(config, tmp_path / "run", PipelineError)
     assert text.startswith("assistant: batch size 16 is not a multiple of 1 host(s) x 4 device(s)")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mesh_model": 3}, "vision: mesh_model 3 does not divide the 4 device(s)"),
+        ({"batch_size": 6}, "vision: batch size 6 is not a multiple of 1 microbatch(es) x 4"),
+        ({"batch_size": 8, "microbatches": 4}, "vision: batch size 8 is not a multiple of 4 micro"),
+    ],
+)
+def test_a_batch_that_a_mesh_cannot_share_is_refused_at_once(settings, message, tmp_path):
+    config = get_config()
+    config.vision.update(strategy="mesh", **settings)
+    assert refusal(config, tmp_path / "run", PipelineError).startswith(message)
+    assert not (tmp_path / "run").exists()
+    config.vision.update(mesh_model=2, batch_size=8, microbatches=4)
+    check_batches(config)
