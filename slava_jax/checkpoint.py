@@ -135,7 +135,7 @@ def new_folder(path: str | os.PathLike) -> Path:
       CheckpointError: it is there, or the one above cannot be made.
     """
     path = Path(path).absolute()
-    if path.exists():
+    if path.exists() or path.is_symlink():  # one that leads nowhere, too
         raise CheckpointError(f"{path} exists already: delete it to write it anew")
     _make_directory(path.parent)
     return path
@@ -152,7 +152,7 @@ def appearing(
 
     Raises:
       CheckpointError: as `new_folder`; the disk has no room; `reads` lies there; or the body met
-        an OSError. Nothing is left behind then.
+        an OSError. Nothing of the folder is left behind then.
     """
     path = new_folder(path)
     need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30

@@ -138,8 +138,8 @@ class Held:
 
     place = "model.file"
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self._arrays = arrays
+    def __init__(self, arrays: dict[str, np.ndarray], unreadable: dict[str, str] | None = None):
+        self._arrays, self.unreadable = arrays, unreadable or {}
         self.shapes = {name: array.shape for name, array in arrays.items()}
 
     def read(self, name: str) -> np.ndarray:

@@ -114,6 +114,7 @@ def write_folder(
         _write_json(folder / "config.json", _settings(model.config, tokenizer))
 
 
+_UNLIMITED = 10**9  # what a tokenizer without a limit says is far beyond
 _FORMAT = {"format": "pt"}  # without it transformers refuses the file
 
 
@@ -169,6 +170,9 @@ def _settings(c: LlamaConfig, tokenizer: PreTrainedTokenizerFast) -> dict:
             "rope_type": "llama3", "factor": factor, "low_freq_factor": low,
             "high_freq_factor": high, "original_max_position_embeddings": int(original),
         }  # fmt: skip
+    length = {}
+    if tokenizer.model_max_length < _UNLIMITED:
+        length["max_position_embeddings"] = tokenizer.model_max_length
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -190,6 +194,7 @@ def _settings(c: LlamaConfig, tokenizer: PreTrainedTokenizerFast) -> dict:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        **length,
     }
 
 

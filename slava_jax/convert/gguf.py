@@ -36,6 +36,7 @@ class GgufTensors:
             raise ConvertError(
                 f"{path}: no GGUF file, or cut short ({error}): get it anew"
             ) from error
+        self.unreadable: dict[str, str] = {}  # what is not, the package says when it is read
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.shapes = {t.name: tuple(int(n) for n in t.shape[::-1]) for t in reader.tensors}
         self.metadata = {name: field.contents() for name, field in reader.fields.items()}
@@ -63,6 +64,8 @@ def read_gguf(path: Path) -> Source:
     try:
         config = _config(tensors)
         tokenizer = gguf_tokenizer(tensors.metadata, config.vocab_size, tensors.place)
+        if "llama.context_length" in tensors.metadata:
+            tokenizer.model_max_length = int(tensors.metadata["llama.context_length"])
     except KeyError as error:
         raise ConvertError(f"{path}: has no field {error}: it is not whole") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:

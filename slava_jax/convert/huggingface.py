@@ -33,6 +33,7 @@ class Safetensors:
         """Of a folder: the file called `name`, or a whole model where it is None."""
         self.place = str(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.unreadable: dict[str, str] = {}
         self._shards: dict[str, Path] = {}  # of each tensor
         for shard, listed in ({folder / name: None} if name else _shards(folder)).items():
             self._add(shard, listed)
@@ -43,9 +44,9 @@ class Safetensors:
                 held = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 for name, tensor in held.items():
                     if tensor.get_dtype() not in _DTYPES:
-                        raise ConvertError(
-                            f"{shard}: {name} is {tensor.get_dtype()}, not one of "
-                            f"{', '.join(_DTYPES)}: convert it before it was quantised"
+                        self.unreadable[name] = (
+                            f"is {tensor.get_dtype()}, not one of {', '.join(_DTYPES)}; if it was "
+                            "quantised, convert what it was made from"
                         )
                     self.shapes[name] = tuple(tensor.get_shape())
                     self._shards[name] = shard
@@ -96,10 +97,11 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def _no_weights(folder: Path) -> str:
-    pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind))
-    if not pickles:
-        return f"{folder}: holds neither {SINGLE} nor {INDEX}"
-    return pickle_refusal(folder / pickles[0])
+    kinds = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth")  # the first are surely weights
+    pickles = [path for kind in kinds for path in sorted(folder.glob(kind))]
+    return (
+        pickle_refusal(pickles[0]) if pickles else f"{folder}: holds neither {SINGLE} nor {INDEX}"
+    )
 
 
 def pickle_refusal(path: Path) -> str:
@@ -108,7 +110,7 @@ def pickle_refusal(path: Path) -> str:
         f"{path}: a pickle, which can run code and is never opened here. Where you trust its "
         "writer, convert it with transformers and torch: "
         f"AutoModel.from_pretrained({str(path.parent)!r}).save_pretrained(DIR) writes safetensors "
-        "(AutoModelForCausalLM for a language model)"
+        "(AutoModelForCausalLM for a language model); copy tokenizer and preprocessor files there"
     )
 
 
@@ -135,6 +137,11 @@ def read_folder(folder: Path, image_size: int | None = None) -> Source:
       ConvertError: another architecture, a setting that is not built here, missing files.
     """
     path = folder / "config.json"
+    if not path.is_file() and (folder / "params.json").is_file():
+        raise ConvertError(
+            f"{folder}: weights as Meta gave them out, in pickles; take the Hugging Face folder of "
+            "this model"
+        )
     config = read_json(path)
     kind = config.get("model_type")
     if kind not in ("llama", *vision.FAMILIES):
@@ -148,16 +155,43 @@ def read_folder(folder: Path, image_size: int | None = None) -> Source:
         if kind == "llama":
             model = llama_config(config, path)
             tensors = Safetensors(folder)
+            _check_head(model, tensors)
             tokenizer = folder_tokenizer(folder, model.vocab_size)
+            if config.get("max_position_embeddings") is not None:
+                # How long a text may be stands with the tokenizer, and leaves with it.
+                tokenizer.model_max_length = whole(config, "max_position_embeddings")
             return Source(model, llama.huggingface_table(model), tensors, tokenizer)
         tensors = Safetensors(folder)
-        pixels = read_json(folder / "preprocessor_config.json")
+        pixels = _pixels(folder)
         model, table = vision.FAMILIES[kind](config, pixels, list(tensors.shapes), image_size)
         return Source(model, table, tensors)
     except KeyError as error:
         raise ConvertError(f"{path}: has no {error}: it is not whole") from error
     except ValueError as error:
         raise ConvertError(f"{path}: {error}") from error
+
+
+def _check_head(model: LlamaConfig, tensors: Safetensors) -> None:
+    """A head that is stored beside an embedding it is said to be tied to must be the same."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not model.tie_embeddings or not set(names) <= set(tensors.shapes):
+        return
+    if not np.array_equal(*map(tensors.read, names)):
+        raise ConvertError(
+            f"{tensors.place}: config.json ties the head to the embedding, but lm_head.weight is "
+            "another: set tie_word_embeddings to false to use it, or delete the tensor"
+        )
+
+
+def _pixels(folder: Path) -> dict[str, Any]:
+    """Settings of the image processor, which may stand among those of a whole processor."""
+    whole_processor = folder / "processor_config.json"
+    alone = folder / "preprocessor_config.json"
+    if not alone.is_file() and whole_processor.is_file():
+        settings = read_json(whole_processor)
+        if "image_processor" in settings:
+            return mapping(settings, "image_processor")
+    return read_json(alone)
 
 
 def llama_config(config: dict, path: Path) -> LlamaConfig:
@@ -167,7 +201,7 @@ def llama_config(config: dict, path: Path) -> LlamaConfig:
       ConvertError: a setting that our Llama does not have. KeyError, ValueError: one is missing,
         or no value for it.
     """
-    rope = {**mapping(config, "rope_scaling"), **mapping(config, "rope_parameters")}
+    rope = _rope(config)
     theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
     refused = {
         "attention_bias": config.get("attention_bias", False),
@@ -200,6 +234,24 @@ def llama_config(config: dict, path: Path) -> LlamaConfig:
         tie_embeddings=flag(config, "tie_word_embeddings", False),
         rope_scaling=_llama3_scaling(rope) if rope_type(rope) == "llama3" else (),
     )
+
+
+def _rope(config: dict) -> dict:
+    """Rope parameters: `rope_parameters` as transformers writes them now, `rope_scaling` before."""
+    now, before = mapping(config, "rope_parameters"), mapping(config, "rope_scaling")
+    original = "original_max_position_embeddings"
+    rope = {**before, **now}
+    for told in (before, config):  # transformers prefers either to rope_parameters, silently
+        differing = [
+            k for k in (*before, original) if k in told and told[k] != rope.get(k, told[k])
+        ]
+        if differing:
+            raise ValueError(f"{', '.join(differing)}: said twice, and differently; keep one")
+    # Where nothing says it, it is the length that there is.
+    for source in (config, {original: config.get("max_position_embeddings")}):
+        if rope.get(original) is None and source.get(original) is not None:
+            rope[original] = source[original]
+    return rope
 
 
 def rope_type(rope: dict) -> str:

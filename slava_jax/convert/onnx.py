@@ -29,6 +29,7 @@ class OnnxTensors:
 
     def __init__(self, path: Path):
         self.place = str(path)
+        self.unreadable: dict[str, str] = {}
         self._arrays = _arrays(path)
         self.shapes = {name: array.shape for name, array in self._arrays.items()}
 

@@ -27,10 +27,12 @@ class Tensors(Protocol):
     Attributes:
       place: what an error calls it.
       shapes: of every tensor, by name.
+      unreadable: tensors that are held in no form that can be read, and in which.
     """
 
     place: str
     shapes: dict[str, tuple[int, ...]]
+    unreadable: dict[str, str]
 
     def read(self, name: str) -> np.ndarray:
         """That tensor as float32, float16 or bfloat16."""
@@ -116,6 +118,7 @@ def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> 
         ("rows without a leaf of the model", [path for path in paths if path not in leaves]),
         ("leaves with more than one row", [path for path, count in paths.items() if count > 1]),
         ("of another shape than the config says", list(_other_shapes(steps, shapes))),
+        ("held in a form that is not read here", list(_unreadable(steps, tensors.unreadable))),
     ]
     found = [f"{what} ({len(names)}):{_listed(names)}" for what, names in problems if names]
     if found:
@@ -138,6 +141,12 @@ def _other_shapes(steps: list[Step], shapes: dict[str, tuple[int, ...]]) -> Iter
         found = shapes.get(step.name, step.row.shape)
         if found != step.row.shape:
             yield f"{step.name}: is {list(found)}, should be {list(step.row.shape)}"
+
+
+def _unreadable(steps: list[Step], forms: dict[str, str]) -> Iterator[str]:
+    for step in steps:
+        if step.name in forms:
+            yield f"{step.name}: {forms[step.name]}"
 
 
 def _listed(names: list[str]) -> str:

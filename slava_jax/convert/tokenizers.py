@@ -16,6 +16,10 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from slava_jax.convert.rules import ConvertError
 
+# Values of tokenizer.ggml.pre whose vocabularies hold whole words that no merges lead to, and which
+# llama.cpp looks up before it merges.
+_WHOLE_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken", "pixtral")
+
 
 def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face folder, fitted to an embedding of `rows` rows.
@@ -23,7 +27,10 @@ def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
     Raises:
       ConvertError: there is none, it has no end token, or more tokens than rows.
     """
-    options = {"local_files_only": True, "split_special_tokens": True}
+    # A folder may name Python files of its own: as little as a pickle are they run here.
+    options = {
+        "local_files_only": True, "split_special_tokens": True, "trust_remote_code": False
+    }  # fmt: skip
     try:
         if (folder / "tokenizer.json").is_file():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **options)
@@ -80,7 +87,7 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
     backend, _ = convert_gguf_tokenizer("llama", vocabulary)
     if split is not None:
         backend.pre_tokenizer = split
-    backend = _without_added(backend, len(vocabulary["tokens"]))
+    backend = _mended(backend, vocabulary)
     special = {
         f"{name}_token": vocabulary["tokens"][vocabulary[f"{name}_token_id"]]
         for name in ("bos", "eos", "unk", "pad")
@@ -116,12 +123,15 @@ def _split(vocabulary: dict[str, Any], place: str) -> pre_tokenizers.PreTokenize
     return None
 
 
-def _without_added(backend: Tokenizer, count: int) -> Tokenizer:
-    """`backend` without the tokens behind the first `count`.
-
-    transformers builds every byte-level vocabulary as GPT-2's, and adds that one's end token to
-    those that lack it.
-    """
-    state = json.loads(backend.to_str())
+def _mended(backend: Tokenizer, vocabulary: dict[str, Any]) -> Tokenizer:
+    """`backend` with what transformers does not take from a GGUF file, and without what it adds."""
+    state, count = json.loads(backend.to_str()), len(vocabulary["tokens"])
+    # It builds every byte-level vocabulary as GPT-2's, with that one's end token where it lacks it.
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < count]
+    if vocabulary.get("pre_tokenizer_type") in _WHOLE_FIRST:
+        state["model"]["ignore_merges"] = True
+    if vocabulary["tokenizer_type"] == "llama" and not vocabulary.get("add_prefix_space", True):
+        state["pre_tokenizer"]["prepend_scheme"] = "never"
+        decoders = state["decoder"]["decoders"]
+        state["decoder"]["decoders"] = [part for part in decoders if part["type"] != "Strip"]
     return Tokenizer.from_str(json.dumps(state))

@@ -116,6 +116,7 @@ def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | Non
         Row(f"{prefix}embeddings.class_embedding", "cls", (D,), lambda a: a.reshape(1, 1, D)),
         Row(f"{prefix}embeddings.position_embedding.weight", "positions", (side**2 + 1, D), resize),
         LeftOut(f"{prefix}embeddings.position_ids", "0, 1, 2, ..."),
+        LeftOut("classifier.*", "behind the tokens we read"),
         *(LeftOut(name, "not of the vision encoder") for name in _CLIP_OTHERS),
     ]
     return c, table
@@ -140,6 +141,8 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
     activation = config.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(_ACTIVATIONS)}")
+    if not flag(config, "qkv_bias", True):
+        raise ValueError("qkv_bias: false; attention of our vision encoder has biases")
     if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
         raise ValueError("image_size and patch_size: only squares are built here")
     trained_at = whole(config, "image_size")

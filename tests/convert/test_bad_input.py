@@ -123,6 +123,18 @@ def test_tensors_of_another_model(folder, capsys):
             ("rope type",),
         ),
         ({"rope_parameters": {"rope_theta": "x"}}, ("rope_theta", "'x'")),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "llama3"}},
+            ("rope_type: said twice, and differently",),
+        ),
+        (
+            {
+                "rope_parameters": {"original_max_position_embeddings": 64},
+                "original_max_position_embeddings": 32,
+            },
+            ("original_max_position_embeddings: said twice",),
+        ),
+        ({"tie_word_embeddings": True}, ("lm_head.weight is another", "tie_word_embeddings")),
         ({"rms_norm_eps": 0}, ("rms_norm_eps", "above 0")),
         ({"quantization_config": {"bits": 4}}, ("already quantised",)),
     ],
@@ -142,6 +154,7 @@ def test_a_config_of_another_architecture(folder, capsys, settings, parts):
         ("config.json", {"model_type": "dinov2", "use_swiglu_ffn": True}, ("use_swiglu_ffn",)),
         ("preprocessor_config.json", {"image_mean": None}, ("preprocessor_config", "image_mean")),
         ("config.json", {"num_attention_heads": 0}, ("num_attention_heads",)),
+        ("config.json", {"qkv_bias": False}, ("qkv_bias",)),
         ("config.json", {"model_type": "clip", "vision_config": 3}, ("vision_config",)),
         ("preprocessor_config.json", {"rescale_factor": 1.0}, ("rescale_factor",)),
         ("preprocessor_config.json", {"rescale_factor": "a"}, ("rescale_factor", "'a'")),
@@ -218,6 +231,28 @@ def test_pickles_are_never_opened(folder, capsys, name):
     (folder / name).write_bytes(b"never read")
     for path in (folder, folder / name):
         fails(path, capsys, name, "pickle", "save_pretrained", "safetensors")
+
+
+def test_among_pickles_the_weights_are_named(folder, capsys):
+    (folder / "model.safetensors").unlink()
+    for name in ("optimizer.bin", "optimizer.pt", "pytorch_model-00001-of-00002.bin"):
+        (folder / name).write_bytes(b"never read")
+    fails(folder, capsys, "pytorch_model-00001-of-00002.bin", "copy tokenizer")
+
+
+def test_weights_as_meta_gave_them_out(folder, capsys):
+    (folder / "config.json").unlink()
+    (folder / "params.json").write_text("{}")
+    (folder / "consolidated.00.pth").write_bytes(b"never read")
+    fails(folder, capsys, "Meta", "Hugging Face folder")
+
+
+def test_a_quantised_tensor_is_named(folder, capsys):
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(np.int8)
+    save_file(tensors, folder / "model.safetensors")
+    fails(folder, capsys, f"{name}: is I8, not one of F32, F16, BF16")
 
 
 def test_neither_folder_nor_file_that_is_known(folder, capsys):

@@ -47,6 +47,21 @@ def test_a_base_that_went_out_comes_in_the_same(tmp_path):
     np.testing.assert_array_equal(found.tree["llama"]["embedding"], base["embedding"])
 
 
+def test_how_long_a_text_may_be_comes_in_and_goes_out(tmp_path):
+    """With the tokenizer; where nothing says it, no limit is made up."""
+    model, variables = made()
+    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    config = tmp_path / "first/config.json"
+    export.write_folder(base, tokenizer(), config.parent)
+    settings = json.loads(config.read_text())
+    assert "max_position_embeddings" not in settings
+    config.write_text(json.dumps({**settings, "max_position_embeddings": 77}))
+    found = read_back(config.parent, tmp_path / "ours")
+    export.write_folder(base, found.tokenizer, tmp_path / "second")
+    again = json.loads((tmp_path / "second/config.json").read_text())
+    assert again["max_position_embeddings"] == 77
+
+
 @pytest.mark.parametrize("rank", [2, 6])
 def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
     """Also in several shards, and for the four tokens behind the table."""

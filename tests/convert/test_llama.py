@@ -1,5 +1,6 @@
 """The Llama family against transformers: from folders and from GGUF, plain and cached."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from reference_models import (
     randomise,
     save_folder,
 )
+from safetensors.numpy import load_file, save_file
 
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.huggingface import read_folder
@@ -88,6 +90,27 @@ def test_llama_3_rope_scaling(tmp_path):
     ratio = rope_frequencies(8, 500.0) / rope_frequencies(8, 500.0, loaded.config.rope_scaling)
     assert ratio.min() == 1 and ratio.max() == 8 and np.any((ratio > 1.01) & (ratio < 7.99))
     check(loaded, model)
+
+
+def test_llama_3_scaling_without_an_original_length(tmp_path):
+    """transformers takes the length that there is."""
+    rope = {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}
+    model = tiny(rope_parameters=dict(rope), head_dim=16, max_position_embeddings=48)
+    folder = save_folder(model, tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    loaded = convert(folder)
+    assert loaded.config.rope_scaling[3] == 48
+    check(loaded, model)
+
+
+def test_a_tied_head_that_is_stored_all_the_same(tmp_path):
+    model = tiny(tie_word_embeddings=True)
+    folder = save_folder(model, tmp_path / "theirs")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    check(convert(folder), model)
 
 
 def test_shards(tmp_path):

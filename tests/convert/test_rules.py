@@ -27,6 +27,14 @@ def problem(held, table=TABLE, layers=2, leaves=LEAVES) -> str:
     return str(error.value)
 
 
+def test_a_form_that_is_not_read_matters_where_a_row_needs_the_tensor():
+    forms = {"layers.1.q.weight": "is I8", "layers.0.inv_freq": "is I64"}
+    held = Held(arrays(**{"layers.0.inv_freq": np.zeros(9)}), forms)
+    with pytest.raises(ConvertError, match=r"not read here \(1\):\n  layers\.1\.q\.weight: is I8"):
+        plan(TABLE, held, 2, LEAVES)
+    assert plan(TABLE, Held(arrays(), {"layers.0.inv_freq": "is I64"}), 2, LEAVES)
+
+
 def test_layers_are_slices_of_one_leaf():
     """In the order of the table, changed and float32; what is left out is not read."""
     held = Held(arrays(**{"layers.0.inv_freq": np.zeros(9)}))

@@ -109,8 +109,12 @@ def test_every_activation(activation, tmp_path):
     np.testing.assert_allclose(tokens(loaded, pictures), wanted, atol=1e-4)
 
 
-def test_the_vision_half_of_a_whole_clip(tmp_path):
-    """As model hubs hold it: both towers and the projections in one folder."""
+@pytest.mark.parametrize("processor", ["preprocessor_config.json", "processor_config.json"])
+def test_the_vision_half_of_a_whole_clip(processor, tmp_path):
+    """As model hubs hold it: both towers, the projections and positions as whole numbers.
+
+    transformers writes the image processor into a file of its own, or among a whole processor's.
+    """
     text = transformers.CLIPTextConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=16,
@@ -121,7 +125,15 @@ def test_the_vision_half_of_a_whole_clip(tmp_path):
             transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
         )
     )
-    loaded, pictures = convert(model, tmp_path), images(32)
+    folder, pictures = save_folder(model, tmp_path), images(32)
+    settings = {"image_processor": PIXELS} if processor.startswith("processor") else PIXELS
+    (folder / processor).write_text(json.dumps(settings))
+    tensors = load_file(folder / "model.safetensors")
+    for half in ("text_model", "vision_model"):
+        tensors[f"{half}.embeddings.position_ids"] = np.arange(17)[None]
+    save_file(tensors, folder / "model.safetensors")
+    write(read_folder(folder), folder / "ours")
+    loaded = load(folder / "ours")
     with torch.no_grad():
         states = model.vision_model(pixel_values(pictures, PIXELS)).last_hidden_state
         wanted = model.vision_model.post_layernorm(states).numpy()
