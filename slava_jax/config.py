@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ml_collections import ConfigDict
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
+from slava_jax.data.instructions import IMAGE_TOKEN
 from slava_jax.data.micrographs import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
 from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
@@ -255,6 +256,8 @@ def _data_problems(config) -> Iterator[str]:
         yield f"data.shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
     if not all(kind in CHALLENGES for kind in data["challenges"]):
         yield f"data.challenges: must be some of {', '.join(CHALLENGES)}"
+    if IMAGE_TOKEN in data["question"]:
+        yield f"data.question: must not hold {IMAGE_TOKEN}, which is put before it"
     if vocabulary < _SMALLEST_VOCABULARY:
         yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
     if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):

@@ -115,6 +115,7 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("evaluation.classification", 0, "evaluation.classification: must be 1 or more, is 0"),
         ("evaluation.examples", -1, "evaluation.examples: must be 0 or more, is -1"),
         ("image.augmentation.shift", 224, "must be 0 or more and below vit.image_size, 224"),
+        ("data.question", "<image> Is it gold?", "data.question: must not hold <image>"),
         ("data.challenges", ([1],), "data.challenges: must be some of intra_class"),
         ("adapter.router", "none", "adapter.router must be 'projected' or 'hidden'"),
     ],

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from slava_jax.data.bar import picture_rows
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+# Pictures too, which other programs read.
+UNREAD_SUFFIXES = (".dm3", ".dm4", ".gif", ".jp2", ".ser", ".webp")
 
 # Pillow refuses images beyond 179 million pixels as possible decompression bombs. A stitched
 # overview of 20,000 x 20,000 pixels is honest work, so the limit is raised to just above that
@@ -26,7 +28,7 @@ _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _STRIP_PIXELS = 4_000_000
 # A data bar is looked for in so many columns and rows, which show any text.
 _BAR_PIXELS = (1024, 1536)
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
 
 Symmetry = tuple[int, int]  # mirrored (0 or 1), then quarter turns (0 to 3)
 UPRIGHT = (0, 0)
@@ -50,6 +52,13 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+    for path in found:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise ImageError(
+                f"{folder}: the name {path.name!r} is not UTF-8; rename the file"
+            ) from error
     if not found:
         raise ImageError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); put images there")
     return found
@@ -97,11 +106,14 @@ def read_image(
         # JPEG alone can be decoded at a fraction of its size.
         image.draft("RGB" if channels == 3 else "L", (4 * size, 4 * size))
         image.load()
+        white_is_zero = _white_is_zero(image)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if crop_bar:
             image = _without_bar(image, name)
         grey = channels == 1
-        convert = _wide_converter(image, name) if image.mode in _WIDE_MODES else _plain
+        convert = _plain
+        if image.mode in _WIDE_MODES:
+            convert = _wide_converter(image, name, white_is_zero)
         square = _squared(image, size, lambda part: convert(part).convert("L" if grey else "RGB"))
         square.getexif()[_ORIENTATION] = orientation
         pixels = np.asarray(ImageOps.exif_transpose(square))
@@ -262,7 +274,14 @@ def _plain(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("RGB")
 
 
-def _wide_converter(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether a TIFF says that 0 is white; Pillow turns round 8 bits then, and wider ones not."""
+    return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+
+
+def _wide_converter(
+    image: Image.Image, name: str, white_is_zero: bool = False
+) -> Callable[[Image.Image], Image.Image]:
     """What scales a 16- or 32-bit or float image to 8 bits."""
     rows = max(1, _STRIP_PIXELS // image.width)
     ranges = [(part.min(), part.max()) for part in map(np.asarray, _strips(image, rows))]
@@ -275,6 +294,8 @@ def _wide_converter(image: Image.Image, name: str) -> Callable[[Image.Image], Im
 
     def convert(part: Image.Image) -> Image.Image:
         values = (np.asarray(part, np.float64) - low) * scale
+        if white_is_zero:
+            values = 255 - values
         return Image.fromarray(np.rint(values).astype(np.uint8))
 
     return convert

@@ -35,13 +35,13 @@ def main(_) -> None:
         try:
             from slava_jax.teacher.taught import Job, dry_run, teach
         except ModuleNotFoundError as error:
-            if error.name != "openai":
+            if error.name not in ("openai", "py3langid"):
                 raise
             raise TeacherError('install what it needs: pip install "slava_jax[teacher]"') from error
         sets = open_image_sets(config, workdir / "data")
         job = Job(settings, sets, workdir, config.data.seed, config.data.question)
         print(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value))
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -25,6 +25,7 @@ _FILTERED = ("content_filter", "content_policy_violation")
 # A key that a server shows in parts, and who it belongs to: "sk-ab***yz", "org-A1b2C3d4".
 _ACCOUNT = re.compile(r"\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
 _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
+_SECRET = 8  # characters that a key needs; "test", for a server that wants none, is a word
 _LONGEST_REASON = 300  # characters of a server's error message
 
 
@@ -51,7 +52,9 @@ class Redactor:
         """`base_url` may hold the name of a host of the house."""
         parts = urlsplit(base_url)
         home = str(Path.home())
-        secrets = {key: "[key]", base_url: "[server]"}
+        secrets = {base_url: "[server]"}
+        if len(key) >= _SECRET:
+            secrets[key] = "[key]"
         if parts.netloc != parts.hostname or "." in parts.netloc:  # more than a lone word
             secrets[parts.netloc] = "[server]"
         if home != "/":

@@ -4,10 +4,13 @@ The rules look at texts alone, so that they can change without anything being as
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from slava_jax.data.instructions import IMAGE_TOKEN, STYLES
 from slava_jax.teacher.journal import Reply
@@ -22,26 +25,23 @@ _REFUSALS = re.compile(
     r"| am not able to| won['’]t| will not)\b)"
     r"|\bwithout (any )?(visual )?access to the (image|picture|micrograph)"
     r"|\b(can['’]?t|cannot|unable to|not able to) (view|see|access|open|process|analy[sz]e) "
-    r"(the |this |that |your |any |provided |attached )*(image|picture|micrograph|photo)",
+    r"(the |this |that |your |any |provided |attached )*(image|picture|micrograph|photo)"
+    r"|\bno (image|picture|micrograph|photo)s? (was|were|is|has been|have been) "
+    r"(provided|attached|given|included|shared|uploaded)"
+    r"|\bi (do not|don['’]?t) see (an|any|the|your) (image|picture|micrograph|photo)",
     re.IGNORECASE,
 )
+# What a reasoning model writes before its answer; a server may leave the first mark out.
+_THINKING = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 _DIRECTIONS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|vertical\w*|horizontal\w*|diagonal\w*|clockwise|"
     r"counter-?clockwise|upwards?|downwards?)\b",
     re.IGNORECASE,
 )
-# Frequent words of English and of the languages a teacher is likely to slip into. Those that are
-# words of both are left out, so that terse English ("Smooth wires, no defects.") passes.
-_ENGLISH = re.compile(
-    r"\b(the|of|and|is|are|with|this|that|to|it|its|from|by|which|not?|has|have|in|at|or|be)\b"
-)
-_FOREIGN = re.compile(
-    r"\b(der|das|und|ist|mit|eine?|einer|nicht|sind|auf|dem|von|zu|im|keine"
-    r"|les?|des|est|une|avec|dans|sont|et|la|du|aucune|sur|pas"
-    r"|el|los|las|con|del|por|es|una|y|en|il|della|che|di|sono|un"
-    r"|os|uma|com|não|são|o|het|een|van|zijn|op|geen)\b"
-)
 _ENGLISH_LETTERS = 0.9  # share of a text's letters that must be of the Latin alphabet
+# So many times likelier than English another language must be: "Lamellae" is fifty times likelier
+# of another, and a sentence of another thousands of times.
+_FOREIGN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +90,14 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
     slots = [(item.question.name, style) for item in items for style in STYLES]
     if reply.refusal or reply.finish == "content_filter":
         return dict.fromkeys(slots, Problem(REFUSED, reply.refusal or "content filter"))
-    table = _json_object(reply.text)
+    text = _THINKING.sub("", reply.text)
+    table = _json_object(text)
     if reply.finish == "length":
         problem = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
-    elif not reply.text.strip():
+    elif not text.strip():
         problem = Problem(MALFORMED, "empty")
     elif table is None:
-        said = Problem(REFUSED, "says so") if _REFUSALS.search(reply.text) else None
+        said = Problem(REFUSED, "says so") if _REFUSALS.search(text) else None
         problem = said or Problem(MALFORMED, "not the JSON object that was asked for")
     else:
         return {
@@ -146,14 +147,18 @@ def _text_problem(text: Any, longest: int) -> Problem | None:
 
 
 def is_english(text: str) -> bool:
-    """False for other scripts, and where words of other languages outnumber those of English.
+    """False for other scripts and for what is surely of another language.
 
-    With little machinery: script and some frequent words. A text of a few words in the Latin
-    alphabet passes.
+    A few words in the Latin alphabet, of which nobody could say, pass.
     """
     letters = [letter for letter in text if letter.isalpha()]
     latin = sum(letter < "\u0250" for letter in letters)
     if latin < _ENGLISH_LETTERS * len(letters):
         return False
-    foreign = len(_FOREIGN.findall(text.lower()))
-    return foreign < 2 or foreign <= len(_ENGLISH.findall(text.lower()))
+    chances = dict(_languages().rank(text))
+    return max(chances.values()) < _FOREIGN * chances["en"]
+
+
+@functools.cache
+def _languages() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,5 +1,7 @@
 """Every setting of the teacher behind an API, and its check."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,6 +95,8 @@ def _alike(value: Any, example: Any) -> bool:
 def _value_problems(settings: Mapping) -> Iterator[str]:
     if not settings["model"]:
         yield "teacher.model: must name the model, as the server calls it"
+    if not re.fullmatch(r"([A-Za-z_]\w{0,60})?", settings["key_variable"]):
+        yield "teacher.key_variable: must name an environment variable; the key itself stands there"
     if settings["base_url"]:
         yield from _url_problems(settings["base_url"])
     splits = settings["splits"]
@@ -105,7 +109,7 @@ def _value_problems(settings: Mapping) -> Iterator[str]:
     if settings["images_per_group"] < 2:
         yield "teacher.images_per_group: must be 2 or more"
     for name in ("images_per_category", "groups_per_category", "image_tokens", "backoff"):
-        if settings[name] < 0:
+        if not 0 <= settings[name] < math.inf:
             yield f"teacher.{name}: must be 0 or more, is {settings[name]}"
     if not settings["timeout"] > 0:
         yield "teacher.timeout: must be above 0"
@@ -138,7 +142,7 @@ def _request_problems(request: Mapping) -> Iterator[str]:
 def _budget_problems(budget: Mapping, prices: Mapping) -> Iterator[str]:
     for group, values in (("budget", budget), ("prices", prices)):
         for name, value in values.items():
-            if value < 0:
+            if not 0 <= value < math.inf:
                 yield f"teacher.{group}.{name}: must be 0 or more, is {value}"
     if not any(budget.values()):
         yield "teacher.budget: must limit requests, tokens or money (money needs teacher.prices)"

@@ -211,7 +211,9 @@ def _instructions(job: Job, request: Request, good: Mapping[Slot, Answer]) -> li
 
 def _model_name(model: str) -> str:
     """The model's name; where it is a path, its last part, which says nothing of the machine."""
-    path = PureWindowsPath(model) if "\\" in model else PurePosixPath(model)
+    model = model.removeprefix("file://")
+    windows = "\\" in model or PureWindowsPath(model).drive
+    path = PureWindowsPath(model) if windows else PurePosixPath(model)
     return path.name if path.is_absolute() or model.startswith(("~", ".")) else model
 
 

@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -123,6 +124,7 @@ def _claim(workdir: Path, config) -> tuple[bool, bool]:
 def _materials(config, workdir: Path, new: bool) -> Materials:
     """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
     gc.disable()
+    before = _texts(workdir)
     try:
         with hosts.first_before_others():
             materials = prepare(config, workdir)
@@ -132,12 +134,21 @@ def _materials(config, workdir: Path, new: bool) -> Materials:
         gc.freeze()
         return materials
     except Exception:
-        if new and not (workdir / "data" / "instructions").exists():
-            # The command with a corrected path may take the same directory.
+        if new and hosts.is_first():
+            # The command with a corrected file or path may take the same directory. What a teacher
+            # wrote there before stays.
+            for path in _texts(workdir) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             (workdir / CONFIG).unlink(missing_ok=True)
         raise
     finally:
         gc.enable()
+
+
+def _texts(workdir: Path) -> set[Path]:
+    """What `prepare` makes of instructions: files of them, and the tokenizer's folder."""
+    data = workdir / "data"
+    return {*(data / "instructions").glob("*"), *data.glob("tokenizer")}
 
 
 def _trained_vision(config, materials: Materials, workdir: Path, encoder) -> tuple:

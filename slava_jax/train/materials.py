@@ -210,9 +210,12 @@ def _instructions(
 
 def _own_instructions(config) -> list[Instruction]:
     try:
-        return read_jsonl(config.data.instructions)
+        items = read_jsonl(config.data.instructions)
     except OSError as error:
         raise DataError(f"data.instructions: {error}; name a file of instructions") from error
+    if not items:
+        raise DataError(f"data.instructions: {config.data.instructions} holds no instruction")
+    return items
 
 
 def _teach(config, images: ImageSet) -> list[Instruction]:

@@ -1,6 +1,7 @@
 """Image files as a data set: copies, bad files, depths, facts, the data bar, and memory."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,14 +112,49 @@ def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
 
 @pytest.mark.parametrize(
     "table",
-    ["file,label\n0.png,bruité\n".encode("cp1252"), b"file,label\n0.png," + b"x" * 2**18],
-    ids=["not UTF-8", "a field without end"],
+    [
+        "file,label\n0.png,bruité\n".encode("cp1252"),
+        b"file,label\n0.png," + b"x" * 2**18,
+        b'file,label,note\n0.png,gold,"5 um\n1.png,gold,\n2.png,iron,\n',
+    ],
+    ids=["not UTF-8", "a field without end", "a quote that is never closed"],
 )
 def test_a_table_that_is_none_is_named(tmp_path, table):
     save(tmp_path / "mine" / "0.png", noise(0))
     (tmp_path / "mine" / "labels.csv").write_bytes(table)
     with pytest.raises(DataError, match=r"labels\.csv: is no table of commas in UTF-8 .*save it"):
         build(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0.png,gold, polished", "labels.csv:2: has more fields than the first line names"),
+        ("x" * 300 + ".png,gold", "labels.csv:2: .*is no file in"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named(tmp_path, line, said):
+    save(tmp_path / "mine" / "0.png", noise(0))
+    (tmp_path / "mine" / "labels.csv").write_text(f"file,label\n{line}\n")
+    with pytest.raises(DataError, match=said):
+        build(tmp_path / "mine")
+
+
+def test_images_that_would_be_missing_unnoticed(folder):
+    """In a format that is not read, or not there: as an annexed file that was not fetched."""
+    Image.fromarray(noise(3)).save(folder / "gold" / "7.webp")
+    with pytest.raises(DataError, match=r"1 image\(s\) are in a format .*such as gold/7\.webp"):
+        build(folder)
+    (folder / "gold" / "7.webp").unlink()
+    (folder / "iron" / "8.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"lead nowhere, such as iron/8\.png; save"):
+        build(folder)
+
+
+def test_a_name_that_no_record_could_hold(folder):
+    (folder / "iron" / "0.png").rename(folder / "iron" / os.fsdecode(b"\xff.png"))
+    with pytest.raises(ImageError, match=r"iron: the name .* is not UTF-8; rename the file"):
+        build(folder)
 
 
 @pytest.mark.parametrize("kind", ["tif", "jpg", "png", "bmp"])

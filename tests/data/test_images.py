@@ -67,6 +67,18 @@ def test_sixteen_bit_png(tmp_path):
     assert (read_image(path, 4, 3) == 99).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_in_which_zero_is_white(tmp_path, dtype):
+    """Pillow turns round those of 8 bits alone."""
+    ramp = np.linspace(0, np.iinfo(dtype).max, 16).astype(dtype)[None].repeat(16, 0)
+    Image.fromarray(ramp).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "white.tif") as image:
+        assert image.tag_v2[262] == 0
+    stored = dtype == np.uint8  # Pillow turns it round when it writes, too
+    first, last = read_image(tmp_path / "white.tif", 16, 1)[0, [0, -1], 0].tolist()
+    assert (first, last) == ((0, 255) if stored else (255, 0))
+
+
 def test_pixels_that_are_not_finite(tmp_path):
     path = saved(tmp_path / "nan.tif", np.array([[0.0, np.nan]], np.float32))
     with pytest.raises(ImageError, match=r"nan\.tif.*not finite"):

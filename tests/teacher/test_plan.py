@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -269,6 +270,10 @@ def test_prompts_of_ones_own(tmp_path):
         ({"budget": {"requests": 0, "tokens": 0, "money": 0.0}}, "teacher.budget"),
         ({"budget": {"requests": 5}}, "teacher.budget.tokens: missing"),
         ({"budget": {"requests": 0, "tokens": 0, "money": 1.0}}, "teacher.prices"),
+        ({"budget": {"requests": 0, "tokens": 0, "money": math.nan}}, "teacher.budget.money"),
+        ({"prices": {"input": math.nan, "output": 0.0}}, "teacher.prices.input"),
+        ({"backoff": math.nan}, "teacher.backoff"),
+        ({"key_variable": "sk-secret"}, "teacher.key_variable: must name an environment variable"),
         ({"request": {"temperature": 0.0}}, "teacher.request"),
         ({"request": {"max_tokens": 5, "stream": True}}, "teacher.request.stream"),
         ({"concurrency": 0}, "teacher.concurrency"),

@@ -117,6 +117,9 @@ def test_a_later_reply_fills_in_what_lacks_and_changes_nothing():
         "Schottky diodes and Müller cells are visible in the upper half.",
         "SnO₂, 5 kV, 25 000×",
         "En face view of the la Rochelle sample.",
+        "Dendrites",
+        "Lamellae",
+        "ZnO tetrapods",
     ],
 )
 def test_english_passes(text):
@@ -134,6 +137,11 @@ def test_english_passes(text):
         "L'immagine mostra i nanofili della superficie, che sono lisci.",
         "A imagem mostra os nanofios com uma superfície lisa e não há defeitos.",
         "Het beeld toont een oppervlak van draden zonder gebreken.",
+        "Bilden visar släta trådar som ligger tätt.",
+        "Obraz pokazuje gładkie druty leżące blisko siebie.",
+        "Görüntü birbirine yakın duran düz telleri gösteriyor.",
+        "Gambar menunjukkan kawat halus yang berdekatan.",
+        "Glatte Drähte, keine Fehler.",
         "ワイヤーの表面は滑らかです。",
         "أسلاك ناعمة",
         "Ομαλή επιφάνεια",
@@ -141,6 +149,18 @@ def test_english_passes(text):
 )
 def test_other_languages_do_not(text):
     assert not is_english(text)
+
+
+@pytest.mark.parametrize("form", ["<think>Is {it} small?</think>{}", "hm {0}\n</think>\n{}"])
+def test_what_a_model_thinks_before_is_left_out(form):
+    good, bad = read(form.replace("{}", json.dumps({"size": GOOD})))
+    assert len(good) == 2 and not bad
+
+
+@pytest.mark.parametrize("text", ["No image was provided.", "I do not see any image here."])
+def test_an_image_that_did_not_arrive_is_a_refusal(text):
+    entry = {"size": {"short": text, "detailed": text}}
+    assert reasons(json.dumps(entry)) == {("refused", "answer: says so")}
 
 
 def test_directions_are_seen():

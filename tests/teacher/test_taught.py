@@ -20,7 +20,7 @@ from slava_jax.data.instructions import read_jsonl
 from slava_jax.data.tokenizer import special_tokens
 from slava_jax.teacher.client import Redactor
 from slava_jax.teacher.settings import TeacherError
-from slava_jax.teacher.taught import teach
+from slava_jax.teacher.taught import _model_name, teach
 from slava_jax.train.materials import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -141,9 +141,21 @@ def test_nothing_of_the_user_is_written(tmp_path, monkeypatch, capfd):
 
 
 def test_a_word_of_an_answer_is_no_server(tmp_path):
-    redactor = Redactor("", "http://gold/v1")
+    redactor = Redactor("test", "http://gold/v1")  # a key for a server that wants none
+    assert redactor.answer("The test is smooth.") == "The test is smooth."
     assert redactor.answer("The gold is smooth.") == "The gold is smooth."
     assert redactor.error("gold: http://gold/v1 is down") == "[host]: [server] is down"
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("C:/Users/me/m.gguf", "m.gguf"), ("C:\\Users\\me\\m.gguf", "m.gguf"),
+        ("file:///home/me/m.gguf", "m.gguf"), ("~/m.gguf", "m.gguf"), ("org/model", "org/model"),
+    ],
+)  # fmt: skip
+def test_a_models_path_is_not_told(model, told):
+    assert _model_name(model) == told
 
 
 def folder_of_images(folder: Path) -> Path:

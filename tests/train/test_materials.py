@@ -1,6 +1,7 @@
 """A LLaVA file and a folder of images, all the way to a trained assistant."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny_run import get_config
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.formats.__main__ import main
 from slava_jax.data.instructions import read_jsonl
+from slava_jax.data.pipeline import PipelineError
 from slava_jax.errors import USER_ERRORS
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare
@@ -73,19 +75,38 @@ def test_every_split_gets_its_own(config, tmp_path, capsys):
     assert again.test.instructions == materials.test.instructions
 
 
-@pytest.mark.parametrize("wrong", ["no file", "no image"])
+@pytest.mark.parametrize("wrong", ["no file", "no image", "no line"])
 def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
     right = config.data.instructions
     config.data.instructions = str(tmp_path / "other.jsonl")
-    if wrong == "no image":
+    if wrong != "no file":
         line = (tmp_path / "mine.jsonl").read_text().splitlines()[0]
-        (tmp_path / "other.jsonl").write_text(line.replace("round/0.png", "round/none.png"))
+        line = line.replace("round/0.png", "round/none.png") if wrong == "no image" else ""
+        (tmp_path / "other.jsonl").write_text(line)
     config.stages = ("vision",)
     with pytest.raises(DataError, match=r"other\.jsonl") as caught:
         run(config, tmp_path / "run")
     assert isinstance(caught.value, USER_ERRORS)
     config.data.instructions = right
     assert run(config, tmp_path / "run")
+
+
+def test_a_corrected_file_is_read_anew(config, tmp_path):
+    """An answer longer than any bucket is found once everything is made; none of it stays."""
+    mine, run_dir = Path(config.data.instructions), tmp_path / "run"
+    right = mine.read_text()
+    (run_dir / "data/instructions").mkdir(parents=True)
+    (run_dir / "data/instructions/journal.jsonl").write_text("of a teacher")
+    long = json.loads(right.splitlines()[0])
+    long["answer"] = "long " * 10_000
+    mine.write_text(right + json.dumps({**long, "id": "long"}) + "\n")
+    with pytest.raises(PipelineError, match="instruction 'long': needs"):
+        run(config, run_dir)
+    assert [p.name for p in (run_dir / "data/instructions").iterdir()] == ["journal.jsonl"]
+    assert not (run_dir / "config.json").exists()
+    mine.write_text(right)
+    ids = {item.id for item in prepare(config, run_dir).train.instructions}
+    assert ids and "long" not in ids
 
 
 def test_one_class_alone_is_refused_before_anything_is_written(images, tmp_path):

@@ -2,13 +2,14 @@
 
 import csv
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.files import ImageFiles, LabelledFile
 from slava_jax.data.datasets.store import SHARES
-from slava_jax.data.images import SUFFIXES, list_images
+from slava_jax.data.images import SUFFIXES, UNREAD_SUFFIXES, list_images
 
 LABELS = "labels.csv"
 # Columns that may stand in it besides, and the facts they give.
@@ -76,8 +77,24 @@ def _labelled_files(folder: Path) -> list[LabelledFile]:
 
 
 def _check_places(folder: Path, files: list[LabelledFile]) -> None:
-    """Images beside the class folders, or deeper than they are, would be missing unnoticed."""
+    """What would be missing unnoticed.
+
+    Images beside the class folders, or deeper than they are; in a format that is not read; links
+    that lead nowhere.
+    """
     used = {file.path for file in files}
+    unread = [
+        path.relative_to(folder)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in UNREAD_SUFFIXES
+        or (path.suffix.lower() in SUFFIXES and path.is_symlink() and not path.exists())
+    ]
+    if unread:
+        raise DataError(
+            f"{folder}: {len(unread)} image(s) are in a format that is not read "
+            f"({', '.join(UNREAD_SUFFIXES)}) or links that lead nowhere, such as {unread[0]}; save "
+            f"them as PNG or TIFF, or move them away"
+        )
     stray = [
         path.relative_to(folder)
         for path in sorted(folder.rglob("*"))
@@ -102,7 +119,8 @@ def _from_table(folder: Path) -> list[LabelledFile]:
         if not name or not label:
             raise DataError(f"{where}: file or label is empty; fill it in or remove the line")
         path = folder / name
-        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        # Of os.path, which finds no file where a name is too long for one.
+        if not os.path.isfile(path) or not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(
                 f"{where}: {name!r} is no file in {folder}; correct it or remove the line"
             )
@@ -120,13 +138,19 @@ def _from_table(folder: Path) -> list[LabelledFile]:
 def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
     """Number and columns of each line."""
     with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
+        # Strict, or a quote that is never closed swallows every line behind it.
+        rows = csv.DictReader(file, strict=True)
         try:
             if not {"file", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(
                     f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
                 )
             for row in rows:
+                if None in row:  # where what the columns have no names for goes
+                    raise DataError(
+                        f"{table}:{rows.line_num}: has more fields than the first line names; put "
+                        "quotes around a field that holds a comma"
+                    )
                 yield rows.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
