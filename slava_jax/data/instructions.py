@@ -155,6 +155,8 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
 def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write to, which appears at `path` whole, when the body ends, or not at all."""
     path = os.path.abspath(os.fspath(path))
+    if not os.path.isdir(os.path.dirname(path)):
+        raise FileNotFoundError(f"{path}: there is no such folder; make it first")
     handle, temporary = tempfile.mkstemp(
         prefix=os.path.basename(path) + ".", suffix=".tmp", dir=os.path.dirname(path)
     )

@@ -36,7 +36,8 @@ def by_split(
         if unknown:
             raise DataError(
                 f"{source}: instruction {item.id!r}: image {unknown[0]!r} is not in the image set, "
-                f"whose keys are like {next(iter(split_of))!r}; correct it (docs/formats.md)"
+                f"whose keys are like {next(iter(split_of))!r} (a copy of another image is left "
+                "out of it); correct it (docs/formats.md)"
             )
         split = split_of[item.target]
         if {split_of[key] for key in item.images} - {split, "train"}:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.instructions import IMAGE_TOKEN, STYLES, Instruction
 from slava_jax.data.neighbours import available, neighbours
 from slava_jax.teacher.facts import supplement_text
@@ -143,6 +143,9 @@ class _Company:
 
 
 def _few_shot_items(images, pool, company, shots, seed, question, tested) -> list[Instruction]:
+    room = len(pool) - (images is pool)
+    if room < max(shots):
+        raise DataError(f"data.shots: {max(shots)} examples, of {room} training images; ask fewer")
     names = [class_answer(name) for name in pool.class_names]
     turned = _derangement(names, f"{seed}/{PERMUTED}")
     nearest = company.of(FEW_SHOT, max(shots), np.arange(len(images)))

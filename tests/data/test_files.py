@@ -82,7 +82,15 @@ def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
 def test_copies_do_not_make_a_class_large_enough(folder):
     for i in range(5):
         save(folder / "tin" / f"{i}.png", noise(99))
-    with pytest.raises(DataError, match=r"class 'tin' has 1 image\(s\), and needs 3"):
+    with pytest.raises(
+        DataError, match=r"class 'tin' has 1 image\(s\) \(tin/0\.png\), and needs 3"
+    ):
+        build(folder)
+
+
+def test_a_small_class_that_may_be_misspelt(folder):
+    save(folder / "glod" / "0.png", noise(99))
+    with pytest.raises(DataError, match=r"class 'glod' has 1 .* or is it class 'gold'\?"):
         build(folder)
 
 

@@ -299,6 +299,16 @@ BROKEN = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gold/note.txt", "is no image (.bmp, "), ("gold/empty.png", "is empty (0 bytes)")],
+)
+def test_a_file_that_is_no_image(tmp_path, images, name, said):
+    (images / name).write_bytes(b"a note" if name.endswith("txt") else b"")
+    path = written(tmp_path / "a.json", [llava(image=name)])
+    assert f"'image': '{name}' {said}" in refusal("--from", path, "--images", images)
+
+
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 @pytest.mark.parametrize(("record", "said"), BROKEN, ids=range(len(BROKEN)))
 def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
@@ -389,6 +399,11 @@ def test_wrong_commands(tmp_path, images, capsys):
     assert "leave --as out" in refusal("--from", theirs, "--to", to, "--as", "llava")
     assert "No such file" in refusal("--from", tmp_path / "none", "--to", to)
     assert "is not a folder" in refusal("--from", theirs, "--images", tmp_path / "none")
+    nowhere = tmp_path / "none" / "d.json"
+    text = refusal(
+        "--from", ours, "--to", nowhere, "--as", "llava", "--images", write_images(tmp_path / "i")
+    )
+    assert f"{nowhere}: there is no such folder" in text
     for command in (("--from", theirs), ("--from", ours, "--as", "llava", "--embed")):
         assert refusal(*command) == "2"
     assert "--images must name the folder" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.images import encode_png
 from slava_jax.data.instructions import claims_hold, shown_false
 from slava_jax.data.micrographs import draw
@@ -114,6 +114,12 @@ def test_a_twelfth_of_the_training_prompts_rename_every_class_and_the_answer_fol
             assert all(name != other for name, other in called.items())
             assert item.answer == called[own]
     assert 0.03 * len(items) < renamed < 0.15 * len(items)
+
+
+def test_more_examples_than_images_to_train_on():
+    few = ImageSet(POOL.keys[:5], POOL.labels[:5], CATEGORIES, [BLANK] * 5)
+    with pytest.raises(DataError, match=r"data\.shots: 8 examples, of 4 training images"):
+        about(few, few, shots=(8,), tested=False)
 
 
 def test_few_shot_needs_labels_alone():

@@ -6,6 +6,7 @@ TFDS runs here without TensorFlow, and asks nothing of the network.
 import abc
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import io
 import json
@@ -176,9 +177,12 @@ def split_stratified(
     parts = {split: [] for split in SPLITS}
     for stratum, rows in ranked.items():
         if len(rows) < 3:
+            others = [other for other in ranked if other != stratum]
+            alike = difflib.get_close_matches(stratum, others, 1)
+            hint = f", or is it {alike[0]}?" if alike else ""
             raise DataError(
-                f"{name}: {stratum} has {len(rows)} image(s), and needs 3, one for each of "
-                "training, validation and test; add images or remove the class"
+                f"{name}: {stratum} has {len(rows)} image(s) ({keys[rows[0]]}), and needs 3, one "
+                f"for each of training, validation and test; add images or remove the class{hint}"
             )
         validation, test = (_share(len(rows), share) for share in shares)
         parts["test"] += rows[:test]

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from slava_jax.data.formats.conversation import wrong
-from slava_jax.data.images import ImageError, read_image
+from slava_jax.data.images import SUFFIXES, ImageError, read_image
 from slava_jax.data.instructions import InstructionError, new_file
 
 EMBEDDED = "embedded"  # folder, below that of the images, for those that came within a record
@@ -81,6 +81,11 @@ class ImageFiles:
             raise wrong(
                 field, f"{reference!r} is no file in {self._folder}; correct it, or --images"
             )
+        path = self._folder / key
+        if path.suffix.lower() not in SUFFIXES:
+            raise wrong(field, f"{reference!r} is no image ({', '.join(SUFFIXES)}); correct it")
+        if not path.stat().st_size:
+            raise wrong(field, f"{reference!r} is empty (0 bytes); copy it anew")
 
     def _embedded(self, field: str, reference: str, wanted: str) -> str:
         head = _DATA.match(reference)
