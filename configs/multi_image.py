@@ -4,8 +4,8 @@
 
 As configs/quickstart.py, but an instruction may hold images of the training split that the vision
 encoder finds alike, before its own image. Hardware: 2 CPU cores, 5 GiB. Time: 22 minutes (an Intel
-Xeon of 330 GFLOP/s). Scores (docs/tables.md): top-1 0.86 with four examples, 0.87 without, 0.17 when
-they are called by wrong names; ROUGE-L of the challenges 0.87, 0.78, 0.86.
+Xeon of 330 GFLOP/s). Scores (docs/tables.md): top-1 0.86 with four examples and 0.87 without, 0.17
+when they are called by wrong names; ROUGE-L of the challenges 0.87, 0.78, 0.86.
 """
 
 from ml_collections import ConfigDict
