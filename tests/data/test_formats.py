@@ -45,7 +45,7 @@ def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, form):
     place = tmp_path_factory.getbasetemp()
     images = place / "any"
     images.mkdir(exist_ok=True)
-    (images / "x.png").touch()
+    (images / "x.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
     whole = item(
         images=["x.png"] * (len(pieces) - 1),
         question="<image>".join(pieces),
