@@ -123,7 +123,8 @@ def test_an_empty_folder_and_a_class_too_small_for_three_splits(tmp_path):
     text = refusal(on_folder(tmp_path / "empty"), tmp_path / "a", DataError)
     assert f"{tmp_path / 'empty'}: has neither a folder for each class nor" in text
     text = refusal(on_folder(images(tmp_path / "few", each=2)), tmp_path / "b", DataError)
-    assert "class 'round' has 2 image(s), and needs 3" in text
+    assert "class 'round' has 2 image(s) (round/" in text and "and needs 3, one for each" in text
+    assert "or is it" not in text
     assert "is not a folder" in refusal(on_folder(tmp_path / "none"), tmp_path / "c", DataError)
 
 

@@ -22,6 +22,7 @@ from slava_jax.data.datasets.base import DataError, ImageSet
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.1, 0.2)  # of validation and test split
+_ALIKE = 0.85  # of difflib: two names of which one is the other with a slip of the pen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ def split_stratified(
     for stratum, rows in ranked.items():
         if len(rows) < 3:
             others = [other for other in ranked if other != stratum]
-            alike = difflib.get_close_matches(stratum, others, 1)
+            alike = difflib.get_close_matches(stratum, others, 1, _ALIKE)
             hint = f", or is it {alike[0]}?" if alike else ""
             raise DataError(
                 f"{name}: {stratum} has {len(rows)} image(s) ({keys[rows[0]]}), and needs 3, one "
