@@ -13,11 +13,13 @@ KEYS = ("gold/a.png", "gold/b.png", "tin/c d.png")
 
 
 def write_images(folder):
-    """A tiny picture under each of `KEYS`."""
+    """A tiny picture under each of `KEYS`; beside them a note, and a file with nothing in it."""
     for i, key in enumerate(KEYS):
         path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((5, 5), 40 * i + 10, np.uint8)).save(path)
+    (folder / "gold/note.txt").write_text("a note")
+    (folder / "gold/empty.png").touch()
     return folder
 
 
@@ -90,3 +92,18 @@ def llava(question="<image>\nWhat is it?", answer="Gold.", **changes):
         "conversations": talk(("human", question), ("gpt", answer)),
     }
     return {**record, **changes}
+
+
+def without(name):
+    record = llava()
+    del record[name]
+    return record
+
+
+def openai(*parts, answer="Gold."):
+    turns = talk(("user", list(parts)), ("assistant", answer), keys=("role", "content"))
+    return {"messages": turns}
+
+
+def link(named):
+    return {"type": "image_url", "image_url": named}

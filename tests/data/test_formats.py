@@ -6,7 +6,20 @@ import os
 
 import numpy as np
 import pytest
-from format_records import ITEMS, KEYS, item, llava, refusal, run, talk, write_images, written
+from format_records import (
+    ITEMS,
+    KEYS,
+    item,
+    link,
+    llava,
+    openai,
+    refusal,
+    run,
+    talk,
+    without,
+    write_images,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -213,21 +226,6 @@ def test_text_without_images_is_left_out_only_when_asked(tmp_path, images, capsy
     assert "1 instructions of 1 conversations; 1 conversations without an image left out" in said
 
 
-def without(name):
-    record = llava()
-    del record[name]
-    return record
-
-
-def openai(*parts, answer="Gold."):
-    turns = talk(("user", list(parts)), ("assistant", answer), keys=("role", "content"))
-    return {"messages": turns}
-
-
-def link(named):
-    return {"type": "image_url", "image_url": named}
-
-
 TEXT = {"type": "text", "text": "What?"}
 PNG = base64.b64encode(encode_png(np.zeros((9, 9), np.uint8))).decode()
 BROKEN = [
@@ -235,6 +233,8 @@ BROKEN = [
     (llava("What?", image=[*KEYS, KEYS[0]]), None),  # none at all: they stand in front
     (llava("<image> one?", image=list(KEYS)), "'conversations': 1 <image> for 3 image(s)"),
     (llava(image="gold/z.png"), "'image': 'gold/z.png' is no file in"),
+    (llava(image="gold/note.txt"), "'image': 'gold/note.txt' is no image (.bmp, "),
+    (llava(image="gold/empty.png"), "'image': 'gold/empty.png' is empty (0 bytes)"),
     (llava(image=[KEYS[0], 3]), "'image[1]': must name an image, is 3"),
     (llava(image="../a.png"), "'image': '../a.png' lies outside of"),
     (llava(image="/etc/hosts"), "'image': '/etc/hosts' lies outside of"),
@@ -297,16 +297,6 @@ BROKEN = [
     ),
     ([], "a record must be a JSON object, is a list"),
 ]
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("gold/note.txt", "is no image (.bmp, "), ("gold/empty.png", "is empty (0 bytes)")],
-)
-def test_a_file_that_is_no_image(tmp_path, images, name, said):
-    (images / name).write_bytes(b"a note" if name.endswith("txt") else b"")
-    path = written(tmp_path / "a.json", [llava(image=name)])
-    assert f"'image': '{name}' {said}" in refusal("--from", path, "--images", images)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
