@@ -68,6 +68,7 @@ def train_ours(name: str, tiny: bool) -> dict:
     import numpy as np
 
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
+    from experiments.random_llama import multiplied
     from slava_jax.models.llama import LlamaConfig, LlamaMode
     from slava_jax.nn.adapters import AdapterConfig
 
@@ -79,7 +80,7 @@ def train_ours(name: str, tiny: bool) -> dict:
     model, batch = PlainModel(config, mode), plain_batch(ids.astype(np.int32))
     step = stepper(model, on_device(shapes_of(model, batch)), batch)
     row = timed(step, BATCH * length)
-    operations = (6 if remat == "full" else 4) * parameters(config)
+    operations = (6 if remat == "full" else 4) * multiplied(config)
     return {**row, "flops": operations * row["tokens_a_second"], "peak_gib": peak_gib()}
 
 
@@ -99,13 +100,6 @@ def on_device(shapes: dict) -> dict:
         return 0.02 * jax.random.normal(key, shape.shape, shape.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
-
-
-def parameters(config) -> int:
-    """Entries of the frozen kernels that a token is multiplied by."""
-    block = config.width * config.head_width * (2 * config.heads + 2 * config.kv_heads)
-    block += 3 * config.width * config.mlp_width
-    return config.layers * block + config.vocab_size * config.width
 
 
 def timed(step, tokens: int, steps: int = STEPS) -> dict:

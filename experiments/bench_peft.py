@@ -9,22 +9,23 @@ float32, without dropout (its default); ours with K = 4 experts, dynamic rank an
 trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 activations; and
 each of the three with the adapters removed and one embedding row trained, for what adapters cost.
 Ours have their memory in large pages, as in `main` (slava_jax/pages.py); PEFT's LoRA both ways.
-Every repetition is a process of its own, in turn, so that its peak resident memory is its own.
-Writes `experiments/bench_peft.json` and its table in docs/scale.md.
+Every repetition is a process of its own, in turn, so that its peak resident memory is its own, and
+imports nothing but what it steps: PEFT's has no JAX in it, ours no torch. Writes
+`experiments/bench_peft.json` and its table in docs/scale.md.
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from experiments.readme_results import replaced, table
-from slava_jax.train.workdir import environment, machine_metrics, write_atomically
+# Nothing of ours is imported up here: a repetition's memory would have it in.
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -136,6 +137,9 @@ def one(name: str) -> dict:
     # Both sides the same cores; JAX has no setting of its own for the number of threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     step = peft_step(name) if name.startswith("peft") else our_step(name)
+    stranger = "jax" if name.startswith("peft") else "torch"
+    if stranger in sys.modules:
+        raise RuntimeError(f"{name}: its process holds {stranger}, which would count as its memory")
     losses = [float(step()) for _ in range(WARM)]
     seconds = []
     for _ in range(TIMED):
@@ -148,11 +152,13 @@ def one(name: str) -> dict:
 
 def measure() -> dict[str, list[dict]]:
     """All repetitions by name; those that are there already are not repeated."""
+    from slava_jax.train.workdir import write_atomically
+
     PARTS.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict]] = {name: [] for name in NAMES}
     for repetition in range(REPETITIONS):
-        for number, name in enumerate(NAMES):
-            path = PARTS / f"{number}-{repetition}.json"
+        for name in NAMES:
+            path = PARTS / f"{name.replace(' ', '_')}-{repetition}.json"
             if not path.exists():
                 command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
                 done = subprocess.run(
@@ -202,6 +208,8 @@ def summary(found: dict[str, list[dict]]) -> dict:
 
 def shown(rows: dict[str, dict]) -> str:
     """The table of docs/scale.md."""
+    from experiments.readme_results import table
+
     header = ("", "tokens/s", "peak GiB", "speed of PEFT", "memory of PEFT", "time of no adapters")
     ratios = ("speed_of_peft", "memory_of_peft", "time_of_no_adapters")
     body = [
@@ -228,6 +236,9 @@ def main() -> None:
     import torch
     import transformers
 
+    from experiments.readme_results import replaced
+    from slava_jax.train.workdir import environment, machine_metrics, write_atomically
+
     result = {
         "question": __doc__.splitlines()[0],
         "batch": [BATCH, LENGTH],
@@ -245,6 +256,7 @@ def main() -> None:
     write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
     page = replaced(PAGE.read_text(encoding="utf-8"), shown(result["rows"]), *MARKERS)
     write_atomically(PAGE, page)
+    shutil.rmtree(PARTS)  # the next run is a new one
     print(shown(result["rows"]))
 
 

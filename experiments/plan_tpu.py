@@ -5,10 +5,12 @@
 Compiles the training step that `main` runs (train/step.py on a mesh: K = 4 on q, k, v, o, both
 losses with the wrong pairs, Adam) for chips described by libtpu. The peak is what the compiler
 reserves on one chip. Bytes of collectives are counted in the compiled program, those in a loop as
-often as it turns. Writes `experiments/plan_tpu.json` and the tables of docs/scale.md.
+often as it turns. A result is kept with a hash of its program, and made anew for another. Writes
+`experiments/plan_tpu.json` and the tables of docs/scale.md.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from experiments.collectives import Traffic, traffic
-from experiments.random_llama import batch_shapes
+from experiments.random_llama import batch_shapes, multiplied
 from experiments.readme_results import replaced, table
 from slava_jax.config import default_config
 from slava_jax.models.presets import PAPER
@@ -43,7 +45,6 @@ CHIPS = {
     "v5e": {"bfloat16": 197e12, "links": 200e9},
     "v5p": {"bfloat16": 459e12, "links": 600e9},
 }
-FROZEN = 6.74e9  # parameters of Llama-2-7b
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,8 @@ CARDS = (12, 16, 24, 40, 80)  # GiB
 SPARE = 1.0  # GiB of a card that are not the program's: context, libraries, fragmentation
 
 
-def compiled(plan: Plan):
-    """The program of a plan, and how many chips it is for."""
+def lowered(plan: Plan):
+    """The program of a plan, before its compiler sees it, and how many chips it is for."""
     platform = topologies.get_topology_desc(platform="tpu", topology_name=plan.topology)
     devices = platform.devices[: plan.chips]
     config = dataclasses.replace(PAPER, decoder=plan.decoder, remat=plan.remat)
@@ -111,20 +112,28 @@ def compiled(plan: Plan):
     objective = Assistant(model, config.adapter)
     mesh = Mesh(objective, optimizer, model_axis=plan.model, devices=devices)
     batch = batch_shapes(plan.rows * len(devices) // plan.model, plan.tokens, config.vit)
-    lowered = mesh.lower(state, shapes["frozen"], batch)
-    return lowered.compile({"exec_time_optimization_effort": -1.0}), len(devices)
+    return mesh.lower(state, shapes["frozen"], batch), len(devices)
 
 
-def measure(plan: Plan) -> dict:
-    """Peak memory of a chip and what crosses its links in a step; or why there is no program."""
+def measure(plan: Plan, held: dict | None) -> dict:
+    """Peak memory of a chip and what crosses its links in a step; or why there is no program.
+
+    What is `held` is compiled again only if the program has changed since.
+    """
+    source, chips = lowered(plan)
+    digest = hashlib.sha256(source.as_text().encode()).hexdigest()[:16]
+    if held and held.get("program") == digest:
+        return held
     try:
-        program, chips = compiled(plan)
+        program = source.compile({"exec_time_optimization_effort": -1.0})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"plan": dataclasses.asdict(plan), "does_not_fit": str(error).splitlines()[0]}
+        why = str(error).splitlines()[0]
+        return {"plan": dataclasses.asdict(plan), "program": digest, "does_not_fit": why}
     return {
         "plan": dataclasses.asdict(plan),
+        "program": digest,
         "chips": chips,
         "peak_gib": program.memory_analysis().peak_memory_in_bytes / GIB,
         "traffic": dataclasses.asdict(traffic(program.as_text())),
@@ -137,7 +146,8 @@ def efficiency(result: dict) -> float:
     chip = CHIPS[plan.topology.split(":")[0]]
     tokens = plan.rows * plan.tokens / plan.model  # of one chip
     factor = 4 if plan.remat == "none" else 6
-    computing = factor * FROZEN * tokens / chip["bfloat16"]
+    frozen = multiplied(PAPER.llama, head=plan.decoder == "llama")
+    computing = factor * frozen * tokens / chip["bfloat16"]
     moving = Traffic(**result["traffic"]).ring_bytes / chip["links"]
     return computing / (computing + moving)
 
@@ -156,7 +166,8 @@ def tables(results: dict[str, dict]) -> str:
     ]
     shared = [
         (
-            f"{p.topology}, {p.model} chips a copy, {p.rows} x {p.tokens} tokens a copy",
+            f"{p.topology}, {p.model} chip{'s' * (p.model > 1)} a copy, "
+            f"{p.rows} x {p.tokens} tokens a copy",
             _peak(results[p.name]),
             f"{results[p.name]['traffic']['payload_bytes'] / GIB:.2f}",
             f"{results[p.name]['traffic']['ring_bytes'] / GIB:.2f}",
@@ -213,13 +224,12 @@ def _write(results: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    """Measures what is not there yet, writes the result file and the page."""
+    """Measures what is not there yet or of another program, writes the result file and the page."""
     results = json.loads(RESULT.read_text())["results"] if RESULT.exists() else {}
     for plan in (*ASKED, *SHARED, *SIZES):
-        if plan.name not in results:
-            results[plan.name] = measure(plan)
-            print(plan.name, json.dumps(results[plan.name]), flush=True)
-            _write(results)
+        results[plan.name] = measure(plan, results.get(plan.name))
+        print(plan.name, json.dumps(results[plan.name]), flush=True)
+        _write(results)
     write_atomically(PAGE, replaced(PAGE.read_text(), tables(results), *MARKERS))
 
 

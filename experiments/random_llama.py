@@ -33,6 +33,13 @@ def _filled(shapes: dict, rng: np.random.Generator) -> dict:
     return out
 
 
+def multiplied(config, head: bool = True) -> int:
+    """Entries of the frozen kernels of a Llama that a token is multiplied by."""
+    block = config.width * config.head_width * (2 * config.heads + 2 * config.kv_heads)
+    block += 3 * config.width * config.mlp_width
+    return config.layers * block + head * config.vocab_size * config.width
+
+
 def batch_shapes(rows: int, tokens: int, vit) -> dict:
     """An assistant batch (data/assistant_batches.py) as shapes."""
 

@@ -91,7 +91,14 @@ class Assistant:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """One answer for each prompt remembered, at most `max_tokens` long; greedy by default."""
+        """One answer for each prompt remembered, at most `max_tokens` long; greedy by default.
+
+        Raises ValueError for a `temperature` below 0, or a `top_p` outside of (0, 1].
+        """
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
         special = special_tokens(self.tokenizer)
         tokens = decode.generate(
             self.model, self.variables, memory, self._rank(rank), jax.random.key(seed),

@@ -53,6 +53,10 @@ class AdapterConfig:
             raise ValueError(f"adapter.experts must be 1 or more, got {self}")
         if self.experts > 1 and not 2 <= self.top_k <= self.experts:
             raise ValueError(f"adapter.top_k must lie between 2 and experts, got {self}")
+        if not self.alpha > 0:
+            raise ValueError(f"adapter.alpha must be above 0, got {self}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"adapter.dropout must be 0 or more and below 1, got {self}")
         if self.router not in ("projected", "hidden"):
             raise ValueError(f"adapter.router must be 'projected' or 'hidden', got {self.router!r}")
 

@@ -18,7 +18,7 @@ def quantize(kernel):
       becomes +-127; a channel of zeros gets scale 1.
     """
     largest = jnp.max(jnp.abs(kernel.astype(jnp.float32)), axis=-2)
-    scale = jnp.where(largest > 0, largest / 127, 1.0)
+    scale = jnp.where(largest == 0, 1.0, largest / 127)
     return jnp.round(kernel / scale[..., None, :]).astype(jnp.int8), scale
 
 
@@ -53,7 +53,8 @@ def int8_matmul(x, kernel, scale, int8_activations: bool = False):
 def _whole_numbers(x, kernel, axis: int):
     """x float32[..., D], int8 by token, times an int8 kernel over its `axis`: float32[..., D']."""
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    step = jnp.where(largest > 0, largest / 127, 1.0)
+    # By its zeros alone: a row with a NaN keeps it, in its step.
+    step = jnp.where(largest == 0, 1.0, largest / 127)
     rounded = jnp.round(x / step).astype(jnp.int8)
     sums = jax.lax.dot_general(
         rounded, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.int32

@@ -287,8 +287,16 @@ def check_start(config: ConfigDict) -> None:
       ConfigError: weights are of another model. CheckpointError: they cannot be read, or a stage
         there is not finished. ConvertError: `adapter` is no LoRA for this config's adapters.
     """
-    if {"vision", "assistant"} & set(config.stages) and (place := _encoder_place(config)):
-        _check_weights(config, "vision", place, None)
+    encoder = _encoder_place(config) if {"vision", "assistant"} & set(config.stages) else None
+    if encoder:
+        _check_weights(config, "vision", encoder, None)
+    for name, used in (("vision", encoder), ("language", None)):
+        if name in config.stages and config.start_from[name] and not used:
+            raise ConfigError(
+                f"start_from.{name}: nothing would start from {config.start_from[name]}: the "
+                f"{name} stage is trained here, and only converted vision weights can begin it "
+                "(docs/convert.md). Correct the path or leave it out"
+            )
     if "assistant" not in config.stages:
         return
     for name in ("vision", "language"):

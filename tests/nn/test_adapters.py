@@ -243,6 +243,10 @@ def test_the_projected_router_keeps_no_wide_activation(router, keeps_x):
         ({"r_min": 0}, "1 <= r_min <= r_max"),
         ({"r_min": 17}, "1 <= r_min <= r_max"),
         ({"router": "x"}, "'projected' or 'hidden'"),
+        ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"alpha": float("nan")}, "alpha must be above 0"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1"),
+        ({"dropout": -0.1}, "dropout must be 0 or more and below 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):

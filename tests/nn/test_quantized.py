@@ -78,6 +78,16 @@ def test_a_token_of_zeros_stays_zero():
     assert np.all(np.asarray(y) == 0) and np.all(np.asarray(pull(0 * y)[0]) == 0)
 
 
+@pytest.mark.parametrize("int8_activations", [False, True])
+def test_a_nan_stays_one(int8_activations):
+    """Of its token alone, forward and back: rounded to whole numbers it would look healthy."""
+    stored, scale = quantize(normal(16, 6))
+    x, dy = normal(2, 16, seed=1).at[0, 3].set(jnp.nan), normal(2, 6, seed=2).at[0, 2].set(jnp.nan)
+    y, pull = jax.vjp(lambda x: int8_matmul(x, stored, scale, int8_activations), x)
+    for out in (y, pull(dy)[0]):
+        assert np.isnan(out[0]).all() and np.isfinite(out[1]).all()
+
+
 @pytest.mark.parametrize("int8_activations, wanted", [(False, 0.00794), (True, 0.01137)])
 def test_the_error_of_a_wide_product(int8_activations, wanted):
     """Relative to the float32 product, 1024 normal inputs; golden, measured when it was written.
