@@ -26,8 +26,8 @@ from configs.elpv_pretrained import get_config
 from experiments.elpv_scores import SPLITS, Cells, scores_of
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
-from slava_jax.train import stages
 from slava_jax.train.materials import prepare, with_frozen_states
+from slava_jax.train.start import pretrained_encoder
 from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 
 RESULT = Path(__file__).parent / "elpv" / "probes.json"
@@ -42,7 +42,7 @@ def features() -> tuple[list[str], np.ndarray]:
     if not kept.exists():
         config = get_config()
         config.image.augmentation.update(flips=False, turns=1)
-        params, frozen = stages.pretrained_encoder(config)
+        params, frozen = pretrained_encoder(config)
         materials = prepare(config, WORKDIR)
         materials = with_frozen_states(config, materials, frozen["stem"], WORKDIR)
         model = Vit(VitConfig(**hashable(config.vit)))

@@ -93,18 +93,27 @@ def _rings(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return ring, (ring >= 0) & (ring < BANDS)
 
 
-def fit_predict(train_images, train_labels, test_images) -> tuple[np.ndarray, np.ndarray]:
+def fit_predict(
+    train_images, train_labels, test_images, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit on labelled images and classify others by their `features`.
 
     Images are as in `features`, labels int[n]. Returns int[n_test] and float[n_test, classes], the
-    probabilities, in the order of the sorted labels seen in training.
+    probabilities; 0 for a class that no training image is of.
     """
     rows = features([*train_images, *test_images])
-    return fit_predict_rows(rows[: len(train_images)], train_labels, rows[len(train_images) :])
+    train, test = rows[: len(train_images)], rows[len(train_images) :]
+    predicted, of_seen = fit_predict_rows(train, train_labels, test)
+    scores = np.zeros((len(test), classes))
+    scores[:, np.unique(train_labels)] = of_seen
+    return predicted, scores
 
 
 def fit_predict_rows(train, train_labels, test) -> tuple[np.ndarray, np.ndarray]:
-    """Logistic regression on standardised rows float[n, F]; returns as `fit_predict` does."""
+    """Logistic regression on standardised rows float[n, F].
+
+    As `fit_predict`, with a column for each label seen in training, in their order.
+    """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.3))
     model.fit(train, np.asarray(train_labels))
     return model.predict(test).astype(int), model.predict_proba(test)

@@ -247,7 +247,7 @@ def yardstick_metrics(materials: Materials) -> dict[str, float]:
     fitted = evenly(len(train.images), _YARDSTICK_IMAGES)
     pixels = [train.pixels[i] for i in fitted]
     unseen = [test.pixels[i] for i in range(len(test.images))]
-    _, scores = fit_predict(pixels, train.images.labels[fitted], unseen)
+    _, scores = fit_predict(pixels, train.images.labels[fitted], unseen, len(names))
     metrics = dict(tasks.classification(labels, scores, names, "_classical"))
     counts = np.bincount(train.images.labels, minlength=len(names)).astype(float)
     majority = np.tile(counts, (len(labels), 1))

@@ -33,6 +33,7 @@ from slava_jax.train.materials import (
     with_frozen_states,
     with_multi_image,
 )
+from slava_jax.train.start import base_place, check_start, pretrained, pretrained_encoder
 from slava_jax.train.workdir import (
     CONFIG,
     Clock,
@@ -71,7 +72,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
         materials = _materials(config, workdir, new)
-    encoder = stages.pretrained_encoder(config)
+    encoder = pretrained_encoder(config)
     if config.vit.frozen_layers:
         with clock.part("frozen"):
             materials = with_frozen_states(config, materials, encoder[1]["stem"], workdir)
@@ -99,7 +100,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     untrained = _assistant(start, first, materials)
     trained = _assistant(start, params, materials)
     if not hosts.as_first(has_assistant(workdir)):
-        save_assistant(trained, config, workdir, stages.base_place(config))
+        save_assistant(trained, config, workdir, base_place(config))
     with clock.part("evaluation"):
         found = evaluate(config, materials, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
@@ -117,7 +118,7 @@ def _claim(workdir: Path, config) -> tuple[bool, bool]:
         finished = (workdir / REPORT).exists()  # the last thing that is written
         if not finished:
             stages.check_batches(config)
-            stages.check_start(config)
+            check_start(config)
         return claim(workdir, config), finished
 
 
@@ -194,7 +195,7 @@ def _write_groups(kinds, materials: Materials, embedded, path: Path) -> None:
 def _trained_language(config, materials: Materials, workdir: Path) -> dict:
     place = config.start_from.language
     if "language" not in config.stages and is_converted(place):
-        return stages.pretrained(config, "language", len(materials.tokenizer))
+        return pretrained(config, "language", len(materials.tokenizer))
     return _trained(config, "language", stages.language_stage(config, materials), workdir)[1]
 
 

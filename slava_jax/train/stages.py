@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from slava_jax.config import ConfigError
 from slava_jax.convert.peft import read_peft, with_lora
-from slava_jax.convert.pretrained import described, is_converted, load
 from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.pipeline import (
@@ -26,13 +24,12 @@ from slava_jax.data.tokenizer import special_tokens
 from slava_jax.models.llama import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable, model_config
 from slava_jax.models.slava import Slava, split_frozen
-from slava_jax.models.vit import Vit, VitClassifier, VitConfig, split_stem
+from slava_jax.models.vit import Vit, VitClassifier, VitConfig
 from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
-from slava_jax.train.fit import Stage, device_fields, finished
+from slava_jax.train.fit import Stage, device_fields
 from slava_jax.train.materials import Materials, Split
 from slava_jax.train.objectives import SETTLED, Assistant, Language, Vision
-from slava_jax.train.workdir import CONFIG, run_config
 
 
 def _dtype(config):
@@ -165,77 +162,6 @@ def language_stage(config: ConfigDict, materials: Materials) -> Stage:
     return Stage("language", c, Language(model), params, {}, source, validation)
 
 
-def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
-    """The converted vision encoder that a run starts from, as `params` and `frozen` of its Vit.
-
-    Where `start_from.vision` is the work directory of another run, it is the one that run started
-    from. `None` where no converted weights are in play.
-
-    Raises:
-      ConfigError: it is not the encoder that the config describes, or vit.frozen_layers has none.
-      CheckpointError: it cannot be read.
-    """
-    place = _encoder_place(config)
-    if place is None:
-        return None
-    weights = pretrained(config, "vision", 1, place)["vit"]
-    return split_stem(weights, VitConfig(**hashable(config.vit)))
-
-
-def _encoder_place(config: ConfigDict) -> str | None:
-    """The converted vision encoder of `pretrained_encoder`."""
-    place = config.start_from.vision
-    if place and (Path(place) / CONFIG).exists():
-        place = run_config(Path(place))["start_from"]["vision"]
-    if place and is_converted(place):
-        return place
-    if config.vit.frozen_layers:
-        raise ConfigError(
-            f"start_from.vision: {config.start_from.vision} neither is nor starts from converted "
-            "weights, which vit.frozen_layers needs (docs/convert.md)"
-        )
-    return None
-
-
-def pretrained(config: ConfigDict, name: str, vocab_size: int, place: str | None = None) -> dict:
-    """Converted weights that stand for the stage `name`: `{"vit": ...}` or `{"llama": ...}`.
-
-    Args:
-      vocab_size: of the run's tokenizer; a vision encoder has none.
-      place: where they are; `start_from` says so by default.
-
-    Raises:
-      ConfigError: the model they are of is not the one that the config describes.
-      CheckpointError: they cannot be read.
-    """
-    place = place or config.start_from[name]
-    _check_weights(config, name, place, vocab_size)
-    return jax.tree.map(jnp.asarray, load(place).tree)  # on the device, as a stage's weights are
-
-
-def _check_weights(config: ConfigDict, name: str, place: str, vocab_size: int | None) -> None:
-    """Raises as `pretrained` does. `vocab_size` None: the tokenizer is not there yet."""
-    part = {"vision": "vit", "language": "llama"}[name]
-    held, quantized = described(place)
-    wanted = getattr(model_config(config, vocab_size or config.tokenizer.vocab_size), part)
-    if type(held) is not type(wanted):
-        raise ConfigError(f"start_from.{name}: holds a {type(held).__name__}, not a {part}")
-    if part == "vit":  # which layers are frozen is the run's affair
-        wanted = dataclasses.replace(wanted, frozen_layers=0)
-    elif vocab_size is None:
-        wanted = dataclasses.replace(wanted, vocab_size=held.vocab_size)
-    stored = dataclasses.asdict(held)
-    problems = [
-        f"{part}.{key}: {stored[key]!r} in start_from.{name}, {value!r} in the config"
-        for key, value in dataclasses.asdict(wanted).items()
-        if stored[key] != value
-    ]
-    if quantized and not config.quantized:
-        problems.append("quantized: False, but the kernels there are int8; convert to float32")
-    if problems:
-        raise ConfigError("\n  ".join(["pretrained weights of another model:", *problems]))
-
-
 @dataclasses.dataclass(frozen=True)
 class AssistantStart:
     """An assistant before its stage: the model and where its weights start."""
@@ -278,47 +204,6 @@ def assistant_start(
         lora = read_peft(Path(config.start_from.adapter), model.config)
         variables = with_lora(variables, lora)
     return AssistantStart(model, **variables)
-
-
-def check_start(config: ConfigDict) -> None:
-    """Whether what `start_from` names can be started from; arrays of a base are not read yet.
-
-    Raises:
-      ConfigError: weights are of another model. CheckpointError: they cannot be read, or a stage
-        there is not finished. ConvertError: `adapter` is no LoRA for this config's adapters.
-    """
-    encoder = _encoder_place(config) if {"vision", "assistant"} & set(config.stages) else None
-    if encoder:
-        _check_weights(config, "vision", encoder, None)
-    for name, used in (("vision", encoder), ("language", None)):
-        if name in config.stages and config.start_from[name] and not used:
-            raise ConfigError(
-                f"start_from.{name}: nothing would start from {config.start_from[name]}: the "
-                f"{name} stage is trained here, and only converted vision weights can begin it "
-                "(docs/convert.md). Correct the path or leave it out"
-            )
-    if "assistant" not in config.stages:
-        return
-    for name in ("vision", "language"):
-        place = config.start_from[name]
-        if name not in config.stages and not is_converted(place):
-            finished(Path(place) / name, name)
-    if "language" not in config.stages and is_converted(config.start_from.language):
-        _check_weights(config, "language", config.start_from.language, None)
-    if config.start_from.adapter:
-        sizes = model_config(config, config.tokenizer.vocab_size)  # no tensor is as large as that
-        read_peft(Path(config.start_from.adapter), sizes)
-
-
-def base_place(config: ConfigDict) -> str | None:
-    """Converted weights that hold the frozen Llama exactly as the assistant does, if it is in any.
-
-    Kernels that the run itself made int8 are not in them.
-    """
-    place = config.start_from.language
-    if "language" in config.stages or not is_converted(place):
-        return None
-    return place if described(place)[1] == config.quantized else None
 
 
 def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:

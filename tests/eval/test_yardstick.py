@@ -56,12 +56,23 @@ def test_power_of_a_wave_is_in_its_ring():
 def test_learns_textures_and_gives_probabilities():
     train, labels = textures(60, 1)
     test, truth = textures(30, 2)
-    predicted, scores = yardstick.fit_predict(train, labels, test)
+    predicted, scores = yardstick.fit_predict(train, labels, test, 3)
     assert (predicted == truth).mean() > 0.9
     assert scores.shape == (30, 3)
     assert np.allclose(scores.sum(1), 1)
-    shuffled, _ = yardstick.fit_predict(train, np.random.default_rng(0).permutation(labels), test)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    shuffled, _ = yardstick.fit_predict(train, shuffled, test, 3)
     assert (shuffled == truth).mean() < 0.7
+
+
+def test_a_class_without_a_training_image_has_probability_0():
+    """A rare one may be in none of those that are taken; the others keep their columns."""
+    train, labels = textures(60, 1)
+    test, truth = textures(30, 2)
+    kept = labels != 1
+    _, scores = yardstick.fit_predict(train[kept], labels[kept], test, 4)
+    assert scores.shape == (30, 4) and not scores[:, [1, 3]].any()
+    assert (np.argmax(scores, 1) == truth)[truth != 1].mean() > 0.9
 
 
 def test_wrong_shape_is_named():

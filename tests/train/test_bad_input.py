@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_run import get_config
 
 from slava_jax.checkpoint import CheckpointError
+from slava_jax.config import ConfigError
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import ImageError
 from slava_jax.data.instructions import InstructionError, read_jsonl, write_jsonl
@@ -24,7 +25,7 @@ from slava_jax.eval.wordnet import WordNetError
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare
 from slava_jax.train.stages import check_batches
-from slava_jax.train.workdir import WorkdirError
+from slava_jax.train.workdir import WorkdirError, claim
 
 HERE = Path(__file__).parent
 
@@ -147,6 +148,29 @@ def test_a_stage_to_start_from_that_was_not_run(tmp_path, missing):
     text = refusal(config, tmp_path / "run", CheckpointError)
     assert f"no finished {missing} stage; run it first" in text
     assert f"--config configs/{missing}.py --workdir {tmp_path / 'other'}" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["vision", "language"])
+def test_a_start_that_nothing_starts_from_is_no_silent_one(tmp_path, name):
+    """A mistyped path, or a run where only converted weights would do, beside its own stage."""
+    config = get_config()
+    config.start_from[name] = str(tmp_path / "typo")
+    text = refusal(config, tmp_path / "run", ConfigError)
+    assert f"start_from.{name}: nothing would start from {tmp_path / 'typo'}" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_saw_the_test_images_is_refused(tmp_path):
+    """One folder under another seed has another split."""
+    config, before = on_folder(tmp_path), tmp_path / "before"
+    claim(before, config)
+    config.data.seed += 1
+    config.stages = ("assistant",)
+    config.start_from.update(vision=str(before), language=str(before))
+    text = refusal(config, tmp_path / "run", ConfigError)
+    assert "trained on another split of the same images" in text
+    assert "data.seed: 0 there, 1 here" in text
     assert not (tmp_path / "run").exists()
 
 

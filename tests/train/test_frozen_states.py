@@ -26,6 +26,7 @@ from slava_jax.train.evaluation import evaluate_vision
 from slava_jax.train.fit import device_fields
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare, with_frozen_states
+from slava_jax.train.start import pretrained, pretrained_encoder
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def whole_encoder(config):
 def materials(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     held = prepare(config, workdir)
-    stem = stages.pretrained_encoder(config)[1]["stem"]
+    stem = pretrained_encoder(config)[1]["stem"]
     return with_frozen_states(config, held, stem, workdir)
 
 
@@ -86,7 +87,7 @@ def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, materials):
     """What comes out of the last layers is what the whole encoder makes of the changed picture."""
     model, weights = whole_encoder(config)
     vit = VitConfig(**hashable(config.vit))
-    params, frozen = stages.pretrained_encoder(config)
+    params, frozen = pretrained_encoder(config)
     change = Augmentation(**config.image.augmentation)
     seen = set()
     for i in range(8):
@@ -126,7 +127,7 @@ def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp
     """Of the picture under each symmetry of the training augmentation; without it, of one alone."""
     config = config.copy_and_resolve_references()
     config.evaluation.test_time_augmentation = True
-    encoder = stages.pretrained_encoder(config)
+    encoder = pretrained_encoder(config)
     held = with_frozen_states(config, prepare(config, tmp_path), encoder[1]["stem"], tmp_path)
     stage = stages.vision_stage(config, held, encoder)
     model, weights = whole_encoder(config)
@@ -149,7 +150,7 @@ def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp
 def test_states_beyond_float16_stop_the_run(config, materials, tmp_path):
     """The image is named."""
     vit = VitConfig(**hashable(config.vit))
-    stem = jax.tree.map(lambda a: a * 1e4, stages.pretrained_encoder(config)[1]["stem"])
+    stem = jax.tree.map(lambda a: a * 1e4, pretrained_encoder(config)[1]["stem"])
     split = materials.test
     states = frozen_states.FrozenStates(tmp_path, vit, stem, split.images, split.pixels)
     with pytest.raises(DataError, match=r"test split.*image .*too large for float16"):
@@ -162,7 +163,7 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
     metrics = run(config, tmp_path / "run")
     assert "classification_vit.top1" in metrics
     held = load_assistant(tmp_path / "run")
-    params, frozen = stages.pretrained_encoder(config)
+    params, frozen = pretrained_encoder(config)
     kept = split_frozen(held.variables["frozen"])[1]["vit"]
     jax.tree.map(np.testing.assert_array_equal, kept, frozen)
     moved = jax.tree.map(
@@ -195,8 +196,8 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path):
 def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
     """It is no part of the state, has no moments, and the loss is that of the whole."""
     other = config.copy_and_resolve_references()
-    encoder = stages.pretrained_encoder(other)
-    language = stages.pretrained(other, "language", len(materials.tokenizer))
+    encoder = pretrained_encoder(other)
+    language = pretrained(other, "language", len(materials.tokenizer))
     start = stages.assistant_start(other, materials, {"vit": encoder[0]}, language, encoder)
     free = stages.assistant_stage(other, materials, start)
     other.assistant.vision_rate = 0.0
@@ -227,7 +228,7 @@ def test_an_assistant_can_start_from_the_encoder_of_another_run(config, tmp_path
     wanted = split_stem(
         load(config.start_from.vision).tree["vit"], VitConfig(**hashable(config.vit))
     )
-    jax.tree.map(np.testing.assert_array_equal, stages.pretrained_encoder(second), wanted)
+    jax.tree.map(np.testing.assert_array_equal, pretrained_encoder(second), wanted)
     # Without a language model between question and answer, its adapters have nothing to say.
     for name in ("top1", "macro_f1"):
         assert metrics[f"classification_zero_b.{name}"] == metrics[f"classification.{name}"]
@@ -253,4 +254,4 @@ def test_a_config_that_cannot_be_is_refused(config, tmp_path):
     other = config.copy_and_resolve_references()
     other.start_from.vision = str(tmp_path / "plain")
     with pytest.raises(ConfigError, match="neither is nor starts from converted weights"):
-        stages.pretrained_encoder(other)
+        pretrained_encoder(other)
