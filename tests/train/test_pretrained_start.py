@@ -18,6 +18,7 @@ from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare
+from slava_jax.train.start import base_place, pretrained, pretrained_encoder
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def start(config, tmp_path_factory):
     check(config)
     workdir = tmp_path_factory.mktemp("run")
     materials = prepare(config, workdir)
-    encoder = stages.pretrained_encoder(config)
-    language = stages.pretrained(config, "language", len(materials.tokenizer))
+    encoder = pretrained_encoder(config)
+    language = pretrained(config, "language", len(materials.tokenizer))
     return materials, stages.assistant_start(config, materials, {"vit": encoder[0]}, language)
 
 
@@ -91,23 +92,23 @@ def test_a_config_of_another_model_is_refused(config, start):
     other.llama.update(rope_theta=5.0, mlp_width=40)
     other.quantized = False
     with pytest.raises(ConfigError) as error:
-        stages.pretrained(other, "language", 270)
+        pretrained(other, "language", 270)
     text = str(error.value)
     assert "llama.rope_theta: 10000.0 in start_from.language, 5.0 in the config" in text
     assert "llama.mlp_width: 48" in text and "quantized: False" in text
     other.start_from.vision = other.start_from.language
     with pytest.raises(ConfigError, match="holds a LlamaConfig, not a vit"):
-        stages.pretrained(other, "vision", 270)
+        pretrained(other, "vision", 270)
 
 
 def test_the_base_stays_where_it_was_converted(config, converted):
     """Unless the run itself makes it int8, or trains it."""
-    assert stages.base_place(config) == str(converted / "llama")
+    assert base_place(config) == str(converted / "llama")
     other = config.copy_and_resolve_references()
     other.quantized = False
-    assert stages.base_place(other) is None
+    assert base_place(other) is None
     other.update(quantized=True, stages=("language", "assistant"))
-    assert stages.base_place(other) is None
+    assert base_place(other) is None
 
 
 def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
@@ -122,7 +123,7 @@ def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
     write_peft(Lora(size.adapter.r_max, size.adapter.alpha, a, b), size.llama, tmp_path / "lora")
     other = config.copy_and_resolve_references()
     other.start_from.adapter = str(tmp_path / "lora")
-    language = stages.pretrained(other, "language", 270)
+    language = pretrained(other, "language", 270)
     found = stages.assistant_start(other, materials, None, language)
     for n in "qkvo":
         trained = found.params["llama"]["blocks"]["attention"][n]["lora_b"]
