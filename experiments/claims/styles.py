@@ -1,9 +1,8 @@
 """Short, detailed or mixed answers in training: which serves which question best? (section 4.6)
 
-The vision stage of configs/quickstart.py is run once a seed. Each variant trains on the same images
-and questions, but of their answers keeps the short ones, the detailed ones, or both; all are asked
-both kinds of the test images, and have one tokenizer, which knows the words of both. n questions
-about the test images are asked, short and detailed ones together; top-1 is of 400 class questions.
+On one vision stage a seed, each variant trains on the same images and questions, but keeps of their
+answers the short ones, the detailed ones, or both. All are asked n questions, short and detailed
+together, and 400 for the class, and have one tokenizer, which knows the words of both.
 """
 
 from pathlib import Path
