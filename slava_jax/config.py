@@ -221,6 +221,8 @@ def _value_problems(config) -> Iterator[str]:
             yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
     if not all(_is_bucket(sizes) for sizes in config["assistant"]["buckets"]):
         yield "assistant.buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
+    elif "assistant" in stages:
+        yield from _room_problems(config)
     yield from _evaluation_problems(config["evaluation"], config["adapter"]["r_max"])
     try:
         model_config(config, config["tokenizer"]["vocab_size"])
@@ -264,6 +266,16 @@ def _data_problems(config) -> Iterator[str]:
         yield "data.validation, data.test: must be above 0, and their sum below 1"
 
 
+def _room_problems(config) -> Iterator[str]:
+    """Prompts of several images that no bucket has room for, which only a batch would notice."""
+    room = max(images for _, _, images in config["assistant"]["buckets"])
+    shots, several = config["data"]["shots"], config["data"]["challenges"]
+    if all(type(n) is int for n in shots) and shots and max(shots) >= room:
+        yield f"data.shots: {max(shots)} examples and the image need a bucket of {max(shots) + 1}"
+    if several and room < 3:
+        yield "data.challenges: need a bucket of 3 images in assistant.buckets"
+
+
 def _image_problems(config) -> Iterator[str]:
     change = config["image"]["augmentation"]
     side = config["vit"]["image_size"]
@@ -286,6 +298,10 @@ def _stage_problems(stage) -> Iterator[str]:
     for name in ("learning_rate", "grad_clip"):
         if not stage[name] > 0:
             yield f"{name}: must be above 0, is {stage[name]}"
+    if not 0 <= stage.get("smoothing", 0) < 1:
+        yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
+    if not stage.get("vision_rate", 0) >= 0:
+        yield f"vision_rate: must be 0 or more, is {stage['vision_rate']}"
     if stage["batch_size"] % max(stage["microbatches"], 1):
         yield f"microbatches: must divide batch_size, {stage['batch_size']}"
     if stage["optimizer"] not in ("adam", "muon"):
