@@ -38,6 +38,8 @@ def measured() -> set[str]:
         found |= dict(tasks.matching(losses, control)).keys()
         for task in ("caption", "vqa", *CHALLENGES):
             found |= {f"{task}{control}.{name}" for name in ("n", *SCORE_NAMES)}
+    for task in ("caption", "vqa", *CHALLENGES):
+        found |= {f"{task}_blind.{name}" for name in ("n", *SCORE_NAMES)}
     return found
 
 

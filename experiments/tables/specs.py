@@ -9,9 +9,10 @@ import dataclasses
 from slava_jax.eval.targets import Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
-# Prefixes. Behind one stands the control: `_shuffled` is an image of another category; `_permuted`
-# gives the shots each other's labels; `_majority` answers the commonest label of the shots;
-# `_zero_shot` asks the same images without shots.
+# Prefixes. Behind one stands the control: `_shuffled` is an image of another category; `_blind`
+# answers as the training answers suggest, without an image (eval/blind.py); `_permuted` gives the
+# shots each other's labels; `_majority` answers the commonest label of the shots; `_zero_shot` asks
+# the same images without shots.
 CAPTION, VQA = "caption", "vqa"
 SHOTS = 4  # examples of the few-shot rows, of the numbers that configs/tables.py asks for
 ZERO_SHOT, FEW_SHOT = "classification", f"classification_few_shot_{SHOTS}"
@@ -58,16 +59,21 @@ class Spec:
 
 
 def _texts(task: str, asked: str) -> Spec:
-    """Answers in words, with the right image and with a wrong one."""
-    wrong = f"{task}_shuffled"
-    looks = Target(
-        "ROUGE-L above that with an image of another category",
-        f"{task}.rougeL",
-        0.10,
-        minus=f"{wrong}.rougeL",
+    """Answers in words, with the right image, with a wrong one, and without any."""
+    controls = {
+        f"{task}_shuffled": "with an image of another category",
+        f"{task}_blind": "without an image",
+    }
+    looks = tuple(
+        Target(f"ROUGE-L above that {what}", f"{task}.rougeL", 0.10, minus=f"{prefix}.rougeL")
+        for prefix, what in controls.items()
     )
-    ours = (Ours("slava_jax", task), Ours("– image of another category", wrong))
-    return Spec(SCORE_NAMES, ours, (looks,), f"{asked} in its instructions and its evaluation")
+    ours = (
+        Ours("slava_jax", task),
+        Ours("– image of another category", f"{task}_shuffled"),
+        Ours("no image: commonest training answer", f"{task}_blind"),
+    )
+    return Spec(SCORE_NAMES, ours, looks, f"{asked} in its instructions and its evaluation")
 
 
 _NEEDS_CLASSES = "the class questions with and without shots in its evaluation"

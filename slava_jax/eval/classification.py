@@ -51,12 +51,11 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, n_classes: int) ->
 
 def auc_by_type(
     labels: ArrayLike, scores: ArrayLike, types: Sequence[str]
-) -> tuple[dict[str, float], list[str]]:
+) -> dict[str, float]:
     """Area under the ROC curve of the image-text match score, for each question type.
 
     labels {0, 1}[n]: 1 where the image belongs to the text; scores float[n]; types: n names.
-    Returns ({type: auc}, [types left out because they have only right or only wrong pairs]), both
-    sorted by name.
+    Returns {type: auc}, sorted; a type that has only right or only wrong pairs is left out.
 
     Raises ValueError for different lengths, other labels, or scores that are not finite.
     """
@@ -70,14 +69,12 @@ def auc_by_type(
         raise ValueError(f"match labels must be 0 or 1, got {sorted(set(labels.tolist()))}")
     if not np.isfinite(scores).all():
         raise ValueError(f"{(~np.isfinite(scores)).sum()} match scores are not finite")
-    auc, left_out = {}, []
+    auc = {}
     for name in sorted(set(types.tolist())):
         rows = types == name
-        if len(np.unique(labels[rows])) < 2:
-            left_out.append(name)
-        else:
+        if len(np.unique(labels[rows])) == 2:
             auc[name] = float(roc_auc_score(labels[rows], scores[rows]))
-    return auc, left_out
+    return auc
 
 
 def _checked(

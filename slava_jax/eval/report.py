@@ -36,10 +36,10 @@ _CONTROLS = (
     ("", "Assistant, the right image", "what is claimed"),
     ("shuffled", "Assistant, an image of another category", "must fall: else it does not look"),
     ("zero_b", "Assistant, every adapter's B at zero", "what the adapters add is the difference"),
-    ("untrained", "Assistant, untrained", "what the questions alone give away"),
+    ("untrained", "Assistant before its stage", "what comes of it untrained"),
+    ("blind", "No image: commonest training answer", "what questions alone give away"),
     ("vit", "ViT classifier alone", "what the vision encoder knows by itself"),
     ("classical", "Classical yardstick", "logistic regression on simple image statistics"),
-    ("data_bar", "Data bar alone", "whether the burnt-in text gives the category away"),
     ("majority", "Always the commonest class", "what needs no image at all"),
 )
 CONTROL_COLUMNS = (
@@ -91,7 +91,6 @@ def write_report(
     image_licence: str = "",
     experts: Mapping[str, np.ndarray] | None = None,
     rank_scores: Mapping[str, Mapping[int, float]] | None = None,
-    auc_left_out: Sequence[str] = (),
     config_text: str = "",
     environment: Mapping[str, object] | None = None,
 ) -> None:
@@ -107,7 +106,6 @@ def write_report(
         embedded, and `image_licence` says why.
     experts: {adapter: float[layers, experts]}, the share of the gate's mass per expert.
     rank_scores: {metric: {rank: score}}.
-    auc_left_out: question types without an AUC, from `auc_by_type`.
     config_text, environment: printed at the end, as they are.
 
     Raises ValueError for a confusion matrix that does not fit the classes, expert shares of a wrong
@@ -123,7 +121,6 @@ def write_report(
         control_columns=[column for *_, column in CONTROL_COLUMNS],
         redistribute_images=redistribute_images,
         image_licence=image_licence,
-        auc_left_out=list(auc_left_out),
         config_text=config_text,
         environment=dict(environment or {}),
     )
@@ -231,9 +228,13 @@ def _key_numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 def _score_table(
     task: str, metrics: Mapping[str, float], paper: paper_tables.Scores
 ) -> list[dict] | None:
-    """Rows of one text task: ours with the right and with the exchanged image, then the paper's."""
+    """Rows of one text task: ours, with exchanged images and without any, then the paper's."""
     rows = []
-    for prefix, label in ((task, "this run"), (f"{task}_shuffled", "this run, exchanged images")):
+    for prefix, label in (
+        (task, "this run"),
+        (f"{task}_shuffled", "this run, exchanged images"),
+        (f"{task}_blind", "no image: commonest training answer"),
+    ):
         cells = [
             (metrics.get(f"{prefix}.{name}"), metrics.get(f"{prefix}.{name}_std"))
             for name in SCORE_NAMES

@@ -48,8 +48,9 @@ QUICKSTART: Sequence[Target] = (
         unit="nats/token",
     ),
     Target(
-        "VQA ROUGE-L gained by the right image", "vqa.rougeL", 0.10, minus="vqa_shuffled.rougeL"
+        "VQA ROUGE-L above that with a wrong image", "vqa.rougeL", 0.10, minus="vqa_shuffled.rougeL"
     ),
+    Target("VQA ROUGE-L above that without an image", "vqa.rougeL", 0.10, minus="vqa_blind.rougeL"),
     Target("Wall clock", "run.wall_seconds", 600, at_least=False, unit="s"),
     Target("Peak memory", "run.peak_memory_gib", 4, at_least=False, unit="GiB"),
 )

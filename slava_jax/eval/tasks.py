@@ -50,8 +50,7 @@ def matching(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
     types = [losses.types[i] for i in rows]
     labels = np.repeat([1, 0], len(rows))
     scores = np.concatenate([losses.match[rows], losses.match_wrong[rows]])
-    aucs, _ = auc_by_type(labels, scores, types + types)
-    for name, value in aucs.items():
+    for name, value in auc_by_type(labels, scores, types + types).items():
         yield f"itm{control}.auc.{name}", float(value)
         if name == "class":
             yield f"itm{control}.auc_class_question", float(value)

@@ -1,7 +1,8 @@
 """Evaluates a trained assistant on the test split, with the controls that keep it honest.
 
 The same questions are put to the assistant with the right image, with an image of another category
-(`_shuffled`), before training (`_untrained`) and with every adapter's B at zero (`_zero_b`).
+(`_shuffled`), before its stage (`_untrained`) and with every adapter's B at zero (`_zero_b`); and
+they are answered as the training answers suggest, without any image (`_blind`).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
 from slava_jax.data.instructions import STYLES
 from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.eval import tasks
+from slava_jax.eval.blind import blind_answers
 from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
 from slava_jax.eval.yardstick import fit_predict
@@ -92,11 +94,13 @@ def evaluate(
         lost = losses(assistant, test, test.scored_rows, shown)
         found.metrics.update(tasks.language_modelling(lost, control))
         found.metrics.update(tasks.matching(lost, control))
-        told = {"caption": test.caption_rows, "vqa": test.vqa_rows, **test.challenge_rows}
-        for task, chosen in told.items():
-            if len(chosen):
-                answers = written(assistant, test, chosen, shown)
-                found.metrics.update(_told(task, test, chosen, answers, control))
+        for task, chosen in test.text_rows.items():
+            answers = written(assistant, test, chosen, shown)
+            found.metrics.update(_told(task, test, chosen, answers, control))
+    for task, chosen in test.text_rows.items():
+        asked = [test.data.instructions[row] for row in chosen]
+        answers = blind_answers(asked, materials.train.instructions)
+        found.metrics.update(_told(task, test, chosen, answers, "_blind"))
     if test.few_shot_rows and len(views) > 1:  # as the prompts with examples are scored
         alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:

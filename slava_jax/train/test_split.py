@@ -94,6 +94,12 @@ class TestSplit:
         return np.concatenate([self.class_rows, self.caption_rows, self.vqa_rows, *several])
 
     @property
+    def text_rows(self) -> dict[str, np.ndarray]:
+        """{task or challenge: instructions} of those whose answers are compared as texts."""
+        rows = {"caption": self.caption_rows, "vqa": self.vqa_rows, **self.challenge_rows}
+        return {task: chosen for task, chosen in rows.items() if len(chosen)}
+
+    @property
     def told_rows(self) -> np.ndarray:
         """Questions with the longest answers there are: VQA, else captions, else the class."""
         return next(r for r in (self.vqa_rows, self.caption_rows, self.class_rows) if len(r))

@@ -100,7 +100,6 @@ def demo(rng, image=micrograph):
             "classification.top1": {r: 0.8 + 0.004 * r for r in range(4, 17)},
             "lm.nats_per_token": {r: 1.1 - 0.01 * r for r in range(4, 17)},
         },
-        "auc_left_out": ["environment"],
         "config_text": "seed = 0\nstages = vision, language, assistant\n",
         "environment": {"cpu": "2 cores", "jax": "0.10.2", "matrix_product_rate": "71 GFLOP/s"},
     }
@@ -199,7 +198,7 @@ def test_hostile_strings_are_shown_and_not_obeyed(tmp_path, inputs):
         {f"classification.f1.{HOSTILE}": 0.5, f"itm.auc.{HOSTILE}": 0.5, "classification.top1": 1},
         title=HOSTILE, description=HOSTILE, class_names=names, confusion=np.eye(2, dtype=int),
         history={HOSTILE: [{"step": 1, "loss": 1.0, f"{HOSTILE}loss": 1.0}]}, examples=[example],
-        experts={HOSTILE: np.ones((1, 1))}, rank_scores={HOSTILE: {4: 0.5}}, auc_left_out=names,
+        experts={HOSTILE: np.ones((1, 1))}, rank_scores={HOSTILE: {4: 0.5}},
         config_text=HOSTILE, environment={HOSTILE: HOSTILE},
     )  # fmt: skip
     text = (tmp_path / "r.html").read_text()

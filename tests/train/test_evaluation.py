@@ -1,0 +1,105 @@
+"""Every control of the evaluation is what it says: put to an assistant that only looks."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import get_config
+
+from slava_jax.eval.blind import blind_answers
+from slava_jax.inference import decode
+from slava_jax.train.evaluation import evaluate, with_zero_b
+from slava_jax.train.materials import prepare
+from slava_jax.train.test_split import TestSplit
+
+
+@dataclasses.dataclass(frozen=True)
+class Seer:
+    """Says the class of the image in front of it, whatever the question; with B at zero class 0.
+
+    It stands in for an assistant; `seen` {pixels: class}.
+    """
+
+    seen: dict[bytes, int]
+    names: list[str]
+    variables: dict
+    rank: int = 4
+    model = SimpleNamespace(
+        config=SimpleNamespace(adapter=SimpleNamespace(r_min=2, r_max=4, experts=1))
+    )
+
+    def remember(self, batch, rank=None):
+        return [self.seen[image.tobytes()] * looks(self.variables) for image in targets(batch)]
+
+    def candidate_scores(self, classes, answers, rank=None):
+        return np.log(np.eye(len(answers), dtype=np.float32)[classes] + 1e-3)
+
+    def answers(self, classes, length):
+        return [self.names[label] for label in classes]
+
+
+def targets(batch):
+    """The target image of each row."""
+    images = np.asarray(batch["images"])
+    return images[np.arange(len(images)), np.asarray(batch["target_image"])]
+
+
+def looks(variables) -> bool:
+    """Whether the B of the adapters is at work, and all else is as it was."""
+    layer = variables["frozen"]["q"]
+    assert float(layer["lora_a"].sum()) == 2
+    return float(layer["lora_b"].sum()) > 0
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    config = get_config()
+    config.evaluation.update(classification=20, captions=8, answers=8, examples=3)
+    return config, prepare(config, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def metrics(held, monkeypatch):
+    """Of one who looks, with one who does not in the place of the untrained assistant."""
+    config, materials = held
+    images, cache = materials.test.images, materials.test.cache
+    seen = {cache[i].tobytes(): int(images.labels[i]) for i in range(len(images))}
+
+    def score_batch(model, variables, batch, rank):
+        """An answer costs the number of the class that is shown, or 100 for one who is blind."""
+        label = np.asarray([seen[image.tobytes()] for image in targets(batch)], float)
+        nats, one = label if looks(variables) else label + 100, np.ones_like(label)
+        return {"nats": nats, "tokens": one, "match": one, "match_wrong": 0 * one}
+
+    monkeypatch.setattr(decode, "score_batch", score_batch)
+    weights = {"frozen": {"q": {"lora_a": jnp.ones(2), "lora_b": jnp.ones(2)}}}
+    seer = Seer(seen, materials.class_answers, weights)
+    blind = dataclasses.replace(seer, variables=with_zero_b(weights))
+    return evaluate(config, materials, seer, blind, lambda text: None).metrics
+
+
+def test_each_control_shows_what_it_takes_away(held, metrics):
+    test = TestSplit.of(*held)
+    labels, rows = test.labels(test.class_rows), test.class_rows
+    exchanged = test.data.images.labels[test.exchanged[rows]]
+    assert metrics["classification.top1"] == metrics["classification_generated.top1"] == 1
+    assert metrics["classification_shuffled.top1"] == 0
+    chance = np.mean(labels == 0)
+    assert metrics["classification_zero_b.top1"] == chance < 0.5
+    assert metrics["classification_untrained.top1"] == chance
+    for control, cost in (("", labels), ("_shuffled", exchanged), ("_zero_b", labels + 100)):
+        assert metrics[f"lm.nats_per_token{control}.class"] == pytest.approx(cost.mean())
+
+
+def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
+    _, materials = held
+    test = TestSplit.of(*held)
+    for task, rows in test.text_rows.items():
+        asked = [test.data.instructions[row] for row in rows]
+        told = blind_answers(asked, materials.train.instructions)
+        right = np.mean([item.answer == answer for item, answer in zip(asked, told, strict=True)])
+        assert metrics[f"{task}_blind.exact"] == right
+        assert metrics[f"{task}_blind.n"] == len(rows) == 8
+    assert metrics["caption_blind.rougeL"] > metrics["caption.rougeL"]  # which says the class alone
