@@ -49,9 +49,7 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, n_classes: int) ->
     return _confusion_matrix(labels, predicted, labels=np.arange(n_classes))
 
 
-def auc_by_type(
-    labels: ArrayLike, scores: ArrayLike, types: Sequence[str]
-) -> dict[str, float]:
+def auc_by_type(labels: ArrayLike, scores: ArrayLike, types: Sequence[str]) -> dict[str, float]:
     """Area under the ROC curve of the image-text match score, for each question type.
 
     labels {0, 1}[n]: 1 where the image belongs to the text; scores float[n]; types: n names.

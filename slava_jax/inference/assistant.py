@@ -41,6 +41,8 @@ from slava_jax.nn.attention import HIDDEN
 MODEL = "assistant/model"  # below a work directory
 # Below that. The adapters are everything that was trained, and what is frozen beside the Llama.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
+# 256 MiB: a hundred classes and a Llama's vocabulary would make 4 GB.
+_LOGITS_AT_ONCE = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +114,15 @@ class Assistant:
     ) -> np.ndarray:
         """float32[B, M]: sum of log p over each candidate answer and `<EOS>` (docs/paper.md)."""
         arrays = self._candidates(tuple(candidates))
-        return np.asarray(
-            decode.answer_log_probs(self.model, self.variables, memory, self._rank(rank), *arrays)
-        )
+        rank, logits = self._rank(rank), len(memory.values) * arrays[0].shape[1]
+        at_once = max(1, _LOGITS_AT_ONCE // (logits * len(self.tokenizer)))
+        scores = [
+            decode.answer_log_probs(
+                self.model, self.variables, memory, rank, *(a[i : i + at_once] for a in arrays)
+            )
+            for i in range(0, len(candidates), at_once)
+        ]
+        return np.concatenate(scores, axis=1)
 
     def prompts(
         self, images: Sequence[Sequence[np.ndarray]], questions: Sequence[str], supplement: str = ""

@@ -36,6 +36,7 @@ from slava_jax.train.materials import (
 from slava_jax.train.start import base_place, check_start, pretrained, pretrained_encoder
 from slava_jax.train.workdir import (
     CONFIG,
+    REPORT,
     Clock,
     claim,
     environment,
@@ -44,7 +45,7 @@ from slava_jax.train.workdir import (
 )
 
 # In the work directory.
-REPORT, NEIGHBOURS, GROUPS = "report.html", "neighbours.png", "groups.jsonl"
+NEIGHBOURS, GROUPS = "neighbours.png", "groups.jsonl"
 
 
 def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
@@ -115,11 +116,11 @@ def _claim(workdir: Path, config) -> tuple[bool, bool]:
     What is not must fit the devices and what it starts from, before anything is written.
     """
     with hosts.first_before_others():
-        finished = (workdir / REPORT).exists()  # the last thing that is written
+        finished = (workdir / REPORT).exists()
         if not finished:
             stages.check_batches(config)
             check_start(config)
-        return claim(workdir, config), finished
+        return claim(workdir, config, finished), finished
 
 
 def _materials(config, workdir: Path, new: bool) -> Materials:

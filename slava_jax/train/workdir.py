@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from slava_jax import hosts
 
-CONFIG = "config.json"  # in a work directory
+CONFIG, REPORT = "config.json", "report.html"  # in a work directory; the report comes last
+_MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in a run that is not finished
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -36,8 +37,11 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def claim(workdir: Path, config: ConfigDict) -> bool:
+def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
     """Makes the directory this config's, or checks that it already is; whether it was new.
+
+    Until it is `finished`, how it is evaluated and where images are kept may change: an evaluation
+    that ran out of memory is repeated with smaller batches, and trains nothing again.
 
     Raises:
       WorkdirError: it belongs to another config (the keys that differ are listed), or cannot be
@@ -51,11 +55,17 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
         except ValueError as error:
             raise WorkdirError(f"{path}: not JSON ({error}); delete {workdir} or it") from error
         differences = _differences(held, wanted)
-        if differences:
+        lasting = [line for line in differences if not line.startswith(_MAY_CHANGE)]
+        if lasting or (differences and finished):
+            do = "give another --workdir, or delete that one"
+            if not lasting:
+                do += f", or its {REPORT} to evaluate it anew like this"
+            told = "\n  ".join(differences if finished else lasting)
             raise WorkdirError(
-                f"{workdir} holds the run of another config; give another --workdir, or delete "
-                "that one. Different:\n  " + "\n  ".join(differences)
+                f"{workdir} holds the run of another config; {do}. Different:\n  {told}"
             )
+        if differences:
+            write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
         return False
     try:
         workdir.mkdir(parents=True, exist_ok=True)

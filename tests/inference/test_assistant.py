@@ -11,6 +11,7 @@ from tiny_model import as_config, random_batch, random_variables, tiny, tiny_mod
 
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.data.tokenizer import encode_texts, special_tokens, train_tokenizer
+from slava_jax.inference import assistant as assistant_module
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import (
     Assistant,
@@ -219,6 +220,25 @@ def test_candidate_scores_are_sums_of_log_p():
         p /= p.sum(axis=-1, keepdims=True)
         wanted = [sum(np.log(row[t, k]) for t, k in enumerate([*ids, special.eos])) for row in p]
         np.testing.assert_allclose(got[:, m], wanted, rtol=1e-4)
+
+
+def test_many_candidates_are_scored_a_few_at_a_time(monkeypatch):
+    a = assistant()
+    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
+    candidates = [f"Class {i}" for i in range(7)]
+    at_once = a.candidate_scores(memory, candidates)
+    seen, scored = [], decode.answer_log_probs
+
+    def counted(*arguments):
+        seen.append(len(arguments[-1]))
+        return scored(*arguments)
+
+    monkeypatch.setattr(decode, "answer_log_probs", counted)
+    width = a._candidates(tuple(candidates))[0].shape[1]
+    room = 3 * len(QUESTIONS) * width * len(a.tokenizer)  # for three candidates
+    monkeypatch.setattr(assistant_module, "_LOGITS_AT_ONCE", room)
+    np.testing.assert_allclose(a.candidate_scores(memory, candidates), at_once, rtol=1e-5)
+    assert seen == [3, 3, 1]
 
 
 def test_a_saved_assistant_answers_the_same(tmp_path):

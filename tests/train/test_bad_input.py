@@ -1,6 +1,7 @@
 """What a run does with input it cannot use: one clear error, nothing lost, as early as can be."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from slava_jax.eval.wordnet import WordNetError
 from slava_jax.train.loop import run
 from slava_jax.train.materials import prepare
 from slava_jax.train.stages import check_batches
-from slava_jax.train.workdir import WorkdirError, claim
+from slava_jax.train.workdir import CONFIG, WorkdirError, claim
 
 HERE = Path(__file__).parent
 
@@ -149,6 +150,28 @@ def test_a_stage_to_start_from_that_was_not_run(tmp_path, missing):
     assert f"no finished {missing} stage; run it first" in text
     assert f"--config configs/{missing}.py --workdir {tmp_path / 'other'}" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path):
+    config, workdir = get_config(), tmp_path / "run"
+    assert claim(workdir, config)
+    config.evaluation.batch_size = 4
+    config.image.update(cache_mb=7, states="elsewhere")
+    assert not claim(workdir, config)
+    held = json.loads((workdir / CONFIG).read_text())
+    assert held["evaluation"]["batch_size"] == 4 and held["image"]["cache_mb"] == 7
+    config.evaluation.batch_size = 2
+    with pytest.raises(
+        WorkdirError, match=r"or its report\.html to evaluate.*\n.*size: 4 there, 2"
+    ):
+        claim(workdir, config, finished=True)
+    config.assistant.steps += 1
+    with pytest.raises(
+        WorkdirError, match=r"delete that one\. Different:\n  assistant\.steps: 8"
+    ) as e:
+        claim(workdir, config)
+    assert "batch_size" not in str(e.value)
+    assert json.loads((workdir / CONFIG).read_text()) == held
 
 
 @pytest.mark.parametrize("name", ["vision", "language"])
