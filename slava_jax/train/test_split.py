@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from slava_jax.data.assistant_batches import AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.images import UPRIGHT
+from slava_jax.data.instructions import Instruction
 from slava_jax.data.pipeline import SymmetricView
 from slava_jax.eval import tasks
 from slava_jax.inference import decode
@@ -53,17 +54,10 @@ class TestSplit:
         """Chooses the instructions, at most as many of each kind as `config.evaluation` says."""
         c, data = config.evaluation, assistant_data(config, materials, materials.test)
         items = data.instructions
-        # A user's own questions about several images are asked as those of their task are.
-        ours = (FEW_SHOT, PERMUTED, *CHALLENGES)
-        kinds = [
-            (item.question_type, item.metadata.get("shots"))
-            if item.question_type in ours
-            else item.task
-            for item in items
-        ]
+        names = materials.class_answers
         rows_of: dict = {}
-        for row, kind in enumerate(kinds):
-            rows_of.setdefault(kind, []).append(row)
+        for row, label in enumerate(data.images.labels[data.targets].tolist()):
+            rows_of.setdefault(_kind(items[row], names[label]), []).append(row)
 
         def some(kind, most):
             rows = np.asarray(rows_of.get(kind, ()), int)
@@ -120,6 +114,17 @@ class TestSplit:
     def truths(self, rows) -> list[str]:
         """The true answers."""
         return [self.data.instructions[i].answer for i in rows]
+
+
+def _kind(item: Instruction, class_answer: str):
+    """Its task, or of our own about several images its question type and number of examples."""
+    # A user's own questions about several images are asked as those of their task are.
+    if item.question_type in (FEW_SHOT, PERMUTED, *CHALLENGES):
+        return item.question_type, item.metadata.get("shots")
+    # One that asks for anything but the class has no class names to choose from.
+    if item.task == "classification" and item.answer != class_answer:
+        return "vqa"
+    return item.task
 
 
 def class_scores(

@@ -93,6 +93,21 @@ def test_each_control_shows_what_it_takes_away(held, metrics):
         assert metrics[f"lm.nats_per_token{control}.class"] == pytest.approx(cost.mean())
 
 
+def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
+    config, materials = held
+    items = materials.test.instructions
+    row = next(i for i, item in enumerate(items) if item.task == "classification")
+    other = dataclasses.replace(items[row], answer="No.")
+    split = dataclasses.replace(
+        materials.test, instructions=[*items[:row], other, *items[row + 1 :]]
+    )
+    config = config.copy_and_resolve_references()
+    config.evaluation.update(classification=1000, answers=10000)
+    test = TestSplit.of(config, dataclasses.replace(materials, test=split))
+    assert row in test.vqa_rows and row not in test.class_rows
+    assert row in TestSplit.of(config, materials).class_rows
+
+
 def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
     _, materials = held
     test = TestSplit.of(*held)
