@@ -259,18 +259,23 @@ def measured(name: str, tiny: bool) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compared(rows: dict[str, dict], device: str) -> dict[str, dict]:
-    """The rows with their share of what the card is published to do, where that is known."""
-    card = next((rates for name, rates in CARDS.items() if name in device), None)
+def compared(rows: dict[str, dict]) -> dict[str, dict]:
+    """The rows with their share of what their card is published to do, where that is known."""
     out = {}
     for name, row in rows.items():
-        row = dict(row)
+        row, card = dict(row), CARDS.get(_card(row))
         if card and "flops" in row:
             row["of_card"] = row["flops"] / card["int8" if "int8" in name else "bfloat16"]
         if card and "weight_bytes_a_second" in row:
             row["of_bandwidth"] = row["weight_bytes_a_second"] / card["bytes"]
         out[name] = row
     return out
+
+
+def _card(row: dict) -> str:
+    """The short name of the card that a row was measured on, '' where it was not measured."""
+    device = row.get("device", "")
+    return next((name for name in CARDS if name in device), device)
 
 
 def tables(rows: dict[str, dict]) -> str:
@@ -280,6 +285,7 @@ def tables(rows: dict[str, dict]) -> str:
     trained = [
         (
             name,
+            _card(row),
             *(_shown(row, key, form) for key, form in
               (("tokens_a_second", ",.0f"), ("of_card", ".0%"), ("peak_gib", ".1f"))),
             _against(name, row),
@@ -289,6 +295,7 @@ def tables(rows: dict[str, dict]) -> str:
     decoded = [
         (
             name,
+            _card(row),
             *(_shown(row, key, form) for key, form in
               (("milliseconds_a_token", ".2f"), ("tokens_a_second", ",.0f"),
                ("of_bandwidth", ".0%"))),
@@ -298,15 +305,16 @@ def tables(rows: dict[str, dict]) -> str:
     ]  # fmt: skip
     return "\n\n".join(
         [
-            table(("training", "tokens/s", "of the card", "peak GiB", "aim"), trained),
-            table(("", "ms a token", "tokens/s", "of the card's bandwidth", "aim"), decoded),
+            table(("training", "card", "tokens/s", "of the card", "peak GiB", "aim"), trained),
+            table(("", "card", "ms a token", "tokens/s", "of its bandwidth", "aim"), decoded),
         ]
     )
 
 
 def _shown(row: dict, key: str, form: str) -> str:
     if row.get(key) is None:
-        return "not measured" if key == "tokens_a_second" else ""
+        absent = "failed" if "failed" in row else "not measured"
+        return absent if key == "tokens_a_second" else ""
     return format(row[key], form)
 
 
@@ -347,6 +355,8 @@ def main() -> None:
     about = measured(ENVIRONMENT, asked.tiny)  # by another process: this one must not hold the card
     for name in asked.only or names:
         rows[name] = measured(name, asked.tiny)
+        if "seconds" in rows[name]:
+            rows[name]["device"] = about["device"]  # with --only, others may be of another card
         print(name, rows[name], file=sys.stderr, flush=True)
         result = {
             "question": __doc__.splitlines()[0],
@@ -354,7 +364,7 @@ def main() -> None:
             "batch": [BATCH, LENGTH],
             "groups": GROUPS,
             "steps_a_group": STEPS,
-            "rows": compared(rows, about["device"]),
+            "rows": compared(rows),
             "cards": CARDS,
             "aims": AIMS,
             "seed": 0,
