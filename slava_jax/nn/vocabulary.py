@@ -15,8 +15,18 @@ from slava_jax.nn.quantized import int8_matmul
 
 
 def _most() -> int:
-    """Logits held at a time: 32 MiB, on a GPU 256, whose products want more rows than that."""
+    """Logits a device holds at a time: 32 MiB, a GPU 256, whose products want more rows."""
     return 2**26 if jax.default_backend() == "gpu" else 2**23
+
+
+def _here(rows: int) -> int:
+    """How many rows of a batch one device has: on a mesh (train/parallel.py) all are seen here.
+
+    Every part ends with a sum of the table's gradient over all devices: parts by the size of the
+    whole batch would be as many more as there are devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return -(-rows // mesh.shape["data"]) if "data" in mesh.auto_axes else rows
 
 
 @flax.struct.dataclass
@@ -60,7 +70,7 @@ def token_nats(vocabulary: Vocabulary, states, targets, most: int | None = None)
     """Cross-entropy of each token in nats.
 
     Args:
-      states: float[B, U, D]; targets: int32[B, U]. most: logits held at a time.
+      states: float[B, U, D]; targets: int32[B, U]. most: logits a device holds at a time.
 
     Returns:
       float32[B, U].
@@ -87,7 +97,7 @@ def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int | No
 def _cut(vocabulary: Vocabulary, arrays, most: int | None):
     """Arrays `[B, U, ...]` as parts `[n, B, u, ...]` along U, and what puts such parts together."""
     B, U = arrays[0].shape[:2]
-    longest = max(1, (most or _most()) // (B * vocabulary.size))
+    longest = max(1, (most or _most()) // (_here(B) * vocabulary.size))
     count = math.ceil(U / longest)
     length = math.ceil(U / count)
 

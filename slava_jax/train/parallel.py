@@ -120,7 +120,8 @@ class Mesh:
             )
             for name, array in batch.items()
         }
-        return self._step(state, frozen, batch, key)
+        with jax.set_mesh(self.mesh):  # nn/vocabulary.py asks how many devices share the rows
+            return self._step(state, frozen, batch, key)
 
     def lower(self, state, frozen, batch):
         """The step for shapes (`jax.ShapeDtypeStruct`s), to be compiled without any array.
@@ -139,7 +140,8 @@ class Mesh:
             for name, a in batch.items()
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return self._step.lower(*placed, cut, key)
+        with jax.set_mesh(self.mesh):
+            return self._step.lower(*placed, cut, key)
 
     @staticmethod
     def fetch(tree):

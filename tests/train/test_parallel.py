@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import random_batch, tiny, tiny_model
+from tiny_model import VOCABULARY, random_batch, tiny, tiny_model
 
+from experiments.collectives import traffic
 from slava_jax.models.slava import Slava
+from slava_jax.nn import vocabulary
 from slava_jax.train import objectives
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh, Pmap
@@ -101,6 +103,22 @@ def test_four_devices_equal_one(strategy, caplog):
     assert largest_difference(runner.fetch(placed).params, wanted.params) < 1e-6
     assert largest_difference(metrics, wanted_metrics) < 1e-5
     assert largest_difference(wanted.params, state.params) > 1e-3  # it did move
+
+
+def test_more_devices_send_no_more_each(monkeypatch):
+    """Logits are taken part by part, and every part's gradient of the table is summed over all."""
+    objective, optimizer, state, frozen = setup()
+    size = VOCABULARY + 4
+    monkeypatch.setattr(vocabulary, "_most", lambda: 4 * size)  # four of a row's eight tokens
+
+    def sent(devices):
+        mesh = Mesh(objective, optimizer, devices=jax.devices()[:devices])
+        shapes = jax.tree.map(jax.typeof, (state, frozen, random_batch(0, devices)))
+        return traffic(mesh.lower(*shapes).compile().as_text()).payload_bytes
+
+    table = 4 * size * tiny().grounded.width
+    two, four = sent(2), sent(4)
+    assert abs(four - two) < 2 * table < two  # beside it wrong pairs cross, of the whole batch
 
 
 @pytest.mark.parametrize(
