@@ -75,6 +75,12 @@ def test_a_loops_counter_is_read_where_it_does_not_say():
     assert traffic(LOOP) == Traffic(13 * 1024, 13 * 1024 * 2 * 7 / 8)
 
 
+def test_groups_are_read_where_the_devices_stand_in_another_order():
+    """As the same compiler writes them for a mesh of 64 x 4."""
+    order = ", device_ids=([64,4]T(1,0))"
+    assert traffic(LOOP.replace("'b'=1]", "'b'=1]" + order)) == traffic(LOOP)
+
+
 @pytest.mark.parametrize("change", [("LT", "NE"), ("constant(0)", "constant(1)"), ("13", "x")])
 def test_a_loop_without_a_count_is_refused(change):
     """Whatever it sends would be counted wrong."""
