@@ -87,8 +87,7 @@ def write_report(
     confusion: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     examples: Sequence[ReportExample] = (),
-    redistribute_images: bool = True,
-    image_licence: str = "",
+    images_stay: str = "",
     experts: Mapping[str, np.ndarray] | None = None,
     rank_scores: Mapping[str, Mapping[int, float]] | None = None,
     config_text: str = "",
@@ -102,8 +101,8 @@ def write_report(
     targets: what the run should reach; each is shown with pass or miss.
     history: {stage: [{'step', 'loss', 'val_loss', ...}]} in the order to show them.
     confusion: int[classes, classes], rows the truth; with class_names, their names.
-    examples: micrographs that training never saw. With redistribute_images False no image is
-        embedded, and `image_licence` says why.
+    examples: micrographs that training never saw.
+    images_stay: why no image may be in a file that is passed on; '' where they may.
     experts: {adapter: float[layers, experts]}, the share of the gate's mass per expert.
     rank_scores: {metric: {rank: score}}.
     config_text, environment: printed at the end, as they are.
@@ -114,13 +113,12 @@ def write_report(
     text = _template().render(
         **_score_sections(metrics, targets, confusion, class_names),
         **_plot_sections(history or {}, experts or {}, rank_scores or {}),
-        examples=[_example(example, redistribute_images) for example in examples],
+        examples=[_example(example, not images_stay) for example in examples],
         title=title,
         description=description,
         score_titles=list(_SCORE_TITLES.values()),
         control_columns=[column for *_, column in CONTROL_COLUMNS],
-        redistribute_images=redistribute_images,
-        image_licence=image_licence,
+        images_stay=images_stay,
         config_text=config_text,
         environment=dict(environment or {}),
     )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from slava_jax import hosts
 from slava_jax.config import check
 from slava_jax.convert.pretrained import is_converted
+from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.images import encode_png
 from slava_jax.eval.contact_sheet import neighbours_sheet
 from slava_jax.eval.report import write_report
@@ -225,6 +226,15 @@ def _table(class_names, predictions) -> str:
     return out.getvalue()
 
 
+def _why_images_stay(data: str) -> str:
+    """Why a report, which is passed on, shows no image of a data set; '' where it may."""
+    if data == "elpv":
+        return "CC BY-NC-SA 4.0, non-commercial"
+    if data in PUBLISHED:
+        return f"nobody says that they may be passed on ({PUBLISHED[data].card})"
+    return ""  # drawn, or the user's own
+
+
 def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Findings) -> dict:
     """Writes metrics.json, predictions.csv and report.html."""
     metrics = {**found.metrics, **clock.metrics(), **machine_metrics()}
@@ -234,7 +244,6 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
         return metrics
     write_atomically(workdir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))
     write_atomically(workdir / "predictions.csv", _table(materials.class_names, found.predictions))
-    licence = "CC BY-NC-SA 4.0, non-commercial" if config.data.name == "elpv" else ""
     write_report(
         workdir / REPORT,
         metrics,
@@ -249,8 +258,7 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
         confusion=found.confusion,
         class_names=materials.class_names,
         examples=found.examples,
-        redistribute_images=config.data.name != "elpv",
-        image_licence=licence,
+        images_stay=_why_images_stay(config.data.name),
         experts=found.experts,
         rank_scores=found.rank_scores,
         config_text=str(config),

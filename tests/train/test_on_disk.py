@@ -5,6 +5,7 @@ from PIL import Image
 from tiny_run import get_config
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
+from slava_jax.train import loop
 from slava_jax.train.materials import prepare
 
 
@@ -46,3 +47,10 @@ def test_a_published_set_is_read_by_its_name(tmp_path):
     assert materials.class_names == names
     assert materials.class_answers[0] == "corrosion 5"
     assert len(materials.test.images) == 5
+
+
+def test_a_report_shows_drawn_images_and_ones_own_alone():
+    """A report is passed on; of no other data set does anybody say that its images may be."""
+    for name in (*PUBLISHED, "elpv"):
+        assert loop._why_images_stay(name)
+    assert not loop._why_images_stay("procedural") and not loop._why_images_stay("folder")
