@@ -155,16 +155,16 @@ def appearing(
         an OSError. Nothing of the folder is left behind then.
     """
     path = new_folder(path)
-    need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30
-    if need > free:
-        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
     unfinished = path.with_name(f".{path.name}.slava-tmp")  # no name of a user's
     if reads is not None and Path(reads).resolve().is_relative_to(unfinished.resolve()):
         raise CheckpointError(
             f"{reads}: lies in {unfinished}, which is written and deleted; move it elsewhere, or "
             "choose another target"
         )
-    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)  # first: a killed one's may fill the disk
+    need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30
+    if need > free:
+        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
     try:
         yield unfinished
         os.rename(unfinished, path)

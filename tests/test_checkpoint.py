@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -361,5 +363,17 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
         place.mkdir()
         raise OSError("no room")
     with pytest.raises(CheckpointError, match="exists already"), appearing(tmp_path / "folder"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_a_killed_writer_left_does_not_take_its_own_room(tmp_path, monkeypatch):
+    left = tmp_path / ".folder.slava-tmp"
+    left.mkdir()
+    (left / "half").write_text("of it")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 - left.exists()))
+    with appearing(tmp_path / "folder", size=5) as place:
+        place.mkdir()
+    with pytest.raises(CheckpointError, match="GiB needed"), appearing(tmp_path / "other", size=6):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

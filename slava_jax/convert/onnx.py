@@ -49,13 +49,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     except (DecodeError, OSError, ValueError) as error:
         raise ConvertError(f"{path}: no ONNX file, or cut short ({error}): get it anew") from error
-    arrays = {name: a for name, a in stored.items() if not name.startswith(_ANONYMOUS)}
-    positions = {}
+    arrays, positions = dict(stored), {}  # what nothing below takes stays, and is left over
     for operator, module, name in _uses(graph):
         if operator == "MatMul":
+            if arrays.pop(name, None) is None or f"{module}.weight" in arrays:
+                raise ConvertError(f"{path}: {name} is not the one kernel of {module}")
             arrays[f"{module}.weight"] = stored[name].T
         elif module == _EMBEDDINGS and operator in ("Concat", "Reshape"):
-            positions[operator] = stored[name]
+            positions[operator] = arrays.pop(name)
     if len(positions) == 2:  # the export keeps those of `<cls>` and of the patches apart
         arrays[_POSITIONS] = np.concatenate([positions["Concat"], positions["Reshape"]], axis=1)
     return arrays

@@ -2,7 +2,7 @@
 
 A family of models is a list of rows. Every tensor of the file is used by exactly one row, and
 every leaf of the model comes from one: what is missing, left over, claimed twice or of another
-shape stops the conversion before anything is read, with all of it listed.
+shape stops the conversion before anything is read, with both sides listed.
 """
 
 import collections
