@@ -321,7 +321,7 @@ def _shown(row: dict, key: str, form: str) -> str:
 def _against(name: str, row: dict) -> str:
     said = []
     for key, aim in AIMS.get(name, {}).items():
-        if key in row:
+        if row.get(key) is not None:
             reached = row[key] <= aim if key == "peak_gib" else row[key] >= aim
             wanted = {"peak_gib": f"{aim:.0f} GiB", "of_bandwidth": f"{aim:.0%}"}
             said.append(f"{wanted.get(key, f'{aim:,}')}: {'reached' if reached else 'missed'}")
@@ -353,10 +353,12 @@ def main() -> None:
         return
     rows = json.loads(RESULT.read_text())["rows"] if asked.only else {}
     about = measured(ENVIRONMENT, asked.tiny)  # by another process: this one must not hold the card
+    if "device" not in about:
+        sys.exit(f"error: jax does not run here: {about['failed']}")
     for name in asked.only or names:
         rows[name] = measured(name, asked.tiny)
-        if "seconds" in rows[name]:
-            rows[name]["device"] = about["device"]  # with --only, others may be of another card
+        if "seconds" in rows[name]:  # with --only, others may be of another card, or another jax
+            rows[name] |= {"device": about["device"], "jax": about["jax"]}
         print(name, rows[name], file=sys.stderr, flush=True)
         result = {
             "question": __doc__.splitlines()[0],

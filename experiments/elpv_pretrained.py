@@ -10,13 +10,17 @@ A split is three runs of configs/elpv_pretrained.py. `transformer` trains the la
 vision encoder and an assistant with the paper's small decoder. `llama` starts from that encoder,
 and the language model writes the answer. `embeddings` is the control in which the text encoder
 is replaced by its embedding table. Every run has the controls of every evaluation: every B at
-zero, exchanged images, the vision classifier alone. Writes `experiments/elpv/splitN-NAME.json`, and
+zero, exchanged images, the vision classifier alone. Accuracy is over the mean of four views of a
+cell; once as it is stands beside it, ranked and written in words. Writes
+`experiments/elpv/splitN-NAME.json` (one that is there is not made again), and
 `experiments/elpv/summary.json` beside them, with the paired difference to the best probe.
 """
 
 import argparse
 import csv
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,13 @@ RESULTS = Path(__file__).parent / "elpv"
 RUNS = Path("runs/elpv_pretrained")
 VARIANTS = ("transformer", "llama", "embeddings")
 SCORES = ("accuracy", "macro_f1", "weighted_accuracy", "weighted_as_functional", "sure_accuracy")
+# Of one view each.
+_FURTHER = (
+    "exchanged_images_accuracy",
+    "one_view_accuracy",
+    "generated_in_words_accuracy",
+    "itm_auc",
+)
 # Of predictions.csv: what the classifier alone and the controls are called in the results.
 CONTROLS = {"": "assistant", "zero_b": "every_b_at_zero", "vit": "vision_classifier_alone"}
 
@@ -67,11 +78,16 @@ def predictions(workdir: Path) -> dict[str, dict[str, int]]:
 
 
 def do(split: int, variant: str) -> None:
-    """One run and its result file."""
-    place = RESULTS / f"split{split}-{variant}.json"
+    """One run and its result file, unless that is there. Exits where it is of another config."""
+    place, config = RESULTS / f"split{split}-{variant}.json", config_of(split, variant)
+    settings = hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:16]
     if place.exists():
+        if json.loads(place.read_text())["settings"] != settings:
+            sys.exit(f"error: {place}: of another config; delete it, and it is measured anew")
         return
-    metrics = run(config_of(split, variant), workdir_of(split, variant))
+    if variant != "transformer":  # whose vision stage it starts from
+        run(config_of(split, "transformer"), workdir_of(split, "transformer"))
+    metrics = run(config, workdir_of(split, variant))
     found, cells = predictions(workdir_of(split, variant)), Cells.read()
     if set(found[""]) != set(cells.split(split)["test"]):
         raise RuntimeError(f"split {split}: the run was not tested on the split's test cells")
@@ -79,8 +95,10 @@ def do(split: int, variant: str) -> None:
         "split": split,
         "seed": split,
         "variant": variant,
+        "settings": settings,
         "scores": {name: scores_of(cells, found[key]) for key, name in CONTROLS.items()},
         "exchanged_images_accuracy": metrics["classification_shuffled.top1"],
+        "one_view_accuracy": metrics[f"rank_{config.adapter.r_max}.top1"],
         "generated_in_words_accuracy": metrics["classification_generated.top1"],
         "itm_auc": metrics["itm.auc_class_question"],
         "run": {k: v for k, v in metrics.items() if k.startswith("run.")},
@@ -116,7 +134,7 @@ def summary() -> dict:
         rows["confusion_summed"] = {
             name: sum(r["scores"]["assistant"]["confusion"][name] for r in held) for name in names
         }
-        for name in ("exchanged_images_accuracy", "generated_in_words_accuracy", "itm_auc"):
+        for name in _FURTHER:
             rows[name] = _spread([result[name] for result in held])
         rows["minutes"] = [result["run"]["run.wall_seconds"] / 60 for result in held]
         out[variant] = rows

@@ -1,4 +1,4 @@
-"""Every table in the docs is the one that its script makes of the result file beside it."""
+"""Tables in the docs that stand between markers are what their scripts make of the result files."""
 
 from pathlib import Path
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments import elpv_pretrained
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.claims import shift, styles
@@ -127,6 +128,26 @@ def test_results_grow_and_what_is_there_is_not_measured_again(tmp_path, monkeypa
     held = json.loads(path.read_text())
     assert list(held) == [f"turns-seed{seed}-flips and turns" for seed in (0, 1)]
     assert held["turns-seed1-flips and turns"]["scores"] == {"n": 5.0}
+
+
+def test_a_result_of_other_settings_is_not_taken_for_one_of_these(tmp_path, monkeypatch):
+    def run(config, workdir):
+        ran.append(str(workdir))
+        raise KeyboardInterrupt
+
+    ran = []
+    monkeypatch.setattr(elpv_pretrained, "run", run)
+    monkeypatch.setattr(elpv_pretrained, "RESULTS", tmp_path)
+    (tmp_path / "split1-llama.json").write_text(json.dumps({"settings": "of yesterday"}))
+    with pytest.raises(SystemExit, match=r"split1-llama\.json: of another config; delete it"):
+        elpv_pretrained.do(1, "llama")
+    with pytest.raises(KeyboardInterrupt):
+        elpv_pretrained.do(0, "llama")
+    assert ran == ["runs/elpv_pretrained/split0-transformer"]  # whose vision stage it starts from
+    place = Path(elpv_pretrained.__file__).parent / "elpv" / "split0-transformer.json"
+    (tmp_path / place.name).write_text(place.read_text())
+    elpv_pretrained.do(0, "transformer")  # is there
+    assert len(ran) == 1
 
 
 def test_shifted_and_mixed_are_trained_on_other_images_than_both_are_asked_about(monkeypatch):

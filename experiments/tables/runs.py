@@ -57,6 +57,8 @@ class Measured:
                     f"{workdir / 'metrics.json'}: {reader} reads {', '.join(lacking)}, which this "
                     f"run did not measure. It needs {needs}: see to it in its config, then\n  "
                     + _command(self.data, Path("ANOTHER_WORKDIR"))
+                    + "\nA run of before these were measured is only evaluated anew: delete its "
+                    "report.html and give its own command again."
                 )
 
     def score(self, name: str) -> tuple[float, float | None]:

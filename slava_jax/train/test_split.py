@@ -18,6 +18,7 @@ from slava_jax.eval import tasks
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.teacher.multi_image import CHALLENGES, FEW_SHOT, PERMUTED
+from slava_jax.teacher.phrases import readable
 from slava_jax.train.fit import device_fields
 from slava_jax.train.materials import Materials
 from slava_jax.train.stages import assistant_data
@@ -121,10 +122,14 @@ def _kind(item: Instruction, class_answer: str):
     # A user's own questions about several images are asked as those of their task are.
     if item.question_type in (FEW_SHOT, PERMUTED, *CHALLENGES):
         return item.question_type, item.metadata.get("shots")
-    # One that asks for anything but the class has no class names to choose from.
-    if item.task == "classification" and item.answer != class_answer:
-        return "vqa"
-    return item.task
+    # One that asks for anything but the class has no class names to choose from; every image has
+    # one that asks for it.
+    other = item.question_type != "class" and _plain(item.answer) != _plain(class_answer)
+    return "vqa" if item.task == "classification" and other else item.task
+
+
+def _plain(answer: str) -> str:
+    return readable(answer).rstrip(".").casefold()
 
 
 def class_scores(

@@ -55,7 +55,9 @@ def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
         except ValueError as error:
             raise WorkdirError(f"{path}: not JSON ({error}); delete {workdir} or it") from error
         differences = _differences(held, wanted)
-        lasting = [line for line in differences if not line.startswith(_MAY_CHANGE)]
+        # Of several hosts the first one says how; the others do as it does.
+        free = _MAY_CHANGE if hosts.is_first() else ()
+        lasting = [line for line in differences if not line.startswith(free)]
         if lasting or (differences and finished):
             do = "give another --workdir, or delete that one"
             if not lasting:

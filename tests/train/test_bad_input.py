@@ -14,6 +14,7 @@ from nltk.corpus import wordnet
 from PIL import Image
 from tiny_run import get_config
 
+from slava_jax import hosts
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.config import ConfigError
 from slava_jax.data.datasets.base import DataError
@@ -152,7 +153,7 @@ def test_a_stage_to_start_from_that_was_not_run(tmp_path, missing):
     assert not (tmp_path / "run").exists()
 
 
-def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path):
+def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path, monkeypatch):
     config, workdir = get_config(), tmp_path / "run"
     assert claim(workdir, config)
     config.evaluation.batch_size = 4
@@ -165,6 +166,10 @@ def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path):
         WorkdirError, match=r"or its report\.html to evaluate.*\n.*size: 4 there, 2"
     ):
         claim(workdir, config, finished=True)
+    monkeypatch.setattr(hosts, "is_first", lambda: False)  # another host does as the first one
+    with pytest.raises(WorkdirError, match="size: 4 there, 2 now"):
+        claim(workdir, config)
+    monkeypatch.undo()
     config.assistant.steps += 1
     with pytest.raises(
         WorkdirError, match=r"delete that one\. Different:\n  assistant\.steps: 8"

@@ -97,15 +97,23 @@ def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
     config, materials = held
     items = materials.test.instructions
     row = next(i for i, item in enumerate(items) if item.task == "classification")
-    other = dataclasses.replace(items[row], answer="No.")
-    split = dataclasses.replace(
-        materials.test, instructions=[*items[:row], other, *items[row + 1 :]]
-    )
     config = config.copy_and_resolve_references()
     config.evaluation.update(classification=1000, answers=10000)
-    test = TestSplit.of(config, dataclasses.replace(materials, test=split))
-    assert row in test.vqa_rows and row not in test.class_rows
-    assert row in TestSplit.of(config, materials).class_rows
+
+    def classified(answer, question_type):
+        kept = {"question_type": question_type}
+        changed = dataclasses.replace(items[row], answer=answer, metadata=kept)
+        split = [*items[:row], changed, *items[row + 1 :]]
+        split = dataclasses.replace(materials.test, instructions=split)
+        test = TestSplit.of(config, dataclasses.replace(materials, test=split))
+        assert (row in test.class_rows) != (row in test.vqa_rows)
+        return row in test.class_rows
+
+    name = items[row].category
+    assert classified(items[row].answer, "classification") and classified(name, "classification")
+    assert classified(f"{name.upper()}.", "classification")
+    assert not classified("No.", "classification")
+    assert classified("No.", "class")  # which there is of every image, however it is answered
 
 
 def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
