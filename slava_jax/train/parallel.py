@@ -17,6 +17,17 @@ _AXIS = "data"  # examples are split over it
 _BIG = 2**16  # entries; smaller leaves are not worth splitting over the model axis
 
 
+def _split_axis(names: set) -> int | None:
+    """Which axis of a leaf, known by its path, is split over the model axis.
+
+    Outputs are, and the inputs of the layers that read such outputs, as in Megatron (arXiv
+    1909.08053): what is wide stays where it is, and each pair of layers ends with one sum.
+    """
+    if names & {"o", "down"}:
+        return -2 if names & {"kernel", "lora_a"} else None
+    return None if "lora_a" in names else -1
+
+
 def _microbatches(array, count, name):
     if array.shape[0] % count:
         raise ValueError(
@@ -95,21 +106,31 @@ class Mesh:
             axis_types=(AxisType.Auto,) * 2,
         )  # fmt: skip
         self._model_axis = model_axis
-        step = functools.partial(train_step, objective=objective, optimizer=optimizer)
+
+        def step(state, *inputs):
+            state, metrics = train_step(state, *inputs, objective=objective, optimizer=optimizer)
+            # As it came in, or the second step would compile once more, and not share its memory.
+            return jax.lax.with_sharding_constraint(state, self._shardings(state)), metrics
+
         self._step = jax.jit(step, donate_argnums=(0,))
 
-    def _sharding(self, leaf):
-        split = np.size(leaf) >= _BIG and leaf.shape[-1] % self._model_axis == 0
+    def _shardings(self, tree):
+        return jax.tree_util.tree_map_with_path(self._sharding, tree)
+
+    def _sharding(self, path, leaf):
+        axis = _split_axis({getattr(key, "key", None) for key in path})
+        wanted = axis is not None and np.ndim(leaf) > 1 and np.size(leaf) >= _BIG
         spec = [None] * np.ndim(leaf)
-        if split and self._model_axis > 1:
-            spec[-1] = "model"
+        if wanted and self._model_axis > 1 and leaf.shape[axis] % self._model_axis == 0:
+            spec[axis] = "model"
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def place(self, state, frozen):
         """State and frozen weights on the mesh."""
-        put = lambda tree: jax.device_put(tree, jax.tree.map(self._sharding, tree))  # noqa: E731
+
         # A copy, because the step donates its state and device_put may alias the caller's arrays.
-        return put(jax.tree.map(jax.numpy.copy, state)), put(frozen)
+        trees = (jax.tree.map(jax.numpy.copy, state), frozen)
+        return tuple(jax.device_put(tree, self._shardings(tree)) for tree in trees)
 
     def step(self, state, frozen, batch, key):
         """(new state, metrics)."""
@@ -132,7 +153,7 @@ class Mesh:
         def shaped(leaf, sharding, shape=None):
             return jax.ShapeDtypeStruct(shape or leaf.shape, leaf.dtype, sharding=sharding)
 
-        placed = [jax.tree.map(lambda a: shaped(a, self._sharding(a)), t) for t in (state, frozen)]
+        trees = [jax.tree.map(shaped, tree, self._shardings(tree)) for tree in (state, frozen)]
         rows = NamedSharding(self.mesh, PartitionSpec(None, "data"))
         count = self._microbatches
         cut = {
@@ -141,7 +162,7 @@ class Mesh:
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
         with jax.set_mesh(self.mesh):
-            return self._step.lower(*placed, cut, key)
+            return self._step.lower(*trees, cut, key)
 
     @staticmethod
     def fetch(tree):

@@ -13,7 +13,7 @@ from tiny_model import VOCABULARY, random_batch, tiny, tiny_model
 from experiments.collectives import traffic
 from slava_jax.models.slava import Slava
 from slava_jax.nn import vocabulary
-from slava_jax.train import objectives
+from slava_jax.train import objectives, parallel
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh, Pmap
 from slava_jax.train.step import TrainState, train_step
@@ -80,11 +80,12 @@ def largest_difference(a, b):
 
 
 @pytest.mark.parametrize("strategy", ["pmap", "mesh", "mesh with a model axis"])
-def test_four_devices_equal_one(strategy, caplog):
+def test_four_devices_equal_one(strategy, caplog, monkeypatch):
     """To 1e-6 after three steps: losses, ranks, dropout, pairs and Adam's state all agree.
 
     And the first of them compiles for all: a step's own output goes in as it came out.
     """
+    monkeypatch.setattr(parallel, "_BIG", 1)  # the model is tiny, and is to be split all the same
     objective, optimizer, state, frozen = setup()
     batches, key = [random_batch(i) for i in range(3)], jax.random.key(7)
     runner = {
@@ -103,6 +104,31 @@ def test_four_devices_equal_one(strategy, caplog):
     assert largest_difference(runner.fetch(placed).params, wanted.params) < 1e-6
     assert largest_difference(metrics, wanted_metrics) < 1e-5
     assert largest_difference(wanted.params, state.params) > 1e-3  # it did move
+
+
+def test_a_model_axis_splits_outputs_and_what_reads_them(monkeypatch):
+    """Pairs of layers as Megatron splits them, and Adam's moments as what they are of."""
+    monkeypatch.setattr(parallel, "_BIG", 1)
+    objective, optimizer, state, frozen = setup()
+    state, frozen = Mesh(objective, optimizer, model_axis=2).place(state, frozen)
+    llama = frozen["llama"]["blocks"]
+    trained = state.params["llama"]["blocks"]["attention"]
+    for tree, split in (
+        (llama["attention"]["q"]["kernel"], (None, None, "model")),
+        (llama["attention"]["q"]["lora_a"], (None, None, None)),
+        (llama["attention"]["o"]["kernel"], (None, "model", None)),
+        (llama["attention"]["o"]["lora_a"], (None, "model", None)),
+        (llama["down"]["kernel"], (None, "model", None)),
+        (trained["q"]["lora_b"], (None, None, None, "model")),
+        (trained["o"]["lora_b"], (None, None, None, None)),
+    ):
+        assert tuple(tree.sharding.spec) == split
+    specs = {
+        tuple(leaf.sharding.spec)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if "'q'" in (name := jax.tree_util.keystr(path)) and "lora_b" in name
+    }
+    assert specs == {(None, None, None, "model")}
 
 
 def test_more_devices_send_no_more_each(monkeypatch):
