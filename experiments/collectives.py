@@ -49,7 +49,11 @@ def traffic(program: str) -> Traffic:
     def of(name: str) -> Traffic:
         if name not in held:
             lines = computations[name]
-            held[name] = sum((line_of(line, lines) for line in lines), Traffic())
+            found = sum((line_of(line, lines) for line in lines), Traffic())
+            # A TPU does such a fusion, a sum of which each device keeps its part, as one that only
+            # scatters: half as far.
+            scattered = name.startswith("all-reduce-scatter")
+            held[name] = Traffic(found.payload_bytes, found.ring_bytes / (1 + scattered))
         return held[name]
 
     def line_of(line: str, beside: list[str]) -> Traffic:

@@ -81,6 +81,21 @@ def test_groups_are_read_where_the_devices_stand_in_another_order():
     assert traffic(LOOP.replace("'b'=1]", "'b'=1]" + order)) == traffic(LOOP)
 
 
+def test_a_sum_of_which_each_device_keeps_a_part_goes_once_around():
+    """As a TPU has it: a fusion of that name."""
+    program = """
+%all-reduce-scatter.1 (x: f32[8,256]) -> f32[1,256] {
+  %sum = f32[8,256]{1,0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  ROOT %part = f32[1,256]{1,0} dynamic-slice(%sum, %i, %zero), dynamic_slice_sizes={1,256}
+}
+
+ENTRY %main (y: f32[8,256]) -> f32[1,256] {
+  ROOT %f = f32[1,256]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    assert traffic(program) == Traffic(8192, 8192 * 7 / 8)
+
+
 @pytest.mark.parametrize("change", [("LT", "NE"), ("constant(0)", "constant(1)"), ("13", "x")])
 def test_a_loop_without_a_count_is_refused(change):
     """Whatever it sends would be counted wrong."""
