@@ -231,8 +231,10 @@ def _write(results: dict[str, dict]) -> None:
 
 def main() -> None:
     """Measures what is not there yet or of another program, writes the result file and the page."""
-    results = json.loads(RESULT.read_text())["results"] if RESULT.exists() else {}
-    for plan in (*ASKED, *SHARED, *SIZES):
+    held = json.loads(RESULT.read_text())["results"] if RESULT.exists() else {}
+    plans = (*ASKED, *SHARED, *SIZES)
+    results = {plan.name: held[plan.name] for plan in plans if plan.name in held}
+    for plan in plans:
         results[plan.name] = measure(plan, results.get(plan.name))
         print(plan.name, json.dumps(results[plan.name]), flush=True)
         _write(results)
