@@ -35,13 +35,15 @@ def blind_answers(asked: Sequence[Instruction], known: Sequence[Instruction]) ->
         raise ValueError("there is no training instruction to answer from")
     answers: dict[int, str] = {}
     for alike in _ALIKE:
-        open_ = {i: alike(item) for i, item in enumerate(asked) if i not in answers}
-        pools: dict[Hashable, list[str]] = {key: [] for key in open_.values()}
-        for item in known if pools else ():
+        left = {i: alike(item) for i, item in enumerate(asked) if i not in answers}
+        if not left:
+            break
+        pools: dict[Hashable, list[str]] = {key: [] for key in left.values()}
+        for item in known:
             if (pool := pools.get(alike(item))) is not None:
                 pool.append(item.answer)
         found = {key: commonest(pool) for key, pool in pools.items() if pool}
-        answers |= {i: found[key] for i, key in open_.items() if key in found}
+        answers |= {i: found[key] for i, key in left.items() if key in found}
     return [answers[i] for i in range(len(asked))]
 
 

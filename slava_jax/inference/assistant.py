@@ -114,8 +114,8 @@ class Assistant:
     ) -> np.ndarray:
         """float32[B, M]: sum of log p over each candidate answer and `<EOS>` (docs/paper.md)."""
         arrays = self._candidates(tuple(candidates))
-        rank, logits = self._rank(rank), len(memory.values) * arrays[0].shape[1]
-        at_once = max(1, _LOGITS_AT_ONCE // (logits * len(self.tokenizer)))
+        rank, tokens = self._rank(rank), len(memory.values) * arrays[0].shape[1]
+        at_once = max(1, _LOGITS_AT_ONCE // (tokens * len(self.tokenizer)))
         scores = [
             decode.answer_log_probs(
                 self.model, self.variables, memory, rank, *(a[i : i + at_once] for a in arrays)
