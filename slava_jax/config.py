@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.instructions import IMAGE_TOKEN
-from slava_jax.data.micrographs import SMALLEST
+from slava_jax.data.scenes_geometry import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
 from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
 

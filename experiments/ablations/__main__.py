@@ -10,7 +10,10 @@ is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged 
 """
 
 import argparse
+import itertools
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -174,10 +177,11 @@ def main() -> None:
     parser.add_argument("--decoders", nargs="*", default=list(DECODERS), choices=DECODERS)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     asked = parser.parse_args()
-    for seed in asked.seeds:
-        for decoder in asked.decoders:
-            for variant in asked.variants:
-                do(seed, decoder, variant)
+    # Each in a process of its own: compiled programs and images of one run are more than 1 GB.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as one:
+        for run_asked in itertools.product(asked.seeds, asked.decoders, asked.variants):
+            one.submit(do, *run_asked).result()
     found = summary(results.read(RESULTS))
     write_atomically(DOCS / "ablations.md", page(found))
     plot(found, DOCS / "ablations.svg")

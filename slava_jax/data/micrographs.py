@@ -11,10 +11,8 @@ import numpy as np
 from slava_jax.data import detector
 from slava_jax.data.records import CATEGORIES, GroundTruth, SizeDistribution
 from slava_jax.data.scenes import draw_scene
-from slava_jax.data.scenes_geometry import Canvas
+from slava_jax.data.scenes_geometry import SMALLEST, Canvas
 from slava_jax.data.scenes_measure import Scene
-
-SMALLEST = 64  # pixels; below it neither scene nor bar can be drawn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 WIDTH = 256.0  # units across the picture
+SMALLEST = 64  # pixels a side; below it neither scene nor data bar can be drawn
 FAR = np.float32(-1e6)
 
 
