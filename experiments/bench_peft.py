@@ -8,7 +8,8 @@ loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA
 float32, without dropout (its default); ours with K = 4 experts, dynamic rank and dropout, as `main`
 trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 activations; and
 each of the three with the adapters removed and one embedding row trained, for what adapters cost.
-Ours have their memory in large pages, as in `main` (slava_jax/pages.py); PEFT's LoRA both ways.
+Ours have their memory in large pages, and give it back behind a compilation, as in `main`
+(slava_jax/pages.py); PEFT's LoRA runs with large pages and without.
 Every repetition is a process of its own, in turn, so that its peak resident memory is its own, and
 imports nothing but what it steps: PEFT's has no JAX in it, ours no torch. Writes
 `experiments/bench_peft.json` and its table in docs/scale.md.
@@ -123,7 +124,9 @@ def our_step(name: str):
     from experiments.random_llama import random_weights
     from slava_jax.models.llama import LlamaConfig, LlamaMode
     from slava_jax.nn.adapters import AdapterConfig
+    from slava_jax.pages import trim_after_compiling
 
+    trim_after_compiling()
     form = name.removesuffix(BARE.format(""))
     quantized, int8_activations = OURS[form]
     adapter = AdapterConfig() if form == name else None

@@ -9,7 +9,7 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from slava_jax.pages import use_large_pages
+from slava_jax.pages import trim_after_compiling, use_large_pages
 
 _STARTED = time.monotonic()  # before jax and all else is loaded, which takes seconds
 
@@ -33,6 +33,7 @@ def main(_) -> None:
     try:
         if _DISTRIBUTED.value:
             hosts.join()
+        trim_after_compiling()
         run(_CONFIG.value, _WORKDIR.value, _STARTED)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")

@@ -1,9 +1,12 @@
-"""The memory of a program in large pages, where Linux has them for the asking."""
+"""The memory of a program: in large pages, and given back behind a compilation. On Linux."""
 
+import ctypes
 import os
 import sys
 
 _VARIABLE = "GLIBC_TUNABLES"
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event for it
+_LONG = 1.0  # seconds; a shorter compilation leaves little behind
 
 
 def use_large_pages() -> None:
@@ -17,3 +20,21 @@ def use_large_pages() -> None:
     if sys.platform == "linux" and _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def trim_after_compiling() -> None:
+    """From now on what a long compilation has left free goes back to the system at its end.
+
+    The compiler frees hundreds of MB, which glibc keeps in pieces that no array of a step fits
+    into: the step's memory would come on top of them. Another C library has no such call.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is None:
+        return
+    import jax.monitoring  # not above: a program loads this module before it starts again
+
+    def after(event: str, seconds: float, **_) -> None:
+        if event == _COMPILED and seconds > _LONG:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(after)

@@ -1,4 +1,4 @@
-"""Memory in large pages."""
+"""Memory in large pages, and given back behind a compilation."""
 
 import os
 import subprocess
@@ -16,6 +16,23 @@ import numpy as np
 held = np.ones(2**26, np.uint8)
 rollup = dict(line.split(":") for line in open("/proc/self/smaps_rollup") if "kB" in line)
 print(os.environ["GLIBC_TUNABLES"], sys.argv[1], rollup["AnonHugePages"].split()[0])
+"""
+COMPILATION = """
+import sys
+from slava_jax.pages import trim_after_compiling
+if sys.argv[1] == "trim":
+    trim_after_compiling()
+import jax
+
+def long(x):
+    for i in range(40):
+        x = jax.numpy.tanh(x @ x + i) * x[i % 8]
+    return x.sum()
+
+x = jax.numpy.ones((8, 8))
+jax.jit(jax.grad(long)).lower(x).compile()
+status = dict(line.split(":") for line in open("/proc/self/status") if "kB" in line)
+print(status["RssAnon"].split()[0])
 """
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="large pages are Linux's")
@@ -42,3 +59,12 @@ def test_a_setting_of_the_users_own_is_left_alone():
     *starts, last = printed(GLIBC_TUNABLES="glibc.malloc.check=0")
     assert starts == ["started"]
     assert last.startswith("glibc.malloc.check=0 an argument")
+
+
+def test_what_a_compilation_leaves_free_is_given_back():
+    held = {}
+    for argument in ("keep", "trim"):
+        command = [sys.executable, "-c", COMPILATION, argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        held[argument] = int(done.stdout) / 1024
+    assert held["trim"] < held["keep"] - 20, held  # MiB

@@ -10,12 +10,10 @@ is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged 
 """
 
 import argparse
-import itertools
-import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -76,6 +74,7 @@ def do(seed: int, decoder: str, variant: str) -> None:
     metrics = run(config, workdir)
     kept = {metric: metrics[metric] for metric in KEPT}
     results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
+    jax.clear_caches()  # a run's compiled programs are more than 1 GB
 
 
 def name_of(seed: int, decoder: str, variant: str) -> str:
@@ -177,11 +176,10 @@ def main() -> None:
     parser.add_argument("--decoders", nargs="*", default=list(DECODERS), choices=DECODERS)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     asked = parser.parse_args()
-    # Each in a process of its own: compiled programs and images of one run are more than 1 GB.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as one:
-        for run_asked in itertools.product(asked.seeds, asked.decoders, asked.variants):
-            one.submit(do, *run_asked).result()
+    for seed in asked.seeds:
+        for decoder in asked.decoders:
+            for variant in asked.variants:
+                do(seed, decoder, variant)
     found = summary(results.read(RESULTS))
     write_atomically(DOCS / "ablations.md", page(found))
     plot(found, DOCS / "ablations.svg")
