@@ -12,7 +12,7 @@ Ours have their memory in large pages, and give it back behind a compilation, as
 (slava_jax/pages.py); PEFT's LoRA runs with large pages and without.
 Every repetition is a process of its own, in turn, so that its peak resident memory is its own, and
 imports nothing but what it steps: PEFT's has no JAX in it, ours no torch. Writes
-`experiments/bench_peft.json` and its table in docs/scale.md.
+`experiments/bench_peft.json`, by processor, and its tables in docs/scale.md.
 """
 
 import argparse
@@ -209,8 +209,25 @@ def summary(found: dict[str, list[dict]]) -> dict:
     return {"rows": rows, "aims": AIMS, "reached": reached}
 
 
-def shown(rows: dict[str, dict]) -> str:
-    """The table of docs/scale.md."""
+def int8_instructions() -> list[str]:
+    """Those of this processor that sum products of int8, of which its speed at them depends."""
+    known = {"amx_int8", "avx512_vnni", "avx_vnni"}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return sorted(known & set(flags.split()))
+
+
+def shown(found: dict[str, dict]) -> str:
+    """The tables of docs/scale.md, one for each processor."""
+    parts = []
+    for processor, result in found.items():
+        instructions = ", ".join(result["int8_instructions"]) or "none"
+        parts.append(f"**{processor}**, int8 instructions: {instructions}")
+        parts.append(_table(result["rows"]))
+    return "\n\n".join(parts)
+
+
+def _table(rows: dict[str, dict]) -> str:
     from experiments.readme_results import table
 
     header = ("", "tokens/s", "peak GiB", "speed of PEFT", "memory of PEFT", "time of no adapters")
@@ -239,11 +256,12 @@ def main() -> None:
     import torch
     import transformers
 
+    from experiments import results
     from experiments.readme_results import replaced
     from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
     result = {
-        "question": __doc__.splitlines()[0],
         "batch": [BATCH, LENGTH],
         "threads": THREADS,
         "repetitions": REPETITIONS,
@@ -251,16 +269,14 @@ def main() -> None:
         "seed": 0,
         **summary(measure()),
         "matmul_gflops": round(machine_metrics()["run.matmul_gflops"], 1),
-        "environment": {
-            **environment(),
-            **{m.__name__: m.__version__ for m in (torch, transformers, peft)},
-        },
+        "int8_instructions": int8_instructions(),
+        "environment": {**environment(), **versions},
     }
-    write_atomically(RESULT, json.dumps(result, indent=1) + "\n")
-    page = replaced(PAGE.read_text(encoding="utf-8"), shown(result["rows"]), *MARKERS)
-    write_atomically(PAGE, page)
+    results.add(RESULT, result["environment"]["processor"], result)
+    tables = shown(results.read(RESULT))
+    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), tables, *MARKERS))
     shutil.rmtree(PARTS)  # the next run is a new one
-    print(shown(result["rows"]))
+    print(tables)
 
 
 if __name__ == "__main__":

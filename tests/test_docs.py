@@ -20,7 +20,7 @@ def result(module) -> dict:
     ("page", "made"),
     [
         ("docs/scale.md", lambda: bench_gpu.tables(result(bench_gpu)["rows"])),
-        ("docs/scale.md", lambda: bench_peft.shown(result(bench_peft)["rows"])),
+        ("docs/scale.md", lambda: bench_peft.shown(result(bench_peft))),
         ("docs/scale.md", lambda: kept_bytes.results(result(kept_bytes)["bytes"])),
         ("docs/scale.md", lambda: plan_tpu.tables(result(plan_tpu)["results"])),
         (
