@@ -117,8 +117,9 @@ def page(found: dict) -> str:
         "# What carries the quickstart",
         "Written by `python -m experiments.ablations`; ± is the standard deviation over seeds. "
         "*nats a token* is the answer loss of class and VQA questions, *rank N* that of the VQA "
-        "questions alone, with the adapters cut to N. All of a seed start from the same vision "
-        "classifier.",
+        "questions alone, with the adapters cut to N. The variants of a seed start from one vision "
+        "classifier, which was trained anew where they were run on another machine (its top-1 and "
+        "the processor are in the result file).",
         "![Answer loss of every variant](ablations.svg)",
     ]
     for decoder, variants in found.items():
