@@ -195,9 +195,9 @@ def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
         weights = gates(jnp.dot(seen.astype(jnp.float32), router), a.top_k)
     if key is not None:
         h = dropout(h, a.dropout, key, call.example_id)
-    h = h * (jnp.arange(a.r_max) < call.rank).astype(h.dtype)
+    # Scaled here, R wide, and not behind the product, where it were D_out wide, and back.
+    scale = jnp.where(jnp.arange(a.r_max) < call.rank, a.alpha / call.rank.astype(jnp.float32), 0)
+    h = (h.astype(jnp.float32) * scale).astype(h.dtype)
     if weights is not None:
         h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
-    scale = a.alpha / call.rank.astype(jnp.float32)
-    update = jnp.dot(h, lora_b.reshape(-1, lora_b.shape[-1]).astype(h.dtype))
-    return (update.astype(jnp.float32) * scale).astype(h.dtype), weights
+    return jnp.dot(h, lora_b.reshape(-1, lora_b.shape[-1]).astype(h.dtype)), weights
