@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import bench_gpu, bench_peft, elpv_table, kept_bytes, plan_tpu, results
+from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.tables import __main__ as tables
 from experiments.tables.specs import HEADLINES
@@ -28,8 +29,9 @@ def result(module) -> dict:
             lambda: elpv_table.results(results.read(elpv_table.RESULTS / "summary.json")),
         ),
         ("docs/claims.md", lambda: claims.page(results.read(claims.RESULTS))),
+        ("docs/ablations.md", lambda: ablations.tables(results.read(ablations.RESULTS))),
     ],
-    ids=["bench_gpu", "bench_peft", "kept_bytes", "plan_tpu", "elpv", "claims"],
+    ids=["bench_gpu", "bench_peft", "kept_bytes", "plan_tpu", "elpv", "claims", "ablations"],
 )
 def test_a_table_is_that_of_its_result_file(page, made):
     assert made().strip() in (ROOT / page).read_text(encoding="utf-8")

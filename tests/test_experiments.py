@@ -69,34 +69,43 @@ def ablated(seeds=(0, 1), left_out=()):
 
 
 def test_ablations_are_a_mean_over_seeds_and_their_spread():
-    found = ablations.summary(ablated())
-    assert list(found) == list(ablations.DECODERS)
-    assert list(found["llama"]) == list(ablations.VARIANTS)
-    mean, deviation, seeds = found["llama"]["one expert"]["classification.top1"]
+    of_two, of_three = ablated(), ablated(seeds=(0, 1, 2))
+    mean, deviation, seeds = ablations.spreads(of_two, "llama", "one expert")["classification.top1"]
     assert (mean, seeds) == (2.25, 2) and deviation == pytest.approx(0.354, abs=1e-3)
-    page = ablations.page(found)
-    cells = " | ".join(["2.250 ± 0.354"] * 9)
-    assert page.count(f"| one expert | 2 | {cells} |") == 2
-    third = ablations.summary(ablated(seeds=(0, 1, 2)))
-    assert third["llama"]["full"]["classification.top1"] == [0.5, 0.5, 3]
+    top1 = ablations.spreads(of_three, "llama", "full")["classification.top1"]
+    assert top1 == [0.5, 0.5, 3]
+    spread = "2.250 ± 0.354"
+    cells = " | ".join([spread, "+2.0000 ± 0.0000", *[spread] * 8])  # the difference is by seed
+    assert ablations.tables(of_two).count(f"| one expert | 2 | {cells} |") == 2
 
 
 def test_an_ablation_of_one_seed_has_no_spread():
-    page = ablations.page(ablations.summary(ablated(seeds=(1,))))
-    assert "| full | 1 | 0.500 | 0.500 |" in page
+    assert "| full | 1 | 0.500 |  | 0.500 |" in ablations.tables(ablated(seeds=(1,)))
+
+
+def test_a_difference_is_to_the_same_seed_where_both_were_run():
+    found = ablated()
+    del found[ablations.name_of(1, "llama", "full")]
+    assert ablations.differences(found, "llama", "fixed rank") == {0: 4}
+    assert ablations.differences(found, "transformer", "fixed rank") == {0: 4, 1: 4}
+    tables = ablations.tables(found)
+    assert "| fixed rank | 2 | 4.250 ± 0.354 | +4.0000 | 4.250 ± 0.354 |" in tables
 
 
 def test_a_variant_stands_in_its_own_line_of_the_plot_whatever_was_run(tmp_path):
-    found = ablated(left_out=[("llama", "two experts"), ("llama", "full")])
-    figure = ablations.plot(ablations.summary(found), tmp_path / "plot.svg")
+    found = ablated(seeds=(0, 1, 2))
+    del found[ablations.name_of(0, "llama", "two experts")]
+    del found[ablations.name_of(1, "llama", "full")]
+    figure = ablations.plot(found, tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").stat().st_size > 1000
-    names = list(ablations.VARIANTS)
+    names = ["every B at zero", *list(ablations.VARIANTS)[1:]]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # of both decoders
-    for axes, count in zip(figure.axes, (7, 5), strict=True):
-        for points in axes.lines:
-            assert len(points.get_xdata()) == count
+    for axes, counts in zip(figure.axes, ((7, 7, 7), (6, 0, 7)), strict=True):
+        _, *seeds = axes.lines  # the first is the line of `full`
+        assert tuple(len(points.get_xdata()) for points in seeds) == counts
+        for points in seeds:
             for x, y in zip(points.get_xdata(), points.get_ydata(), strict=True):
-                assert labels[y] == names[round(x - 0.25)]
+                assert labels[y] == names[round(x)]
 
 
 def test_claims_are_a_table_each():

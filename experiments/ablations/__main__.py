@@ -6,7 +6,7 @@
 The vision and the language stage of configs/quickstart.py are run once a seed and shared; every
 variant is an assistant stage of its own on top of them, on the same images and instructions. Each
 is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged images. Writes
-`experiments/ablations/results.json`, and docs/ablations.md with docs/ablations.svg.
+`experiments/ablations/results.json`, the tables of docs/ablations.md, and docs/ablations.svg.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from matplotlib.figure import Figure
 
 from configs.quickstart import get_config
 from experiments import results
-from experiments.readme_results import table
+from experiments.readme_results import replaced, table
 from slava_jax.pages import use_large_pages
 from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
 RESULTS = Path(__file__).with_name("results.json")
 RUNS = Path("runs/ablations")
-DOCS = Path(__file__).parents[2] / "docs"
+PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
+MARKERS = ("<!-- ablations:begin -->", "<!-- ablations:end -->")
 SEEDS, DECODERS, RANKS = (0, 1, 2), ("transformer", "llama"), (4, 8, 12, 16)
 # What each variant changes; `full` is the paper's method as the quickstart has it.
 VARIANTS = {
@@ -39,10 +40,11 @@ VARIANTS = {
     "no rank normalisation": {"adapter.rank_normalisation": False},
     "embedding table": {"text_encoder": "embeddings"},
 }
+LOSS = "lm.nats_per_token"
 KEPT = (
-    "classification.top1", "classification.macro_f1", "classification_zero_b.top1",
-    "classification_shuffled.top1", "classification_vit.top1", "lm.nats_per_token",
-    "lm.nats_per_token_zero_b", "itm.auc_class_question", "run.seconds.assistant",
+    LOSS, "lm.nats_per_token_zero_b", "classification.top1", "classification.macro_f1",
+    "classification_zero_b.top1", "classification_shuffled.top1", "classification_vit.top1",
+    "itm.auc_class_question", "run.seconds.assistant",
     *(f"rank_{rank}.{score}" for rank in RANKS for score in ("top1", "nats_per_token")),
 )  # fmt: skip
 
@@ -82,17 +84,29 @@ def name_of(seed: int, decoder: str, variant: str) -> str:
     return f"seed{seed}-{decoder}-{variant}"
 
 
-def summary(found: Mapping[str, dict]) -> dict:
-    """{decoder: {variant: {metric: [mean, standard deviation, n]}}} over the seeds there are."""
-    out: dict[str, dict] = {}
-    for decoder in DECODERS:
-        for variant in VARIANTS:
-            names = [name_of(seed, decoder, variant) for seed in SEEDS]
-            held = [found[name]["metrics"] for name in names if name in found]
-            if held:
-                out.setdefault(decoder, {})[variant] = {
-                    key: _spread([metrics[key] for metrics in held]) for key in held[0]
-                }
+def spreads(found: Mapping[str, dict], decoder: str, variant: str) -> dict[str, list[float]]:
+    """{metric: [mean, standard deviation, n]} over the seeds there are; {} if there is none.
+
+    `minus full` is the answer loss minus that of `full`, seed by seed.
+    """
+    names = [name_of(seed, decoder, variant) for seed in SEEDS]
+    held = [found[name]["metrics"] for name in names if name in found]
+    values = {key: [metrics[key] for metrics in held] for key in held[0]} if held else {}
+    if variant != "full":
+        values["minus full"] = list(differences(found, decoder, variant).values())
+    return {key: _spread(of_seeds) for key, of_seeds in values.items() if of_seeds}
+
+
+def differences(
+    found: Mapping[str, dict], decoder: str, variant: str, metric: str = LOSS
+) -> dict[int, float]:
+    """{seed: a variant's metric minus the answer loss of `full`}, where both were run."""
+    out = {}
+    for seed in SEEDS:
+        names = name_of(seed, decoder, variant), name_of(seed, decoder, "full")
+        if all(name in found for name in names):
+            one, full = (found[name]["metrics"] for name in names)
+            out[seed] = one[metric] - full[LOSS]
     return out
 
 
@@ -102,70 +116,63 @@ def _spread(values: list[float]) -> list[float]:
 
 
 _COLUMNS = (
-    ("top-1", "classification.top1"),
-    ("with every B at zero", "classification_zero_b.top1"),
-    ("nats a token", "lm.nats_per_token"),
+    ("nats a token", LOSS),
+    ("minus `full`", "minus full"),
     ("B at zero", "lm.nats_per_token_zero_b"),
     *((f"rank {rank}", f"rank_{rank}.nats_per_token") for rank in RANKS),
+    ("top-1", "classification.top1"),
+    ("B at zero", "classification_zero_b.top1"),
     ("match AUC", "itm.auc_class_question"),
 )
 
 
-def page(found: dict) -> str:
-    """Markdown: a table a decoder, and the plot."""
-    parts = [
-        "# What carries the quickstart",
-        "Written by `python -m experiments.ablations`; ± is the standard deviation over seeds. "
-        "*nats a token* is the answer loss of class and VQA questions, *rank N* that of the VQA "
-        "questions alone, with the adapters cut to N. The variants of a seed start from one vision "
-        "classifier, which was trained anew where they were run on another machine (its top-1 and "
-        "the processor are in the result file).",
-        "![Answer loss of every variant](ablations.svg)",
-    ]
-    for decoder, variants in found.items():
-        rows = [
-            (
-                name,
-                str(next(iter(held.values()))[2]),
-                *(_cell(held[key]) for _, key in _COLUMNS),
-            )
-            for name, held in variants.items()
-        ]
-        header = ("variant", "seeds", *(label for label, _ in _COLUMNS))
-        parts += [f"## Decoder `{decoder}`", table(header, rows)]
-    return "\n\n".join(parts) + "\n"
+def tables(found: Mapping[str, dict]) -> str:
+    """Markdown: a table a decoder."""
+    parts = []
+    for decoder in DECODERS:
+        rows = []
+        for variant in VARIANTS:
+            held = spreads(found, decoder, variant)
+            if held:
+                cells = (_cell(held.get(key), key) for _, key in _COLUMNS)
+                rows.append((variant, str(held["classification.top1"][2]), *cells))
+        if rows:
+            header = ("variant", "seeds", *(label for label, _ in _COLUMNS))
+            parts += [f"## Decoder `{decoder}`", table(header, rows)]
+    return "\n\n".join(parts)
 
 
-def _cell(spread: list[float]) -> str:
+def _cell(spread: list[float] | None, key: str) -> str:
+    if spread is None:
+        return ""
     mean, deviation, seeds = spread
-    return f"{mean:.3f}" + (f" ± {deviation:.3f}" if seeds > 1 else "")
+    digits, sign = (4, "+") if key == "minus full" else (3, "")
+    return f"{mean:{sign}.{digits}f}" + (f" ± {deviation:.{digits}f}" if seeds > 1 else "")
 
 
-def plot(found: dict, place: Path) -> Figure:
-    """Answer loss of each variant, with its adapters and with every B at zero, by decoder.
-
-    A variant stands in the same line for every decoder, whether it was run with it or not.
-    """
-    lines = {name: line for line, name in enumerate(reversed(VARIANTS))}
+def plot(found: Mapping[str, dict], place: Path) -> Figure:
+    """What each variant adds to the answer loss of `full` on the same seed: a mark a seed."""
+    rows = {"every B at zero": ("full", "lm.nats_per_token_zero_b")}
+    rows |= {variant: (variant, LOSS) for variant in VARIANTS if variant != "full"}
     with matplotlib.rc_context({"svg.hashsalt": "ablations", "font.size": 9}):
-        figure = Figure(figsize=(9, 0.5 + 0.4 * len(VARIANTS)), layout="constrained")
-        for axes, (decoder, variants) in zip(
-            figure.subplots(1, len(found), sharey=True, squeeze=False)[0],
-            found.items(),
-            strict=True,
-        ):
-            for key, label, mark in (
-                ("lm.nats_per_token_zero_b", "every B at zero", "x"),
-                ("lm.nats_per_token", "trained", "o"),
-            ):
-                means, deviations, _ = zip(*(held[key] for held in variants.values()), strict=True)
-                places = [lines[name] for name in variants]
-                axes.errorbar(means, places, xerr=deviations, fmt=mark, label=label)
-            axes.set_yticks(range(len(lines)), list(lines))
+        figure = Figure(figsize=(9, 0.9 + 0.35 * len(rows)), layout="constrained")
+        every = figure.subplots(1, len(DECODERS), sharey=True)
+        for axes, decoder in zip(every, DECODERS, strict=True):
+            axes.axvline(0, color="0.6", linewidth=1)
+            points = {
+                name: differences(found, decoder, *row) for name, row in reversed(rows.items())
+            }
+            for seed, mark in zip(SEEDS, "os^", strict=True):
+                places = [line for line, by_seed in enumerate(points.values()) if seed in by_seed]
+                values = [by_seed[seed] for by_seed in points.values() if seed in by_seed]
+                axes.plot(values, places, mark, label=f"seed {seed}", alpha=0.8)
+            axes.set_yticks(range(len(points)), list(points))
             axes.set_title(f"decoder {decoder}")
-            axes.set_xlabel("answer loss, nats a token")
+            axes.set_xlabel("answer loss minus that of full, nats a token")
             axes.grid(axis="x", alpha=0.3)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figure.legend(
+            *every[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SEEDS)
+        )
         figure.savefig(place, metadata={"Date": None})
     return figure
 
@@ -181,9 +188,9 @@ def main() -> None:
         for decoder in asked.decoders:
             for variant in asked.variants:
                 do(seed, decoder, variant)
-    found = summary(results.read(RESULTS))
-    write_atomically(DOCS / "ablations.md", page(found))
-    plot(found, DOCS / "ablations.svg")
+    found = results.read(RESULTS)
+    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), tables(found), *MARKERS))
+    plot(found, PAGE.with_suffix(".svg"))
 
 
 if __name__ == "__main__":
