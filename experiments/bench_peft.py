@@ -1,7 +1,7 @@
 """A training step beside transformers + peft, on the same CPU: tokens a second and peak memory.
 
     make reference
-    python -m experiments.bench_peft      # 17 minutes on two idle cores; killed, it goes on
+    python -m experiments.bench_peft      # 25 minutes on two idle cores, 13 GB; killed, it goes on
 
 SmolLM2-135M's shape with random weights, as a plain language model with its tied head: next-token
 loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA and LoRA-FA in
@@ -10,12 +10,15 @@ trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 
 each of the three with the adapters removed and one embedding row trained, for what adapters cost.
 Ours have their memory in large pages, and give it back behind a compilation, as in `main`
 (slava_jax/pages.py); PEFT's LoRA runs with large pages and without.
-Every repetition is a process of its own, in turn, so that its peak resident memory is its own, and
-imports nothing but what it steps: PEFT's has no JAX in it, ours no torch. Writes
-`experiments/bench_peft.json`, by processor, and its tables in docs/scale.md.
+Each is a process of its own, so that its peak resident memory is its own, and imports nothing but
+what it steps: PEFT's has no JAX in it, ours no torch. The processes of a repetition step in turn,
+one at a time, and a ratio is that of two steps of one turn: a machine that is shared with others
+drifts by more than the differences sought. Writes `experiments/bench_peft.json`, by processor, and
+its tables in docs/scale.md.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -48,8 +51,10 @@ SHAPE = {
 OURS = {"float32": (False, False), "int8": (True, False), "int8 x int8": (True, True)}
 BARE = "{}, no adapters"
 PAGES = "peft LoRA, large pages"
-NAMES = ("peft LoRA", PAGES, "peft LoRA-FA", *OURS, *map(BARE.format, OURS))
-WARM, TIMED, REPETITIONS, THREADS = 2, 4, 5, 2
+# In the order of their turns: beside each of ours the one without adapters.
+PAIRS = [name for form in OURS for name in (form, BARE.format(form))]
+NAMES = ("peft LoRA", PAGES, "peft LoRA-FA", *PAIRS)
+WARM, TURNS, REPETITIONS, THREADS = 2, 6, 5, 2
 AIMS = {"speed": 1.4, "memory": 0.6, "adapters": 1.10}
 
 
@@ -135,43 +140,75 @@ def our_step(name: str):
     return stepper(model, random_weights(shapes_of(model, batch)), batch)
 
 
-def one(name: str) -> dict:
-    """One repetition, in this process: seconds of each timed step, peak memory, losses."""
+def one(name: str) -> None:
+    """One repetition, in this process: a timed step for each line of stdin, a line of JSON each.
+
+    The line holds the step's seconds, its loss, and the peak of resident memory in GiB so far.
+    """
     # Both sides the same cores; JAX has no setting of its own for the number of threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     step = peft_step(name) if name.startswith("peft") else our_step(name)
     stranger = "jax" if name.startswith("peft") else "torch"
     if stranger in sys.modules:
         raise RuntimeError(f"{name}: its process holds {stranger}, which would count as its memory")
-    losses = [float(step()) for _ in range(WARM)]
-    seconds = []
-    for _ in range(TIMED):
+    for _ in range(WARM):
+        float(step())
+    print("warm", flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
-        losses.append(float(step()))
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": seconds, "peak_gib": peak, "losses": losses}
+        loss = float(step())
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "loss": loss, "peak_gib": peak}), flush=True)
 
 
-def measure() -> dict[str, list[dict]]:
-    """All repetitions by name; those that are there already are not repeated."""
+def repetition() -> dict[str, list[dict]]:
+    """The steps of every name, turn by turn."""
+    found: dict[str, list[dict]] = {name: [] for name in NAMES}
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(_started(name)) for name in NAMES}
+        for turn in range(TURNS):
+            # There and back, so that no one gains by what changes steadily.
+            for name in NAMES if turn % 2 == 0 else reversed(NAMES):
+                running[name].stdin.write("\n")
+                running[name].stdin.flush()
+                found[name].append(json.loads(_answer(name, running[name])))
+    return found
+
+
+@contextlib.contextmanager
+def _started(name: str):
+    """The warm process of a name; it ends with the block."""
+    command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=_environment(name), **pipes) as process:
+        try:
+            while _answer(name, process) != "warm\n":
+                pass  # What a library prints.
+            yield process
+        finally:
+            process.kill()
+
+
+def _answer(name: str, process) -> str:
+    line = process.stdout.readline()
+    if not line:
+        sys.exit(f"{name}: its process ended; what it said stands above")
+    return line
+
+
+def measure() -> list[dict[str, list[dict]]]:
+    """All repetitions; one that is there already is not repeated."""
     from slava_jax.train.workdir import write_atomically
 
     PARTS.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[dict]] = {name: [] for name in NAMES}
-    for repetition in range(REPETITIONS):
-        for name in NAMES:
-            path = PARTS / f"{name.replace(' ', '_')}-{repetition}.json"
-            if not path.exists():
-                command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
-                done = subprocess.run(
-                    command, capture_output=True, text=True, check=False, env=_environment(name)
-                )
-                if done.returncode:
-                    sys.exit(f"{name}: failed\n{done.stderr}")
-                write_atomically(path, done.stdout.splitlines()[-1])
-            found[name].append(json.loads(path.read_text()))
-            print(name, found[name][-1], flush=True)
+    found = []
+    for number in range(REPETITIONS):
+        path = PARTS / f"{number}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(repetition()))
+        found.append(json.loads(path.read_text()))
+        print(path, summary(found[-1:])["rows"], flush=True)
     return found
 
 
@@ -182,24 +219,28 @@ def _environment(name: str) -> dict[str, str]:
     return kept if small else {**kept, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def summary(found: dict[str, list[dict]]) -> dict:
-    """Medians over the repetitions, and the ratios that the aims speak of."""
+def summary(found: list[dict[str, list[dict]]]) -> dict:
+    """Medians over the turns of all repetitions, and the ratios that the aims speak of."""
+    steps = {name: [step for part in found for step in part[name]] for name in NAMES}
+    seconds = {name: [step["seconds"] for step in steps[name]] for name in NAMES}
+    memory = {n: statistics.median(part[n][-1]["peak_gib"] for part in found) for n in NAMES}
+
+    def ratio(one, other):
+        turns = zip(seconds[one], seconds[other], strict=True)
+        return statistics.median(a / b for a, b in turns)
+
     rows = {}
-    for name, parts in found.items():
-        step = statistics.median(statistics.median(part["seconds"]) for part in parts)
+    for name in NAMES:
+        step = statistics.median(seconds[name])
         rows[name] = {
             "seconds_a_step": step,
             "tokens_a_second": BATCH * LENGTH / step,
-            "peak_gib": statistics.median(part["peak_gib"] for part in parts),
-            "first_loss": parts[0]["losses"][0],
+            "peak_gib": memory[name],
+            "speed_of_peft": ratio("peft LoRA", name),
+            "memory_of_peft": memory[name] / memory["peft LoRA"],
         }
-    base = rows["peft LoRA"]
-    for name, row in rows.items():
-        row["speed_of_peft"] = base["seconds_a_step"] / row["seconds_a_step"]
-        row["memory_of_peft"] = row["peak_gib"] / base["peak_gib"]
         if name in OURS:
-            bare = rows[BARE.format(name)]["seconds_a_step"]
-            row["time_of_no_adapters"] = row["seconds_a_step"] / bare
+            rows[name]["time_of_no_adapters"] = ratio(name, BARE.format(name))
     best = rows["int8 x int8"]
     reached = {
         "speed": best["speed_of_peft"] >= AIMS["speed"],
@@ -250,7 +291,7 @@ def main() -> None:
     parser.add_argument("--one", choices=NAMES)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(one(asked.one)))
+        one(asked.one)
         return
     import peft
     import torch
@@ -265,7 +306,7 @@ def main() -> None:
         "batch": [BATCH, LENGTH],
         "threads": THREADS,
         "repetitions": REPETITIONS,
-        "timed_steps": TIMED,
+        "timed_steps": TURNS,
         "seed": 0,
         **summary(measure()),
         "matmul_gflops": round(machine_metrics()["run.matmul_gflops"], 1),
