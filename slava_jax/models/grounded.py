@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from slava_jax.models.llama import BlockCache, TextInputs, cross_attend, self_attend
+from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import MLP, Attention, RMSNorm
 from slava_jax.nn.stack import stack
 
@@ -66,8 +67,8 @@ class GroundedEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.text_projection = nn.Dense(self.config.width, dtype=self.dtype)
-        self.image_projection = nn.Dense(self.config.width, dtype=self.dtype)
+        self.text_projection = Linear(self.config.width, bias=True, dtype=self.dtype)
+        self.image_projection = Linear(self.config.width, bias=True, dtype=self.dtype)
         self.blocks = _blocks(self.config, self.config.encoder_layers, self.dtype)
         self.norm = RMSNorm()
         self.match = nn.Dense(1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from slava_jax.models.gradients import CELL, gradient_cells
+from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import ACTIVATIONS, MLP, Attention
 from slava_jax.nn.stack import stack
 
@@ -129,7 +130,7 @@ def _embed(module, images):
     if c.frontend == "gradients":
         x = gradient_cells(x)
     x = fold(x, x.shape[1] * c.patch // c.image_size)
-    x = nn.Dense(c.width, c.patch_bias, module.dtype, name="patch_embedding")(x)
+    x = Linear(c.width, c.patch_bias, dtype=module.dtype, name="patch_embedding")(x)
     x = x.reshape(B, -1, c.width)
     cls = module.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))
     x = jnp.concatenate([jnp.broadcast_to(cls, (B, 1, c.width)).astype(x.dtype), x], axis=1)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from slava_jax.nn.matmul import matmul
 from slava_jax.nn.quantized import int8_matmul
 from slava_jax.nn.stack import KEPT_OF_ADAPTERS
 
@@ -155,7 +156,7 @@ class Linear(nn.Module):
     def _base(self, x):
         shape, init = (x.shape[-1], self.features), self.kernel_init
         if not self.frozen:
-            return jnp.dot(x, self.param("kernel", init, shape).astype(self.dtype))
+            return matmul(x, self.param("kernel", init, shape))
         if not self.quantized:
             kernel = self.variable("frozen", "kernel", self._random(init), shape).value
             return jnp.dot(x, kernel.astype(self.dtype))
@@ -192,7 +193,7 @@ def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
     """(the update of all experts `[..., D_out]`, their gates `[..., K]` or `None`)."""
     weights = None
     if router is not None:
-        weights = gates(jnp.dot(seen.astype(jnp.float32), router), a.top_k)
+        weights = gates(matmul(seen.astype(jnp.float32), router), a.top_k)
     if key is not None:
         h = dropout(h, a.dropout, key, call.example_id)
     # Scaled here, R wide, and not behind the product, where it were D_out wide, and back.
@@ -200,4 +201,4 @@ def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
     h = (h.astype(jnp.float32) * scale).astype(h.dtype)
     if weights is not None:
         h = (weights[..., :, None].astype(h.dtype) * h[..., None, :]).reshape(*h.shape[:-1], -1)
-    return jnp.dot(h, lora_b.reshape(-1, lora_b.shape[-1]).astype(h.dtype)), weights
+    return matmul(h, lora_b.reshape(-1, lora_b.shape[-1])), weights

@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from slava_jax.nn.matmul import matmul
 from slava_jax.nn.quantized import int8_matmul
 
 
@@ -54,7 +55,7 @@ class Vocabulary:
         if self.tied:
             out = _rows(states, self.kernel)
         elif self.scale is None:
-            out = jnp.dot(states, self.kernel.astype(states.dtype))
+            out = matmul(states, self.kernel)
         else:
             # Weight-only always: which of thousands of tokens wins hangs on small differences.
             out = int8_matmul(states, self.kernel, self.scale)
@@ -63,7 +64,7 @@ class Vocabulary:
 
 
 def _rows(states, table):
-    return jnp.dot(states, table.T.astype(states.dtype))
+    return matmul(states, table.T)
 
 
 def token_nats(vocabulary: Vocabulary, states, targets, most: int | None = None):
