@@ -1,7 +1,7 @@
 """A training step beside transformers + peft, on the same CPU: tokens a second and peak memory.
 
     make reference
-    python -m experiments.bench_peft      # 25 minutes on two idle cores, 13 GB; killed, it goes on
+    python -m experiments.bench_peft      # half an hour, two idle cores, 13 GB; killed, it goes on
 
 SmolLM2-135M's shape with random weights, as a plain language model with its tied head: next-token
 loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA and LoRA-FA in
@@ -143,7 +143,7 @@ def our_step(name: str):
 def one(name: str) -> None:
     """One repetition, in this process: a timed step for each line of stdin, a line of JSON each.
 
-    The line holds the step's seconds, its loss, and the peak of resident memory in GiB so far.
+    The line holds the step's seconds, and the peak of resident memory in GiB so far.
     """
     # Both sides the same cores; JAX has no setting of its own for the number of threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
@@ -156,10 +156,10 @@ def one(name: str) -> None:
     print("warm", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        loss = float(step())
+        float(step())
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": seconds, "loss": loss, "peak_gib": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)
 
 
 def repetition() -> dict[str, list[dict]]:

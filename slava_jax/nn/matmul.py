@@ -7,7 +7,7 @@ def matmul(x, kernel):
     """`x @ kernel` in the dtype of x, for a kernel whose gradient is asked for.
 
     It has two axes whatever x has. With more, XLA on a CPU makes a transposed copy of dy for the
-    gradient of the kernel, and multiplies slower: two to three times the time in all.
+    gradient of the kernel, and multiplies slower: up to three times the time in all.
 
     Args:
       x: float[..., D_in]; kernel: float[D_in, D_out].
