@@ -1,13 +1,16 @@
 """The product with a trained kernel."""
 
+import jax
 import jax.numpy as jnp
 
 
+@jax.custom_vjp
 def matmul(x, kernel):
     """`x @ kernel` in the dtype of x, for a kernel whose gradient is asked for.
 
-    It has two axes whatever x has. With more, XLA on a CPU makes a transposed copy of dy for the
-    gradient of the kernel, and multiplies slower: up to three times the time in all.
+    The gradient of the kernel is `x^T dy`, not the transpose of `dy^T x` as JAX derives it: for
+    that XLA on a CPU copies dy transposed, and takes up to three times the time. Two axes on both
+    sides would do as well there, but a TPU's compiler plans 2 GiB more for the largest batches.
 
     Args:
       x: float[..., D_in]; kernel: float[D_in, D_out].
@@ -15,5 +18,18 @@ def matmul(x, kernel):
     Returns:
       float[..., D_out].
     """
-    y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    return jnp.dot(x, kernel.astype(x.dtype))
+
+
+def _forward(x, kernel):
+    return matmul(x, kernel), (x, kernel)
+
+
+def _backward(kept, dy):
+    x, kernel = kept
+    dx = jnp.dot(dy, kernel.astype(dy.dtype).T)
+    leading = tuple(range(x.ndim - 1))
+    return dx, jnp.tensordot(x, dy, (leading, leading)).astype(kernel.dtype)
+
+
+matmul.defvjp(_forward, _backward)
