@@ -69,7 +69,7 @@ def train_ours(name: str, tiny: bool) -> dict:
 
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
     from experiments.random_llama import multiplied
-    from slava_jax.models.llama import LlamaConfig, LlamaMode
+    from slava_jax.models.decoder import LlamaConfig, LlamaMode
     from slava_jax.nn.adapters import AdapterConfig
 
     remat, int8_activations = TRAINED[name]
@@ -202,7 +202,7 @@ def decode_ours(name: str, tiny: bool) -> dict:
 
     from experiments.random_llama import batch_shapes
     from slava_jax.inference.decode import generate
-    from slava_jax.models.llama import LlamaConfig
+    from slava_jax.models.decoder import LlamaConfig
     from slava_jax.models.presets import PAPER
     from slava_jax.models.slava import Memory, Slava
     from slava_jax.nn.adapters import AdapterCall, split_base

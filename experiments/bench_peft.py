@@ -127,7 +127,7 @@ def our_step(name: str):
     """The same of ours: the step that `main` runs."""
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
     from experiments.random_llama import random_weights
-    from slava_jax.models.llama import LlamaConfig, LlamaMode
+    from slava_jax.models.decoder import LlamaConfig, LlamaMode
     from slava_jax.nn.adapters import AdapterConfig
     from slava_jax.pages import trim_after_compiling
 

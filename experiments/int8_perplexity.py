@@ -24,7 +24,7 @@ import numpy as np
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.tokenizer import encode_texts
-from slava_jax.models.llama import LanguageModel, LlamaMode
+from slava_jax.models.decoder import LanguageModel, LlamaMode
 from slava_jax.train.workdir import environment
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.readme_results import replaced, table
-from slava_jax.models.llama import LlamaBlock, LlamaConfig, LlamaMode, TextInputs
+from slava_jax.models.decoder import LlamaBlock, LlamaConfig, LlamaMode, TextInputs
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined, split_base
 from slava_jax.nn.stack import REMAT, stack
 from slava_jax.train.workdir import environment, write_atomically

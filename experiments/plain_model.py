@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slava_jax.config import default_config
-from slava_jax.models.llama import Llama, LlamaConfig, LlamaMode, TextInputs
+from slava_jax.models.decoder import Llama, LlamaConfig, LlamaMode, TextInputs
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.vocabulary import summed_nats
 from slava_jax.train.optim import make_optimizer
@@ -38,7 +38,7 @@ class PlainModel(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class PlainObjective:
-    """See train/objectives.py."""
+    """See train/recipes.py."""
 
     model: PlainModel
 

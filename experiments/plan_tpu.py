@@ -30,9 +30,9 @@ from slava_jax.config import default_config
 from slava_jax.models.presets import PAPER
 from slava_jax.models.slava import Slava
 from slava_jax.nn.adapters import AdapterCall
-from slava_jax.train.objectives import Assistant
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh
+from slava_jax.train.recipes import Assistant
 from slava_jax.train.step import TrainState
 from slava_jax.train.workdir import environment, write_atomically
 

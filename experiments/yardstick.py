@@ -20,9 +20,9 @@ import numpy as np
 import scipy
 import sklearn
 
-from slava_jax.data.micrographs import draw
-from slava_jax.data.records import CATEGORIES
 from slava_jax.eval import yardstick
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.records import CATEGORIES
 
 BAND = (0.55, 0.80)  # the yardstick's top-1 must lie here
 BAR_LIMIT = 0.15  # and that of the data bar alone under this

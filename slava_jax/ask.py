@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from slava_jax.teacher.facts import supplement_text
+from slava_jax.synthetic.facts import supplement_text
 from slava_jax.teacher.procedural import DETAIL_REQUEST
 
 

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.instructions import IMAGE_TOKEN
-from slava_jax.data.scenes_geometry import SMALLEST
 from slava_jax.models.presets import PAPER, model_config
+from slava_jax.synthetic.scenes.geometry import SMALLEST
 from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
 
 STAGES = ("vision", "language", "assistant")

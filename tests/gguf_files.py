@@ -10,7 +10,7 @@ from reference_models import VOCABULARY, random_tensors, save_tiny_tokenizer
 
 from slava_jax.convert.llama import gguf_table
 from slava_jax.convert.rules import Row
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 
 CONFIG = LlamaConfig(VOCABULARY, 256, 2, 4, 2, 64, 256, norm_eps=1e-5)  # K-quants: blocks of 256
 KINDS = (

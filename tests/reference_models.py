@@ -15,7 +15,7 @@ from slava_jax.convert.pretrained import Pretrained, Source
 from slava_jax.convert.rules import Row
 from slava_jax.convert.vision import vit
 from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
-from slava_jax.models.llama import (
+from slava_jax.models.decoder import (
     BlockCache,
     LanguageModel,
     Llama,

@@ -14,7 +14,7 @@ from tiny_run import get_config
 
 from slava_jax import ask
 from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
-from slava_jax.teacher.facts import supplement_text
+from slava_jax.synthetic.facts import supplement_text
 from slava_jax.train import stages
 from slava_jax.train.materials import prepare
 

@@ -17,9 +17,9 @@ from experiments.claims import shift, styles
 from experiments.tables import specs
 from experiments.tables.table import metric_names
 from slava_jax.data.instructions import STYLES, Instruction, read_jsonl, write_jsonl
-from slava_jax.data.records import CATEGORIES
 from slava_jax.eval import tasks
 from slava_jax.eval.text_metrics import SCORE_NAMES
+from slava_jax.synthetic.records import CATEGORIES
 from slava_jax.teacher.multi_image import CHALLENGES
 
 

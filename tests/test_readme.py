@@ -14,37 +14,12 @@ README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {"device": "1 x cpu (cpu)", "processor": "Fast & Co", "cores": 2, "jax": "0.10.2"}
 
 
-def tree(text: str) -> list[str]:
-    """Paths of the README's tree: lines ending in a slash are folders, others files in the last."""
-    block = re.search(r"^## The tree\n.*?^```\n(.*?)^```", text, re.M | re.S)[1]
-    folder, paths = "", []
-    for line in block.splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-        if not name.endswith("/"):
-            assert len(line.split()) > 1, f"{name}: no phrase"
-            paths.append(folder + name)
-    return paths
-
-
-def belongs(path: Path) -> bool:
-    return path.suffix in (".py", ".md", ".jinja", ".json") and path.stat().st_size > 0
-
-
-def test_the_tree_names_what_there_is_and_nothing_else():
-    named = tree(README)
-    assert len(named) == len(set(named))
-    assert not [path for path in named if not (ROOT / path).is_file()]
-    folders = ("slava_jax", "configs", "experiments", "tests", "docs", "third_party")
-    files = {p for folder in folders for p in (ROOT / folder).rglob("*") if belongs(p)}
-    there = {str(p.relative_to(ROOT)) for p in files if "__pycache__" not in p.parts}
-    assert not there - set(named), "add a line a file to the tree in README.md"
-
-
-def test_a_tree_is_read_by_folder():
-    text = "## The tree\n\n```\na.py   one\nb/c/   some\n  d.py  two\ne.py  three\n```\n"
-    assert tree(text) == ["a.py", "b/c/d.py", "e.py"]
+def test_the_tree_names_every_room_of_the_package():
+    block = re.search(r"^## The tree\n.*?^```\n(.*?)^```", README, re.M | re.S)[1]
+    named = {line.split()[0].rstrip("/") for line in block.splitlines() if line.startswith("  ")}
+    package = ROOT / "slava_jax"
+    rooms = {p.name for p in package.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert named == {*rooms, "main.py"}
 
 
 def test_every_target_config_module_and_link_exists():

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.models.grounded import GroundedConfig
-from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.slava import Slava, SlavaConfig
 from slava_jax.models.vit import VitConfig
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig

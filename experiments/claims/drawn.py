@@ -5,9 +5,9 @@ from pathlib import Path
 
 from slava_jax.checkpoint import appearing
 from slava_jax.data.images import encode_png
-from slava_jax.data.micrographs import draw
 from slava_jax.data.processes import map_in_processes
-from slava_jax.data.records import GroundTruth
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.records import GroundTruth
 
 SIZE = 224
 Drawing = tuple[str, int]  # category and seed

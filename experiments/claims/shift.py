@@ -12,8 +12,8 @@ import numpy as np
 
 from configs.quickstart import get_config
 from experiments.claims.drawn import Drawing, folder, truths
-from slava_jax.data.records import CATEGORIES, GroundTruth
 from slava_jax.inference.assistant import Assistant, load_assistant
+from slava_jax.synthetic.records import CATEGORIES, GroundTruth
 from slava_jax.teacher.procedural import class_answer
 from slava_jax.train.loop import run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.sem import get_config
 from experiments.claims.drawn import folder
-from slava_jax.data.records import CATEGORIES
+from slava_jax.synthetic.records import CATEGORIES
 from slava_jax.train.loop import run
 
 # Images of each folder of Aversa et al. (third_party/sem-dataset.md), divided by eight.

@@ -24,7 +24,7 @@ from slava_jax.convert.llama import huggingface_table
 from slava_jax.convert.peft import Lora
 from slava_jax.convert.rules import ConvertError, Row, Step, steps_of
 from slava_jax.data.tokenizer import save_tokenizer
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.models.slava import SPECIAL_TOKENS, SlavaConfig
 
 _SHARD = 2**31  # bytes of a file, unless one tensor has more; all of them are in memory at once

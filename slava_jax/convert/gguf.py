@@ -13,7 +13,7 @@ from slava_jax.convert import llama
 from slava_jax.convert.pretrained import Source
 from slava_jax.convert.rules import ConvertError
 from slava_jax.convert.tokenizers import gguf_tokenizer
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.nn.attention import rope_frequencies
 
 _LLAMA3 = (1.0, 4.0, 8192.0)  # low and high factor, original length: the same in every Llama 3.x

@@ -15,7 +15,7 @@ from slava_jax.convert.pretrained import Source
 from slava_jax.convert.rules import ConvertError
 from slava_jax.convert.settings import flag, mapping, positive, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from slava_jax.convert.rules import LeftOut, Row, Table, transposed
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 
 _GGUF_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",

@@ -18,7 +18,7 @@ from slava_jax.checkpoint import CheckpointError, appearing
 from slava_jax.convert.huggingface import Safetensors, read_json
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
 from slava_jax.convert.settings import flag, positive
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.models.slava import SlavaConfig
 from slava_jax.nn.adapters import AdapterConfig, joined
 

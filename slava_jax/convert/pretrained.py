@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from slava_jax.checkpoint import CheckpointError, appearing, load_facts, load_tree
 from slava_jax.convert.rules import Table, Tensors, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from slava_jax.models.llama import LanguageModel, LlamaConfig
+from slava_jax.models.decoder import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.quantized import quantize, quantize_linear_layers

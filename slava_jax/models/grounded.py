@@ -8,7 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from slava_jax.models.llama import BlockCache, TextInputs, cross_attend, self_attend
+from slava_jax.models.decoder import BlockCache, TextInputs, cross_attend, self_attend
 from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import MLP, Attention, RMSNorm
 from slava_jax.nn.stack import stack

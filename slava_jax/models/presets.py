@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.models.grounded import GroundedConfig
-from slava_jax.models.llama import LlamaConfig
 from slava_jax.models.slava import SlavaConfig
 from slava_jax.models.vit import VitConfig
 from slava_jax.nn.adapters import AdapterConfig

@@ -20,8 +20,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from slava_jax.models.decoder import BlockCache, Llama, LlamaConfig, LlamaMode, TextInputs
 from slava_jax.models.grounded import GroundedConfig, GroundedDecoder, GroundedEncoder
-from slava_jax.models.llama import BlockCache, Llama, LlamaConfig, LlamaMode, TextInputs
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, split_base
 from slava_jax.nn.attention import HIDDEN, KeysValues

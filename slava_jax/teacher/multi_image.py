@@ -14,9 +14,9 @@ import numpy as np
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.instructions import IMAGE_TOKEN, STYLES, Instruction
 from slava_jax.data.neighbours import available, neighbours
-from slava_jax.teacher.facts import supplement_text
-from slava_jax.teacher.groups import CLASS_QUESTIONS
-from slava_jax.teacher.phrases import Writer
+from slava_jax.synthetic.facts import supplement_text
+from slava_jax.synthetic.groups import CLASS_QUESTIONS
+from slava_jax.synthetic.phrases import Writer
 from slava_jax.teacher.procedural import DETAIL_REQUEST, class_answer
 
 FEW_SHOT = "few_shot"

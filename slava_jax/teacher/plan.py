@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.teacher.facts import supplement_text
-from slava_jax.teacher.phrases import readable
+from slava_jax.synthetic.facts import supplement_text
+from slava_jax.synthetic.phrases import readable
 from slava_jax.teacher.prompt_sets import CHALLENGES, Item, Question, Shown, load_set
 from slava_jax.teacher.prompt_sets import messages as rendered
 from slava_jax.teacher.sources import Context, Group

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, claims_hold
-from slava_jax.data.records import GroundTruth
-from slava_jax.teacher.answers import caption_detailed, caption_short, class_name
-from slava_jax.teacher.facts import facts, supplement
-from slava_jax.teacher.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, GROUPS
-from slava_jax.teacher.phrases import Writer, readable
+from slava_jax.synthetic.answers import caption_detailed, caption_short, class_name
+from slava_jax.synthetic.facts import facts, supplement
+from slava_jax.synthetic.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, GROUPS
+from slava_jax.synthetic.phrases import Writer, readable
+from slava_jax.synthetic.records import GroundTruth
 
 __all__ = [
     "DETAIL_REQUEST",

@@ -43,7 +43,7 @@ class Stage:
 
     Attributes:
       name: also its directory. config: see slava_jax/config.py.
-      objective: see objectives.py. params, frozen: where training starts.
+      objective: see recipes.py. params, frozen: where training starts.
       batches: training batches in order, at least config.steps of them.
       validation: batches whose mean loss decides the rate, stopping, and which state is best.
       describe: what a batch holds, for the message when its loss is not finite.

@@ -23,7 +23,6 @@ from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
 from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.prompts import Example, encode_examples
-from slava_jax.data.records import GroundTruth
 from slava_jax.data.tokenizer import (
     TokenizerError,
     load_tokenizer,
@@ -32,8 +31,9 @@ from slava_jax.data.tokenizer import (
 )
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import VitConfig
+from slava_jax.synthetic.facts import supplement_text
+from slava_jax.synthetic.records import GroundTruth
 from slava_jax.teacher import procedural as teacher
-from slava_jax.teacher.facts import supplement_text
 from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 

@@ -21,7 +21,7 @@ from slava_jax.data.pipeline import (
     VisionEvaluation,
 )
 from slava_jax.data.tokenizer import special_tokens
-from slava_jax.models.llama import LanguageModel, LlamaConfig
+from slava_jax.models.decoder import LanguageModel, LlamaConfig
 from slava_jax.models.presets import hashable, model_config
 from slava_jax.models.slava import Slava, split_frozen
 from slava_jax.models.vit import Vit, VitClassifier, VitConfig
@@ -29,7 +29,7 @@ from slava_jax.nn.adapters import AdapterCall, joined
 from slava_jax.nn.quantized import quantize_linear_layers
 from slava_jax.train.fit import Stage, device_fields
 from slava_jax.train.materials import Materials, Split
-from slava_jax.train.objectives import SETTLED, Assistant, Language, Vision
+from slava_jax.train.recipes import SETTLED, Assistant, Language, Vision
 
 
 def _dtype(config):

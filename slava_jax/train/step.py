@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from slava_jax.train.objectives import draw_rank
 from slava_jax.train.optim import normalise_rank
+from slava_jax.train.recipes import draw_rank
 
 
 @flax.struct.dataclass
@@ -37,7 +37,7 @@ def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=Non
       batch: arrays `[M, b, ...]`, M microbatches of b examples of this device (under pmap) or of
         all devices (under jit over a mesh).
       key: the run's key; the step and microbatch are folded in here.
-      objective: see objectives.py. optimizer: see optim.py.
+      objective: see recipes.py. optimizer: see optim.py.
       axis_name: the pmap axis to sum over; `None` where arrays are global.
 
     Returns:

@@ -17,8 +17,8 @@ from slava_jax.data.pipeline import SymmetricView
 from slava_jax.eval import tasks
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
+from slava_jax.synthetic.phrases import readable
 from slava_jax.teacher.multi_image import CHALLENGES, FEW_SHOT, PERMUTED
-from slava_jax.teacher.phrases import readable
 from slava_jax.train.fit import device_fields
 from slava_jax.train.materials import Materials
 from slava_jax.train.stages import assistant_data

@@ -23,7 +23,7 @@ from slava_jax.convert.rules import ConvertError
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.prompts import encode_example
 from slava_jax.data.tokenizer import TokenizerError, decode_text, encode_texts, special_tokens
-from slava_jax.models.llama import LlamaConfig
+from slava_jax.models.decoder import LlamaConfig
 from slava_jax.models.presets import hashable
 from slava_jax.nn.quantized import quantize_linear_layers
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from slava_jax.data.bar import picture_rows
 from slava_jax.data.images import read_image
-from slava_jax.data.micrographs import draw
-from slava_jax.data.records import CATEGORIES
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.records import CATEGORIES
 
 SIDE = 512
 TEXT = ("10 µm", "Mag = 12.34 K X", "EHT = 15.00 kV", "WD = 5.6 mm", "Signal A = SE2")

@@ -20,8 +20,8 @@ from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural, image_seed
 from slava_jax.data.datasets.store import image_sets, split_stratified
 from slava_jax.data.images import ImageError, read_image
-from slava_jax.data.micrographs import draw
-from slava_jax.data.records import CATEGORIES, GroundTruth
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.records import CATEGORIES, GroundTruth
 
 SIZE = 64
 FOLDER = {"gold": (10, 0), "iron": (5, 105), "tin": (3, 155)}  # images, value of the first

@@ -15,7 +15,7 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.images import ImageError, read_image
-from slava_jax.data.micrographs import draw
+from slava_jax.synthetic.micrographs import draw
 
 
 def noise(seed, side=24, dtype=np.uint8):

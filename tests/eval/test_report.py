@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slava_jax.data.records import CATEGORIES
 from slava_jax.eval.classification import classification_metrics, confusion_matrix, predictions
 from slava_jax.eval.paper_tables import CAPTION_TABLE_1, PER_CLASS_TABLE_9
 from slava_jax.eval.report import ReportExample, write_report
 from slava_jax.eval.targets import QUICKSTART, Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
+from slava_jax.synthetic.records import CATEGORIES
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 SECTIONS = (

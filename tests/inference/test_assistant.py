@@ -21,7 +21,7 @@ from slava_jax.inference.assistant import (
 )
 from slava_jax.models.slava import Prompt, Slava
 from slava_jax.nn.adapters import AdapterCall
-from slava_jax.train import objectives
+from slava_jax.train import recipes
 
 DECODERS = ["transformer", "llama"]
 START, NEVER, LENGTH = 62, 1000, 9
@@ -128,7 +128,7 @@ def test_scores_of_a_batch_are_the_losses_of_the_objective():
     model, variables = tiny_model()
     batch = random_batch(5, 4)
     parts = decode.score_batch(model, variables, batch, RANK)
-    objective = objectives.Assistant(model, model.config.adapter)
+    objective = recipes.Assistant(model, model.config.adapter)
     totals = objective.counts(batch)
     args = (variables["params"], variables["frozen"], batch, totals, None, RANK)
     _, sums = jax.jit(objective.loss, static_argnums=4)(*args)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slava_jax.models.llama import LanguageModel, LlamaConfig
+from slava_jax.models.decoder import LanguageModel, LlamaConfig
 from slava_jax.models.vit import Vit, VitConfig
 
 torch = pytest.importorskip("torch")

@@ -11,8 +11,9 @@ import pytest
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.images import encode_png
 from slava_jax.data.instructions import claims_hold, shown_false
-from slava_jax.data.micrographs import draw
-from slava_jax.data.records import CATEGORIES
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.phrases import MATERIALS, Writer
+from slava_jax.synthetic.records import CATEGORIES
 from slava_jax.teacher.multi_image import (
     CHALLENGES,
     FEW_SHOT,
@@ -21,7 +22,6 @@ from slava_jax.teacher.multi_image import (
     groups_by_likeness,
     multi_image_instructions,
 )
-from slava_jax.teacher.phrases import MATERIALS, Writer
 from slava_jax.teacher.procedural import class_answer, facts
 
 BLANK = encode_png(np.zeros((4, 4), np.uint8))

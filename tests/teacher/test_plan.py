@@ -11,7 +11,7 @@ import pytest
 from setuptools import Distribution
 from teacher_jobs import CLASSES, image_set, job
 
-from slava_jax.teacher.groups import GROUPS
+from slava_jax.synthetic.groups import GROUPS
 from slava_jax.teacher.plan import KINDS, chosen_rows
 from slava_jax.teacher.prompt_sets import CHALLENGES, load_set
 from slava_jax.teacher.settings import TeacherError

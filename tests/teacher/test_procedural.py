@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slava_jax.data.instructions import claims_hold, read_jsonl, shown_false, write_jsonl
-from slava_jax.data.records import CATEGORIES, GroundTruth, SizeDistribution
-from slava_jax.teacher.groups import GROUPS
-from slava_jax.teacher.phrases import APPLICATIONS, FUNCTIONS, MATERIALS
+from slava_jax.synthetic.groups import GROUPS
+from slava_jax.synthetic.phrases import APPLICATIONS, FUNCTIONS, MATERIALS
+from slava_jax.synthetic.records import CATEGORIES, GroundTruth, SizeDistribution
 from slava_jax.teacher.procedural import (
     class_answer,
     facts,

@@ -11,7 +11,7 @@ from slava_jax.checkpoint import CheckpointError, Checkpoints, load_tree
 from slava_jax.config import default_config
 from slava_jax.train.fit import Plateau, Stage, TrainingError, best_params, fit
 from slava_jax.train.logging import read_history
-from slava_jax.train.objectives import Vision
+from slava_jax.train.recipes import Vision
 
 
 class Linear(nn.Module):

@@ -13,7 +13,7 @@ from tiny_model import VOCABULARY, random_batch, tiny, tiny_model
 from experiments.collectives import traffic
 from slava_jax.models.slava import Slava
 from slava_jax.nn import vocabulary
-from slava_jax.train import objectives, parallel
+from slava_jax.train import parallel, recipes
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh, Pmap
 from slava_jax.train.step import TrainState, train_step
@@ -35,7 +35,7 @@ MICROBATCHES = 2
 def setup(decoder="transformer"):
     """(objective, optimizer, state, frozen) with random weights, Bs away from zero."""
     model, variables = tiny_model(decoder)
-    objective = objectives.Assistant(model, model.config.adapter)
+    objective = recipes.Assistant(model, model.config.adapter)
     optimizer = make_optimizer(OPTIMIZER)
     return (
         objective,
@@ -66,7 +66,7 @@ def adapted(**changes):
     """(compiled step, state, frozen) of `setup` with other settings of the adapters."""
     _, optimizer, state, frozen = setup()
     adapter = dataclasses.replace(tiny().adapter, **changes)
-    objective = objectives.Assistant(Slava(dataclasses.replace(tiny(), adapter=adapter)), adapter)
+    objective = recipes.Assistant(Slava(dataclasses.replace(tiny(), adapter=adapter)), adapter)
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     return step, state, frozen
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny_model import random_batch, tiny, tiny_model
 
-from slava_jax.models.llama import LanguageModel
+from slava_jax.models.decoder import LanguageModel
 from slava_jax.models.vit import VitClassifier
 from slava_jax.nn.adapters import AdapterConfig
-from slava_jax.train import objectives
+from slava_jax.train import recipes
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.step import TrainState, train_step
 
@@ -34,7 +34,7 @@ OPTIMIZER = SimpleNamespace(
 def assistant():
     """(compiled step, state, frozen)."""
     model, variables = tiny_model()
-    objective = objectives.Assistant(model, model.config.adapter)
+    objective = recipes.Assistant(model, model.config.adapter)
     optimizer = make_optimizer(OPTIMIZER)
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     state = TrainState.create(variables["params"], optimizer)
@@ -95,7 +95,7 @@ def test_rows_that_no_microbatch_touched_stay():
     for step in range(12):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(3), step), 2)
         drawn.append(
-            max(int(objectives.draw_rank(jax.random.split(k)[0], tiny().adapter)) for k in keys)
+            max(int(recipes.draw_rank(jax.random.split(k)[0], tiny().adapter)) for k in keys)
         )
     np.testing.assert_array_equal(counts.sum(axis=1), drawn)
     assert 2 <= min(drawn) < max(drawn) <= 6
@@ -134,7 +134,7 @@ def test_rank_normalisation_can_be_left_out():
     found = []
     for on in (True, False):
         adapter = dataclasses.replace(model.config.adapter, r_max=6, rank_normalisation=on)
-        objective = objectives.Assistant(model, adapter)
+        objective = recipes.Assistant(model, adapter)
         optimizer = make_optimizer(OPTIMIZER)
         step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
         found.append(step(state, frozen, split, jax.random.key(4))[1])
@@ -144,12 +144,12 @@ def test_rank_normalisation_can_be_left_out():
 
 def test_ranks_are_uniform_over_both_ends():
     """Of 4..16, as section 4.1 draws them; without an adapter there is none to draw."""
-    draw = jax.vmap(lambda key: objectives.draw_rank(key, AdapterConfig()))
+    draw = jax.vmap(lambda key: recipes.draw_rank(key, AdapterConfig()))
     ranks = np.asarray(draw(jax.random.split(jax.random.key(0), 6500)))
     counts = np.bincount(ranks, minlength=17)
     assert counts[:4].sum() == 0 and len(counts) == 17
     np.testing.assert_allclose(counts[4:], 500, atol=110)  # five deviations
-    assert int(objectives.draw_rank(jax.random.key(0), None)) == 0
+    assert int(recipes.draw_rank(jax.random.key(0), None)) == 0
 
 
 def test_fill_rows_of_a_vision_batch_do_not_count():
@@ -157,7 +157,7 @@ def test_fill_rows_of_a_vision_batch_do_not_count():
     model = VitClassifier(tiny().vit, 5)
     batch = {"images": random_batch(0, 6)["images"][:, 0], "labels": np.arange(6) % 5}
     params = jax.jit(model.init)(jax.random.key(0), batch["images"])["params"]
-    objective = objectives.Vision(model, 0.1)
+    objective = recipes.Vision(model, 0.1)
 
     @jax.jit
     def run(batch):
@@ -181,7 +181,7 @@ def test_the_language_model_learns_what_comes_next():
     batch = {"tokens": tokens[:, :-1], "order": order, "targets": tokens[:, 1:]}
     batch["target_weights"] = np.ones((4, 8), np.float32)
     params = jax.jit(model.init)(jax.random.key(0), batch["tokens"], order)["params"]
-    objective, optimizer = objectives.Language(model), make_optimizer(OPTIMIZER)
+    objective, optimizer = recipes.Language(model), make_optimizer(OPTIMIZER)
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     state, losses = TrainState.create(params, optimizer), []
     for _ in range(25):

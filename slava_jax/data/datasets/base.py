@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from slava_jax.data.records import GroundTruth
+from slava_jax.synthetic.records import GroundTruth
 
 
 class DataError(ValueError):

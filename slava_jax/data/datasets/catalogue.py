@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import SUFFIXES
-from slava_jax.data.records import CATEGORIES
+from slava_jax.synthetic.records import CATEGORIES
 
 _MOST_NAMED = 12  # problems that one error lists
 

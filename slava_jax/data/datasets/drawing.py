@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from slava_jax.data.images import encode_png
-from slava_jax.data.micrographs import draw
 from slava_jax.data.processes import map_in_processes
+from slava_jax.synthetic.micrographs import draw
 
 
 def draw_png(job: tuple[str, int, int]) -> tuple[bytes, str]:

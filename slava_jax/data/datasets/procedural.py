@@ -8,7 +8,7 @@ import numpy as np
 
 from slava_jax.data.datasets.drawing import draw_all
 from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
-from slava_jax.data.records import CATEGORIES
+from slava_jax.synthetic.records import CATEGORIES
 
 # Below this many images the processes take longer to start than the drawing lasts.
 _WORTH_PROCESSES = 100

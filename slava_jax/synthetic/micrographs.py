@@ -8,11 +8,11 @@ import dataclasses
 
 import numpy as np
 
-from slava_jax.data import detector
-from slava_jax.data.records import CATEGORIES, GroundTruth, SizeDistribution
-from slava_jax.data.scenes import draw_scene
-from slava_jax.data.scenes_geometry import SMALLEST, Canvas
-from slava_jax.data.scenes_measure import Scene
+from slava_jax.synthetic import detector
+from slava_jax.synthetic.records import CATEGORIES, GroundTruth, SizeDistribution
+from slava_jax.synthetic.scenes import draw_scene
+from slava_jax.synthetic.scenes.geometry import SMALLEST, Canvas
+from slava_jax.synthetic.scenes.measure import Scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
-from slava_jax.teacher import answers
-from slava_jax.teacher.phrases import Writer
+from slava_jax.synthetic import answers
+from slava_jax.synthetic.phrases import Writer
 
 Answer = Callable[[Writer], str]
 

@@ -4,7 +4,7 @@ Every answer is a function of a `Writer`; whatever it says about the image goes 
 which notes the claim.
 """
 
-from slava_jax.teacher.phrases import APPLICATIONS, FUNCTIONS, Writer, readable
+from slava_jax.synthetic.phrases import APPLICATIONS, FUNCTIONS, Writer, readable
 
 
 def basics_short(w: Writer) -> str:

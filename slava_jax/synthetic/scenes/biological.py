@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from slava_jax.data.scenes_geometry import Canvas, Outline, curves, grains, mosaic, tubes
-from slava_jax.data.scenes_measure import Scene, aggregation, axial, neighbours, roughen, seen
+from slava_jax.synthetic.scenes.geometry import Canvas, Outline, curves, grains, mosaic, tubes
+from slava_jax.synthetic.scenes.measure import Scene, aggregation, axial, neighbours, roughen, seen
 
 
 def biological(canvas: Canvas) -> Scene:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from slava_jax.data.scenes_geometry import Canvas
-from slava_jax.data.scenes_measure import Scene, roughen, seen
+from slava_jax.synthetic.scenes.geometry import Canvas
+from slava_jax.synthetic.scenes.measure import Scene, roughen, seen
 
 
 def patterned(canvas: Canvas) -> Scene:

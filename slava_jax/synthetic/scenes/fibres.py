@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from slava_jax.data.scenes_geometry import Canvas, Outline, arc_steps, curves, grains, tubes
-from slava_jax.data.scenes_measure import Scene, axial, neighbours, roughen, seen
+from slava_jax.synthetic.scenes.geometry import Canvas, Outline, arc_steps, curves, grains, tubes
+from slava_jax.synthetic.scenes.measure import Scene, axial, neighbours, roughen, seen
 
 
 def fibres(canvas: Canvas) -> Scene:

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from slava_jax.data.scenes_geometry import Canvas, Outline, grains
-from slava_jax.data.scenes_measure import (
+from slava_jax.synthetic.scenes.geometry import Canvas, Outline, grains
+from slava_jax.synthetic.scenes.measure import (
     Scene,
     aggregation,
     neighbours,

@@ -6,7 +6,7 @@ comparison of facts (`data.instructions.claims_hold`).
 
 import math
 
-from slava_jax.data.records import GroundTruth
+from slava_jax.synthetic.records import GroundTruth
 
 # Upper bounds, exclusive; the last adjective has none.
 COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))

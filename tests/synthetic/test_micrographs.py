@@ -5,12 +5,20 @@ import itertools
 import numpy as np
 import pytest
 
-from slava_jax.data import detector
-from slava_jax.data.micrographs import draw
-from slava_jax.data.records import CATEGORIES, GroundTruth
-from slava_jax.data.scenes_geometry import Canvas, Outline, arc_steps, curves, grains, mosaic, tubes
-from slava_jax.data.scenes_measure import Scene, aggregation, axial, neighbours
 from slava_jax.eval import yardstick
+from slava_jax.synthetic import detector
+from slava_jax.synthetic.micrographs import draw
+from slava_jax.synthetic.records import CATEGORIES, GroundTruth
+from slava_jax.synthetic.scenes.geometry import (
+    Canvas,
+    Outline,
+    arc_steps,
+    curves,
+    grains,
+    mosaic,
+    tubes,
+)
+from slava_jax.synthetic.scenes.measure import Scene, aggregation, axial, neighbours
 
 SEEDS = range(12)
 # Category, count, block means: drawn with numpy 2.4.6, scipy 1.17.1 on x86-64.

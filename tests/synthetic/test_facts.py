@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from slava_jax.data.records import GroundTruth, SizeDistribution
-from slava_jax.teacher.facts import about, direction, facts, length_text, supplement
+from slava_jax.synthetic.facts import about, direction, facts, length_text, supplement
+from slava_jax.synthetic.records import GroundTruth, SizeDistribution
 
 RECORD = GroundTruth(
     category="Nanowires",

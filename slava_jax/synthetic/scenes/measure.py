@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from slava_jax.data.scenes_geometry import Canvas, Outline, grains
+from slava_jax.synthetic.scenes.geometry import Canvas, Outline, grains
 
 
 @dataclasses.dataclass

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from slava_jax.data.scenes_geometry import Canvas
-from slava_jax.data.scenes_measure import Scene, roughen
+from slava_jax.synthetic.scenes.geometry import Canvas
+from slava_jax.synthetic.scenes.measure import Scene, roughen
 
 
 class Plan:

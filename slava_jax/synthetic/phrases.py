@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slava_jax.teacher import facts as fact_rules
+from slava_jax.synthetic import facts as fact_rules
 
 # Adjectives that read badly under the record's own name; any other value is used as it stands.
 TERMS = {

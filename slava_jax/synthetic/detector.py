@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage, signal
 
-from slava_jax.data.scenes_geometry import Canvas
-from slava_jax.data.scenes_measure import Scene
+from slava_jax.synthetic.scenes.geometry import Canvas
+from slava_jax.synthetic.scenes.measure import Scene
 
 FILM_WIDTH_NM = 114.3e6  # the 4.5 inch print that magnifications refer to
 BAR_ROWS = 24  # of a picture 256 pixels wide
