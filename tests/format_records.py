@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slava_jax.data.formats.__main__ import main
+from slava_jax.commands.reformat import main
 from slava_jax.data.instructions import Instruction
 
 KEYS = ("gold/a.png", "gold/b.png", "tin/c d.png")
@@ -36,6 +36,18 @@ def item(**changes):
     return Instruction(**{**fields, **changes})
 
 
+def talked():
+    """A conversation of three turns, with images in the first and the last."""
+    return item(
+        id="talk",
+        images=(KEYS[0], KEYS[2]),
+        turns=[("<image>\nWhat?", "Gold."), ("Sure?", "Yes.")],
+        question="And <image>?",
+        answer="Tin.",
+        metadata={"supplement": "2 nm."},
+    )
+
+
 ITEMS = [
     item(),
     item(
@@ -60,6 +72,7 @@ ITEMS = [
     ),
     item(id="bare", question="<image>", metadata={"system": 5, "record": {"image": "x"}}),
     item(id="system", metadata={"system": "You are terse.", "record": {"model": None}}),
+    talked(),
 ]
 
 

@@ -4,17 +4,18 @@ import numpy as np
 
 from slava_jax.data.assistant_batches import AssistantBatches
 from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.chat import TextForm, encode_examples
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.images import encode_png
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.pipeline import Augmentation, ImageCache
-from slava_jax.data.prompts import encode_examples
-from slava_jax.data.tokenizer import special_tokens, train_tokenizer
+from slava_jax.data.tokenizer import train_tokenizer
 
 CLASSES = ["Fibres", "Powder", "Tips"]
 IMAGES, SIZE = 24, 8
 BUCKETS = [(24, 6, 1), (32, 12, 1), (64, 40, 1)]
 TOKENIZER = train_tokenizer(["What is it? How many? It shows fibres, powder, tips."] * 9, 300)
+FORM = TextForm("plain", 1, len(TOKENIZER), len(TOKENIZER) + 3)  # sLAVA's
 
 
 def make_images(count=IMAGES):
@@ -49,8 +50,8 @@ def make_data(items=None, images=None, buckets=BUCKETS, cache_mb=1):
     images = images or make_images()
     cache = ImageCache(images, SIZE, 1, cache_mb)
     items = items or make_instructions()
-    examples = encode_examples(items, TOKENIZER)
-    return AssistantData(items, examples, images, cache, special_tokens(TOKENIZER), buckets)
+    examples = encode_examples(items, TOKENIZER, FORM)
+    return AssistantData(items, examples, images, cache, FORM, buckets)
 
 
 def make_batches(data=None, **changes):

@@ -33,8 +33,8 @@ class AssistantBatches:
     """Training batches: a new sample of the instructions, in a new order, every epoch.
 
     A batch of this host's B rows, with I images an example: images uint8[B, I, S, S, ch]; tokens,
-    order, images_before int32[B, T]; encode_at int32[B, 2]; decoder_in, targets int32[B, U],
-    target_weights float32[B, U] (collate.assistant_fields); wrong_offset int32[B], how many
+    image_index int32[B, T]; length, answer_start int32[B]; weights float32[B, U]
+    (collate.assistant_fields); wrong_offset int32[B], how many
     rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
     float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id
     uint32[B], row of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
@@ -102,7 +102,7 @@ class AssistantEvaluation:
 
     The rows come ordered by bucket and within one at random, so that a pair block holds different
     images; `index` says which instruction a row is. The last batch is filled up with copies that
-    have index -1 and row_weight, target_weights and wrong_weight 0.
+    have index -1 and row_weight, weights and wrong_weight 0.
     """
 
     def __init__(
@@ -173,9 +173,11 @@ def _assemble(
     wrong_offset = np.concatenate(wrong_offset)
     wrong_weight = np.concatenate(wrong_weight)
     # All rows of the global batch decide its shape, so that every host makes the same one.
-    *lengths, slots = data.shape(plan[plan >= 0])
-    fields = assistant_fields([data.examples[row] for row in rows.tolist()], lengths, data.specials)
-    fields["target_weights"] *= real[:, None]
+    bucket = data.shape(plan[plan >= 0])
+    slots = bucket[-1]
+    examples = [data.examples[row] for row in rows.tolist()]
+    fields = assistant_fields(examples, data.array_shape(bucket), data.every_answer)
+    fields["weights"] *= real[:, None]
     upright = _upright(data, rows, wrong_offset, wrong_weight)
     return {
         "images": _pixels(data, (rows, slots), upright, position[:2], augmentation, shown),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slava_jax.data.chat import Example, TextForm
+from slava_jax.data.collate import answer_window
 from slava_jax.data.datasets.base import ImageSet, joined
 from slava_jax.data.instructions import Instruction, claims_hold
 from slava_jax.data.pairs import PairChooser
@@ -14,8 +16,6 @@ from slava_jax.data.pipeline import (
     PipelineError,
     stream,
 )
-from slava_jax.data.prompts import Example
-from slava_jax.data.tokenizer import SpecialTokens
 
 
 class AssistantData:
@@ -28,7 +28,9 @@ class AssistantData:
       image_rows: int32[n, I], rows of `images` of each instruction, the target image last, filled
         up with -1 to the largest number of images I.
       targets: int32[n], row of the target image.
-      buckets: (T, U, I) triples; the last one has room for every instruction.
+      form: how the model wants its text. every_answer: it learns all answers of a conversation.
+      buckets: (T, U, I) triples, in which an image counts as one of the T tokens; the last one has
+        room for every instruction.
       bucket: int32[n], the first bucket each instruction fits.
     """
 
@@ -38,16 +40,17 @@ class AssistantData:
         examples: Sequence[Example],
         images: ImageSet,
         cache: ImageCache,
-        specials: SpecialTokens,
+        form: TextForm,
         buckets: Sequence[tuple[int, int, int]],
         before: tuple[ImageSet, ImageCache] | None = None,
+        every_answer: bool = False,
     ):
         """Checks everything, so that no error waits in the middle of a run.
 
         Args:
-          examples: the token ids of each instruction (prompts.encode_examples).
+          examples: the token ids of each instruction (chat.encode_examples).
           images, cache: of the split, which every target image is of.
-          specials: the added tokens of the tokenizer that made them.
+          form: with which they were made.
           before: the training split's images and cache, where `images` is another split: the
             examples that stand before a target image may be of it.
 
@@ -61,7 +64,7 @@ class AssistantData:
         if before is not None:
             images, cache = joined(images, before[0]), JoinedCache(cache, len(images), before[1])
         self.instructions, self.images, self.cache = list(instructions), images, cache
-        self.specials, self.examples = specials, examples
+        self.form, self.examples, self.every_answer = form, examples, every_answer
         self.buckets = _checked_buckets(buckets)
         self.bucket = self._first_buckets()
         self.image_rows = self._find_images()
@@ -95,12 +98,17 @@ class AssistantData:
 
     def _sizes(self, rows) -> np.ndarray:
         """int[rows, 3]: the T, U and I that each needs."""
-        return np.asarray(
-            [
-                (e.length, e.answer_length, len(e.image_positions))
-                for e in (self.examples[row] for row in rows)
-            ]
-        )
+        return np.asarray([self._size(self.examples[row]) for row in rows])
+
+    def _size(self, example: Example) -> tuple[int, int, int]:
+        start, stop = answer_window(example, self.every_answer)
+        count = len(example.spans)
+        return len(example.ids) - count * (self.form.image_tokens - 1), stop - start, count
+
+    def array_shape(self, bucket: tuple[int, int, int]) -> tuple[int, int]:
+        """T and U of the arrays of a bucket, in which every image takes its M positions."""
+        tokens, predicted, count = bucket
+        return tokens + count * (self.form.image_tokens - 1), predicted
 
     def _first_buckets(self) -> np.ndarray:
         sizes = self._sizes(range(len(self)))

@@ -1,91 +1,80 @@
-"""Rows of token ids to the padded arrays of a batch. Letters: B rows, T tokens, U answer tokens."""
+"""Token ids to the padded arrays of a batch. Letters: B rows, T tokens, U predicted tokens."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from slava_jax.data.prompts import Example, PromptError
-from slava_jax.data.tokenizer import PAD_ID, SpecialTokens
-
-# The order of padding: above every real position, so that no real token sees it as past.
-PAD_ORDER = 2**30
+from slava_jax.data.chat import ChatError, Example
+from slava_jax.data.tokenizer import PAD_ID
 
 
-def token_fields(rows: Sequence[np.ndarray], image_id: int, length: int) -> dict[str, np.ndarray]:
-    """Token rows padded on the right.
-
-    Returns:
-      tokens int32[B, T]; order int32[B, T], the position of a token, PAD_ORDER for padding;
-      images_before int32[B, T], the number of `<image>` at or before the token.
-    """
-    tokens = np.full((len(rows), length), PAD_ID, np.int32)
-    lengths = np.fromiter((len(ids) for ids in rows), np.int32, len(rows))
-    for row, ids in zip(tokens, rows, strict=True):
-        row[: len(ids)] = ids
-    position = np.arange(length, dtype=np.int32)
-    return {
-        "tokens": tokens,
-        "order": np.where(position < lengths[:, None], position, np.int32(PAD_ORDER)),
-        "images_before": np.cumsum(tokens == image_id, axis=1, dtype=np.int32),
-    }
-
-
-def pad_prompts(
-    prompts: Sequence[np.ndarray], specials: SpecialTokens, length: int | None = None
+def text_fields(
+    rows: Sequence[np.ndarray], spans: Sequence[np.ndarray], length: int
 ) -> dict[str, np.ndarray]:
-    """Prompts made by `encode_prompt` as one batch for inference.
+    """Texts padded on the right, as models/interface.Prompt has them.
+
+    Args:
+      rows: int32[n] each, token ids. spans: int32[I, 2] each, where its images stand.
 
     Returns:
-      tokens, order, images_before int32[B, T] and encode_at int32[B, 2] (twice the position of
-      the only `<Encode>`), as training batches have them. T is `length`, or that of the longest.
+      tokens, image_index int32[B, T]; length int32[B].
 
     Raises:
-      PromptError: a prompt is longer than `length`.
+      ChatError: a text is longer than `length`.
     """
-    longest = max(len(ids) for ids in prompts)
-    if length is not None and longest > length:
-        raise PromptError(
-            f"a prompt has {longest} tokens, more than the {length} there is room for"
-        )
-    last = np.asarray([len(ids) - 1 for ids in prompts], np.int32)
-    fields = token_fields(prompts, specials.image, length or longest)
-    return {**fields, "encode_at": np.stack([last, last], 1)}
+    longest = max(len(ids) for ids in rows)
+    if longest > length:
+        raise ChatError(f"a prompt has {longest} tokens, more than the {length} there is room for")
+    tokens = np.full((len(rows), length), PAD_ID, np.int32)
+    index = np.full((len(rows), length), -1, np.int32)
+    for i, (ids, images) in enumerate(zip(rows, spans, strict=True)):
+        tokens[i, : len(ids)] = ids
+        count = 0
+        for start, stop in images.tolist():
+            index[i, start:stop] = np.arange(count, count + stop - start)
+            count += stop - start
+    lengths = np.fromiter((len(ids) for ids in rows), np.int32, len(rows))
+    return {"tokens": tokens, "image_index": index, "length": lengths}
+
+
+def answer_window(example: Example, every_answer: bool) -> tuple[int, int]:
+    """Start and stop of the tokens that are predicted: of all answers, or of the last one."""
+    answers = example.answers
+    return int(answers[0 if every_answer else -1][0]), int(answers[-1][1])
 
 
 def assistant_fields(
-    examples: Sequence[Example], shape: tuple[int, int], specials: SpecialTokens
+    examples: Sequence[Example], shape: tuple[int, int], every_answer: bool
 ) -> dict[str, np.ndarray]:
-    """The token side of an assistant batch.
+    """The text side of an assistant batch.
 
     Args:
       shape: T and U, at least what each example needs.
+      every_answer: all answers of a conversation count; else the last one alone.
 
     Returns:
-      tokens, order, images_before int32[B, T]: prompt `<Encode>` answer `<Encode>`;
-      encode_at int32[B, 2], the positions of the two; decoder_in int32[B, U]: `<Decode>` answer;
-      targets int32[B, U]: answer `<EOS>`; target_weights float32[B, U], 1 on those, 0 on padding.
+      What `text_fields` does; answer_start int32[B], the first token that counts; weights
+      float32[B, U], 1 on the tokens from there on that are an answer's or end one.
     """
-    length, answer_length = shape
-    count = len(examples)
-    rows = [
-        np.concatenate([e.prompt_ids, [specials.encode], e.answer_ids, [specials.encode]])
-        for e in examples
-    ]
-    decoder_in = np.full((count, answer_length), PAD_ID, np.int32)
-    targets = np.full((count, answer_length), PAD_ID, np.int32)
-    weights = np.zeros((count, answer_length), np.float32)
+    length, predicted = shape
+    fields = text_fields([e.ids for e in examples], [e.spans for e in examples], length)
+    start = np.zeros(len(examples), np.int32)
+    weights = np.zeros((len(examples), predicted), np.float32)
     for i, example in enumerate(examples):
-        end = len(example.answer_ids)
-        decoder_in[i, 0] = specials.decode
-        decoder_in[i, 1 : end + 1] = example.answer_ids
-        targets[i, :end] = example.answer_ids
-        targets[i, end] = specials.eos
-        weights[i, : end + 1] = 1
-    encode_at = [(len(e.prompt_ids), e.length - 1) for e in examples]
-    return {
-        **token_fields(rows, specials.image, length),
-        "encode_at": np.asarray(encode_at, np.int32),
-        "decoder_in": decoder_in,
-        "targets": targets,
-        "target_weights": weights,
-    }
+        start[i], stop = answer_window(example, every_answer)
+        weights[i, : stop - start[i]] = example.loss_mask[start[i] : stop]
+    return {**fields, "answer_start": start, "weights": weights}
+
+
+def prompt_part(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of the fields of an assistant batch, the prompts alone: the answers are cut off.
+
+    Texts that are all the same, as when one question is put to a folder of images, become one row.
+    """
+    length = fields.get("answer_start", fields["length"]).astype(np.int32)
+    behind = np.arange(fields["tokens"].shape[1]) >= length[:, None]
+    tokens = np.where(behind, PAD_ID, fields["tokens"])
+    index = np.where(behind, -1, fields["image_index"])
+    same = all((a == a[:1]).all() for a in (tokens, index, length))
+    rows = slice(1 if same else None)
+    return {"tokens": tokens[rows], "image_index": index[rows], "length": length[rows]}

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from slava_jax.data.bar import picture_rows
+from slava_jax.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 # Pictures too, which other programs read.
@@ -34,7 +35,7 @@ Symmetry = tuple[int, int]  # mirrored (0 or 1), then quarter turns (0 to 3)
 UPRIGHT = (0, 0)
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """An image that cannot be used; the message names the file and says what to do."""
 
 

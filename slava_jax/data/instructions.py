@@ -1,4 +1,5 @@
-"""The instruction record: a question about images and its answer; JSON Lines on disk.
+"""The instruction record: a question about images and its answer, or a conversation of several
+questions; JSON Lines on disk.
 
 The schema, field by field and with an example line, is docs/instructions.md. Teachers write these
 records; the pipeline, the training stages and the evaluation read them.
@@ -13,21 +14,29 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from slava_jax.errors import UserError
+
 IMAGE_TOKEN = "<image>"
 TASKS = ("classification", "caption", "vqa")
 STYLES = ("short", "detailed")
 
 _TEXT_FIELDS = ("id", "question", "answer", "task", "style", "category")
 _METADATA_DEFAULTS = {"supplement": "", "claims": {}, "directional": False}
+_OPTIONAL = ("metadata", "turns")  # fields that a line may leave out
+_OF_THE_LAST_ANSWER = ("question_type", "claims", "seen_claims", "shots")  # keys of metadata
 
 
-class InstructionError(ValueError):
+class InstructionError(UserError, ValueError):
     """An instruction that breaks the schema; the message says where, which field, what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """One question about images, with its answer (sections 4.3 and 4.6).
+
+    `turns` are the questions and answers that came before it in the same conversation; the images
+    are those of all its questions. What the other fields say is said of the last question and its
+    answer, but for the supplement, which stands before the first question.
 
     `metadata` always holds `question_type` (default: the task), `supplement` (default ''),
     `claims` (default none) and `directional` (default False); `seen_claims` (see `shown_false`) is
@@ -39,15 +48,17 @@ class Instruction:
 
     id: str  # unique within a file
     images: tuple[str, ...]  # image keys; the last one is the target image
-    question: str  # holds one `<image>` per image
+    question: str  # with the earlier questions it holds one `<image>` per image
     answer: str
     task: str  # one of TASKS
     style: str  # one of STYLES
     category: str  # class name of the target image, '' where there is none
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    turns: tuple[tuple[str, str], ...] = ()  # earlier questions and their answers
 
     def __post_init__(self):
         _check_texts(self)
+        object.__setattr__(self, "turns", _checked_turns(self.turns))
         images = self.images
         if not isinstance(images, tuple | list) or not images:
             raise _error("images", f"must be a non-empty list of image keys, is {images!r}")
@@ -56,11 +67,12 @@ class Instruction:
                 raise _error("images", f"must hold image keys (non-empty strings), holds {image!r}")
             _check_unicode("images", image)
         object.__setattr__(self, "images", tuple(images))
-        tokens = self.question.count(IMAGE_TOKEN)
+        tokens = sum(question.count(IMAGE_TOKEN) for question in self.questions)
         if tokens != len(images):
+            also = " with the questions of 'turns'" if self.turns else ""
             raise _error(
                 "question",
-                f"must hold one {IMAGE_TOKEN} per image: write {len(images)}, not {tokens}",
+                f"must hold one {IMAGE_TOKEN} per image{also}: write {len(images)}, not {tokens}",
             )
         object.__setattr__(self, "metadata", _checked_metadata(self.metadata, self.task))
 
@@ -68,6 +80,11 @@ class Instruction:
     def target(self) -> str:
         """Key of the image the question is about."""
         return self.images[-1]
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The earlier questions and the last one."""
+        return (*(question for question, _ in self.turns), self.question)
 
     @property
     def question_type(self) -> str:
@@ -78,6 +95,35 @@ class Instruction:
     def claims(self) -> dict[str, Any]:
         """What the answer asserts: fact name -> required value, or an interval [lo, hi]."""
         return self.metadata["claims"]
+
+    def each_turn(self) -> list["Instruction"]:
+        """An instruction for each turn, ID/1, ID/2, ...: for a model that writes one answer.
+
+        Each holds the turns before its own and the images shown so far, and asks about the last
+        of them. A turn before the first image only stands before others, since an instruction is
+        about an image. What `claims` and the like say of the last answer is left out of the
+        earlier ones, and the category where the target is another image. An instruction without
+        earlier turns stays as it is.
+        """
+        if not self.turns:
+            return [self]
+        known = {k: v for k, v in self.metadata.items() if k not in _OF_THE_LAST_ANSWER}
+        items, shown = [], 0
+        for i, (question, answer) in enumerate(self.turns):
+            shown += question.count(IMAGE_TOKEN)
+            if shown:
+                item = dataclasses.replace(
+                    self,
+                    id=f"{self.id}/{i + 1}",
+                    images=self.images[:shown],
+                    question=question,
+                    answer=answer,
+                    category=self.category if self.images[shown - 1] == self.target else "",
+                    metadata=known,
+                    turns=self.turns[:i],
+                )
+                items.append(item)
+        return [*items, dataclasses.replace(self, id=f"{self.id}/{len(self.turns) + 1}")]
 
 
 def claims_hold(claims: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
@@ -177,6 +223,8 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 def _line(item: Instruction, path: str) -> bytes:
     fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    if not item.turns:
+        del fields["turns"]
     try:
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8") + b"\n"
@@ -210,7 +258,7 @@ def _parse_line(raw: bytes) -> Instruction:
         )
     known = [field.name for field in dataclasses.fields(Instruction)]
     for name in known:
-        if name not in fields and name != "metadata":
+        if name not in fields and name not in _OPTIONAL:
             raise _error(name, "is missing; add it")
     for name in fields:
         if name not in known:
@@ -237,6 +285,19 @@ def _check_texts(item: Instruction) -> None:
     for name, allowed in (("task", TASKS), ("style", STYLES)):
         if getattr(item, name) not in allowed:
             raise _error(name, f"must be one of {', '.join(allowed)}, is {getattr(item, name)!r}")
+
+
+def _checked_turns(turns: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(turns, tuple | list):
+        raise _error("turns", f"must be a list of [question, answer] pairs, is {turns!r}")
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, tuple | list) or len(turn) != 2:
+            raise _error(f"turns[{i}]", f"must be a [question, answer] pair, is {turn!r}")
+        for j, text in enumerate(turn):
+            if not isinstance(text, str) or not text.strip():
+                raise _error(f"turns[{i}][{j}]", f"must be a text that is not empty, is {text!r}")
+            _check_unicode(f"turns[{i}][{j}]", text)
+    return tuple((question, answer) for question, answer in turns)
 
 
 def _check_unicode(name: str, text: str) -> None:

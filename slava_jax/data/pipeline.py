@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 import grain
 import numpy as np
 
+from slava_jax.data.chat import Example
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.images import Symmetry, augment, read_image, symmetric
-from slava_jax.data.prompts import Example
+from slava_jax.errors import UserError
 
 # What a random stream is for; part of its seed, so that no two streams coincide.
 STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
 
 
-class PipelineError(ValueError):
+class PipelineError(UserError, ValueError):
     """Data that cannot be batched as asked; the message says which and what to do."""
 
 
@@ -266,10 +267,7 @@ class LanguageBatches:
         shard: Shard = ONE_HOST,
     ):
         """Plans the batches. Raises PipelineError where there is not one whole batch of text."""
-        self._texts = [
-            np.concatenate([np.delete(e.prompt_ids, e.image_positions), e.answer_ids, [eos_id]])
-            for e in examples
-        ]
+        self._texts = [_plain_text(example, eos_id) for example in examples]
         tokens = sum(len(text) for text in self._texts)
         self.batches_per_epoch = whole_batches(
             (tokens - 1) // length, batch_size, f"text of {tokens} tokens in rows of {length}"
@@ -298,6 +296,13 @@ class LanguageBatches:
             "target_weights": np.ones(shape, np.float32),
             "example_id": self._rows.astype(np.uint32),
         }
+
+
+def _plain_text(example: Example, eos_id: int) -> np.ndarray:
+    """Its token ids without images, every answer ended as the tokenizer ends a text."""
+    ids = example.ids.copy()
+    ids[example.answers[:, 1] - 1] = eos_id
+    return ids[example.image_index < 0]
 
 
 def whole_batches(rows: int, batch_size: int, name: str) -> int:

@@ -1,12 +1,13 @@
-"""A byte-level BPE tokenizer trained on the instruction text, and the model's four added tokens."""
+"""A byte-level BPE tokenizer trained on the instruction text."""
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from slava_jax.errors import UserError
 
 PAD_ID = 0
 _OWN_SPECIALS = {
@@ -17,27 +18,8 @@ _OWN_SPECIALS = {
 }
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError, ValueError):
     """A folder without a tokenizer that can be read; the message names it."""
-
-
-class SpecialTokens(NamedTuple):
-    """Ids of the added tokens; they follow the tokenizer's own vocabulary of `image` tokens.
-
-    Their embeddings are trained beside the frozen table (design: four parts, item 2), so the
-    tokenizer itself does not know them.
-    """
-
-    image: int  # `<image>`, where an image stands in the prompt
-    encode: int  # `<Encode>`, closes the question and the answer
-    decode: int  # `<Decode>`, starts the decoder
-    eos: int  # `<EOS>`, ends the decoder's answer
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
-    """The four ids after the tokenizer's vocabulary: len(tokenizer) + 0..3."""
-    base = len(tokenizer)
-    return SpecialTokens(base, base + 1, base + 2, base + 3)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -102,12 +84,16 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of plain texts, without any special token; all at once, which is much faster."""
+    """Token ids of plain texts, all at once, which is much faster.
+
+    No special token is added, and none is found: '</s>' in a text is text.
+    """
     if not texts:
         return []
     return tokenizer(
-        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-    )["input_ids"]
+        list(texts), add_special_tokens=False, split_special_tokens=True,
+        return_attention_mask=False, verbose=False,
+    )["input_ids"]  # fmt: skip
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:

@@ -49,6 +49,10 @@ def test_what_is_written_is_read_back(tmp_path):
         instruction(id="µ/ü/日本\u2028x", answer="Größe 1.2 µm\nzwei Zeilen\u2028drei"),
         instruction(id="huge", answer="word " * 200_000),
         instruction(id="no class", category=""),
+        instruction(id="talk", turns=[["Hi?", "Hello."], ["µ?\n", " ß"]]),
+        instruction(
+            id="later", images=("a", "b"), question="And?", turns=(("<image> or <image>?", "One."),)
+        ),
     ]
     path = tmp_path / "items.jsonl"
     write_jsonl(path, items)
@@ -62,6 +66,36 @@ def test_any_text_survives_a_line(tmp_path_factory, text):
     item = instruction(answer=text)
     write_jsonl(path, [item])
     assert read_jsonl(path) == [item]
+
+
+def test_a_line_without_turns_says_nothing_of_them(tmp_path):
+    write_jsonl(tmp_path / "items.jsonl", [instruction(), instruction(id="x", turns=[("a", "b")])])
+    one, other = map(json.loads, (tmp_path / "items.jsonl").read_text().splitlines())
+    assert one == LINE
+    assert other == {**LINE, "id": "x", "turns": [["a", "b"]]}
+
+
+def test_each_turn_holds_those_before_it_and_the_images_shown_so_far():
+    item = instruction(
+        images=("a", "b", "b"),
+        question="Which is larger?",
+        turns=[
+            ("Hello?", "Hi."), ("<image> This?", "Gold."), ("It?", "Round."),
+            ("<image><image>", "x"),
+        ],
+    )  # fmt: skip
+    second, third, fourth, last = item.each_turn()
+    assert [i.id for i in item.each_turn()] == [f"{item.id}/{i}" for i in (2, 3, 4, 5)]
+    assert (second.question, second.answer, second.images) == ("<image> This?", "Gold.", ("a",))
+    assert second.turns == (("Hello?", "Hi."),)
+    assert third.turns == item.turns[:2] and third.images == ("a",)
+    assert fourth.images == ("a", "b", "b") and last.turns == item.turns
+    assert [i.category for i in item.each_turn()] == ["", "", "Particles", "Particles"]
+    # the claims are those of the last answer; what is known of the images holds for every turn
+    assert last.metadata == item.metadata and last.answer == item.answer
+    assert third.claims == {} and third.question_type == "vqa"
+    assert third.metadata["supplement"] == item.metadata["supplement"]
+    assert instruction().each_turn() == [instruction()]
 
 
 def test_no_instructions_is_an_empty_file(tmp_path):
@@ -113,6 +147,14 @@ BROKEN = [
     (changed(question="What is the typical size?"), "question"),
     (changed(question="<image> or <image>?"), "question"),
     (changed(answer="\ud800"), "answer"),
+    (changed(turns=None), "turns"),
+    (changed(turns="ab"), "turns"),
+    (changed(turns=["ab"]), "turns[0]"),
+    (changed(turns=[["a", "b"], ["a", "b", "c"]]), "turns[1]"),
+    (changed(turns=[["a", " "]]), "turns[0][1]"),
+    (changed(turns=[[3, "b"]]), "turns[0][0]"),
+    (changed(turns=[["a", "\ud800"]]), "turns[0][1]"),
+    (changed(turns=[["<image>", "b"]]), "question"),
     (with_metadata(question_type=1), "metadata.question_type"),
     (with_metadata(supplement=["x"]), "metadata.supplement"),
     (with_metadata(directional="no"), "metadata.directional"),

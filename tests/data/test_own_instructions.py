@@ -44,6 +44,16 @@ def test_an_empty_category_is_that_of_the_target_image(images):
     assert [i.category for i in sorted_items["train"]] == ["tin", "mine"]
 
 
+def test_a_conversation_goes_as_a_whole(images):
+    """With all its images, those of its earlier turns too."""
+    turns = (("<image> and <image>?", "yes"),)
+    here = Instruction("a", ("gold1", "tin1"), "Sure?", "yes", "vqa", "short", "", turns=turns)
+    across = Instruction("b", ("tin3", "gold1"), "Sure?", "yes", "vqa", "short", "", turns=turns)
+    sorted_items, apart = by_split([here, across], images, "mine.jsonl")
+    assert [(i.id, i.turns, i.category) for i in sorted_items["train"]] == [("a", turns, "tin")]
+    assert [i.id for i in apart] == ["b"]
+
+
 def test_an_unknown_image_is_named(images):
     with pytest.raises(DataError, match=r"mine.jsonl: instruction 'a': image 'zinc' .*'gold1'"):
         by_split([item("a", "gold1", "zinc")], images, "mine.jsonl")

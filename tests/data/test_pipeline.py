@@ -7,6 +7,7 @@ import pytest
 from tiny_batches import (
     BUCKETS,
     CLASSES,
+    FORM,
     IMAGES,
     SIZE,
     TOKENIZER,
@@ -20,6 +21,7 @@ from tiny_batches import (
 
 from slava_jax.data.assistant_batches import AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.chat import encode_examples
 from slava_jax.data.instructions import claims_hold
 from slava_jax.data.pipeline import (
     Augmentation,
@@ -28,24 +30,20 @@ from slava_jax.data.pipeline import (
     Shard,
     iterate,
 )
-from slava_jax.data.prompts import encode_examples
-from slava_jax.data.tokenizer import special_tokens
 
 
 def test_shapes_and_types():
     batch = make_batches()[0]
-    length, answer = batch["tokens"].shape[1], batch["targets"].shape[1]
+    length, answer = batch["tokens"].shape[1], batch["weights"].shape[1]
     assert (length, answer, 1) in BUCKETS
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
         "images": ((8, 1, SIZE, SIZE, 1), "uint8"),
         "tokens": ((8, length), "int32"),
-        "order": ((8, length), "int32"),
-        "images_before": ((8, length), "int32"),
-        "encode_at": ((8, 2), "int32"),
-        "decoder_in": ((8, answer), "int32"),
-        "targets": ((8, answer), "int32"),
-        "target_weights": ((8, answer), "float32"),
+        "image_index": ((8, length), "int32"),
+        "length": ((8,), "int32"),
+        "answer_start": ((8,), "int32"),
+        "weights": ((8, answer), "float32"),
         "wrong_offset": ((8,), "int32"),
         "wrong_weight": ((8,), "float32"),
         "target_image": ((8,), "int32"),
@@ -89,13 +87,13 @@ def test_batches_are_bucketed_by_length():
     shapes = set()
     for i in range(batches.batches_per_epoch):
         batch = batches[i]
-        shape = (batch["tokens"].shape[1], batch["targets"].shape[1], batch["images"].shape[1])
+        shape = (batch["tokens"].shape[1], batch["weights"].shape[1], batch["images"].shape[1])
         shapes.add(shape)
         # The smallest bucket that its longest row fits.
         assert BUCKETS.index(shape) == data.bucket[batch["index"]].max()
     assert len(shapes) == 3
     for example, bucket in zip(data.examples, data.bucket, strict=True):
-        needs = (example.length, example.answer_length)
+        needs = (len(example.ids), len(example.answer_ids) + 1)
         fits = [needs[0] <= t and needs[1] <= u for t, u, _ in BUCKETS]
         assert fits.index(True) == bucket
 
@@ -248,13 +246,12 @@ def test_a_batch_has_room_for_the_images_of_its_rows_and_for_few_more():
     for i in range(batches.batches_per_epoch):
         batch = batches[i]
         held = [items[row] for row in batch["index"].tolist()]
-        examples = encode_examples(held, TOKENIZER)
         sizes = [
-            (e.length, e.answer_length, len(item.images))
-            for e, item in zip(examples, held, strict=True)
+            (len(e.ids), len(e.answer_ids) + 1, len(e.spans))
+            for e in encode_examples(held, TOKENIZER, FORM)
         ]
         first = next(b for b in buckets if (np.max(sizes, axis=0) <= b).all())
-        assert (*batch["tokens"].shape[1:], *batch["targets"].shape[1:]) == first[:2]
+        assert (*batch["tokens"].shape[1:], *batch["weights"].shape[1:]) == first[:2]
         assert batch["images"].shape[1] == first[2]
         shapes.add(first)
     assert {images for _, _, images in shapes} == {1, 4}
@@ -272,8 +269,8 @@ def test_examples_may_be_training_images_and_targets_may_not():
             item, images=images, question="<image>" * len(images) + "?", category="Fibres"
         )
         return AssistantData(
-            [item], encode_examples([item], TOKENIZER), test, caches[0],
-            special_tokens(TOKENIZER), [(64, 40, 3)], (train, caches[1]),
+            [item], encode_examples([item], TOKENIZER, FORM), test, caches[0],
+            FORM, [(64, 40, 3)], (train, caches[1]),
         )  # fmt: skip
 
     held = data("k4", "t3")
@@ -292,7 +289,7 @@ def test_evaluation_sees_every_instruction_once():
     for batch in batches:
         filling = batch["index"] < 0
         assert np.array_equal(batch["row_weight"], ~filling)
-        assert not batch["target_weights"][filling].any()
+        assert not batch["weights"][filling].any()
         assert not batch["wrong_weight"][filling].any()
         for row, i in enumerate(batch["index"]):
             if i >= 0:
@@ -326,7 +323,7 @@ def test_bad_instructions_are_named():
     with pytest.raises(PipelineError, match="no instructions"):
         images = make_images()
         cache = ImageCache(images, SIZE, 1, 1)
-        AssistantData([], [], images, cache, special_tokens(TOKENIZER), BUCKETS)
+        AssistantData([], [], images, cache, FORM, BUCKETS)
     with pytest.raises(PipelineError, match="must be the largest"):
         make_data(buckets=[(64, 10, 1), (32, 40, 1)])
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from slava_jax.errors import UserError
 from slava_jax.synthetic.records import GroundTruth
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data set that cannot be used; the message names it and says what to do."""
 
 

@@ -10,21 +10,21 @@ from typing import Any
 from slava_jax.data.formats.conversation import parse, wrong
 from slava_jax.data.formats.files import read_records
 from slava_jax.data.formats.image_files import ImageFiles
-from slava_jax.data.formats.mapping import Reading, instructions_of, own_key
+from slava_jax.data.formats.mapping import Reading, instruction_of, own_key
 from slava_jax.data.instructions import Instruction, InstructionError
 
 _MOST = 20  # problems that an error lists
 
 
 class Conversations:
-    """The instructions of a file of conversations, in its order; can be gone through once.
+    """A file of conversations as instructions, in its order; can be gone through once.
 
     Every instruction gets an id of its own: a record without one is FILE/NUMBER, and where an id
     comes again, `#2`, `#3`, ... stand behind it, and the record's own in `metadata.conversation`.
 
     Attributes:
       read, left_out: conversations read so far, and those of them left out for showing no image.
-      instructions: how many came of the others.
+      instructions: how many the others became, one each.
     """
 
     def __init__(
@@ -53,15 +53,18 @@ class Conversations:
             for where, record in read_records(self._path):
                 self.read += 1
                 try:
-                    items = self._instructions(record)
+                    item = self._instruction(record)
                 except InstructionError as error:
                     problems.append(f"{where}: {error}")
                     if len(problems) == _MOST:
                         problems.append(f"{self._path}: not read further")
                         break
                 else:
-                    self.instructions += len(items)
-                    yield from items
+                    if item is None:
+                        self.left_out += 1
+                        continue
+                    self.instructions += 1
+                    yield item
         except InstructionError as error:  # from here on the file cannot be read
             problems.append(str(error))
         if problems:
@@ -69,7 +72,8 @@ class Conversations:
         if not self.read:
             raise InstructionError(f"{self._path}: holds no record")
 
-    def _instructions(self, record: Any) -> list[Instruction]:
+    def _instruction(self, record: Any) -> Instruction | None:
+        """None: a conversation without images that is to be left out."""
         conversation = parse(record)
         if not conversation.images:
             if not self._leave_out_text:
@@ -77,31 +81,28 @@ class Conversations:
                     "shows no image; add one, or leave all such out with --leave_out_text, which "
                     "counts them"
                 )
-            self.left_out += 1
-            return []
+            return None
         keys = [
             self._images.key(image.field, image.reference, own_key(conversation, i))
             for i, image in enumerate(conversation.images)
         ]
         name = conversation.id or f"{self._path.stem}/{self.read}"
-        return self._renamed(name, instructions_of(conversation, name, keys, self._reading))
+        return self._renamed(instruction_of(conversation, name, keys, self._reading))
 
-    def _renamed(self, name: str, items: list[Instruction]) -> list[Instruction]:
-        """The same with ids that did not come before."""
-        for times in itertools.count(self._times.get(name, 0) + 1):
-            named = items if times == 1 else [_marked(item, name, times) for item in items]
-            ids = {item.id for item in named}
-            if not ids & self._seen:
+    def _renamed(self, item: Instruction) -> Instruction:
+        """The same with an id that did not come before."""
+        for times in itertools.count(self._times.get(item.id, 0) + 1):
+            named = item if times == 1 else _marked(item, times)
+            if named.id not in self._seen:
                 break
-        self._times[name] = times
-        self._seen |= ids
+        self._times[item.id] = times
+        self._seen.add(named.id)
         return named
 
 
-def _marked(item: Instruction, name: str, times: int) -> Instruction:
+def _marked(item: Instruction, times: int) -> Instruction:
     known = item.metadata.get("conversation", {})
     if not isinstance(known, dict):
         raise wrong("metadata.conversation", f"must be an object where an id recurs, is {known!r}")
-    conversation = {"id": name, "turn": 1, "of": 1, **known}
-    metadata = {**item.metadata, "conversation": conversation}
+    metadata = {**item.metadata, "conversation": {"id": item.id, **known}}
     return dataclasses.replace(item, id=f"{item.id}#{times}", metadata=metadata)

@@ -1,0 +1,354 @@
+"""Conversations to token ids: messages, images and a template to ids, image spans and a loss mask.
+
+Letters: n tokens, I images, A answers, M positions of an image.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
+from slava_jax.data.templates import TEMPLATES, TOKENIZERS_OWN, ChatError, Slot, layouts
+from slava_jax.data.tokenizer import encode_texts
+
+ROLES = ("system", "user", "assistant")
+
+# What a conversation is made of before its texts are tokens: (text, whether it continues a text),
+# token ids, and these three.
+_IMAGE, _ANSWER, _ANSWERED = object(), object(), object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """What one side says; `<image>` in a user's text marks where an image stands.
+
+    Raises:
+      ChatError: a role that is not one of ROLES.
+    """
+
+    role: str
+    text: str
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ChatError(f"a message's role must be one of {', '.join(ROLES)}: {self.role!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextForm:
+    """How a model wants its text.
+
+    Attributes:
+      template: 'plain', 'vicuna_v1', 'llama2', 'chatml', or 'tokenizer', the tokenizer's own.
+      image_tokens: M, the positions that an image takes in the sequence (sLAVA: 1).
+      image_id: the id that stands at those positions; a placeholder, which a model that puts
+        embeddings there never looks up.
+      end_id: the id that ends an answer. With 'chatml' and 'tokenizer' it must be the one that the
+        template itself writes behind an answer.
+
+    Raises:
+      ChatError: an unknown template, or no position for an image.
+    """
+
+    template: str
+    image_tokens: int
+    image_id: int
+    end_id: int
+
+    def __post_init__(self):
+        known = (*TEMPLATES, TOKENIZERS_OWN)
+        if self.template not in known:
+            raise ChatError(f"template must be one of {', '.join(known)}, is {self.template!r}")
+        if self.image_tokens < 1:
+            raise ChatError(f"image_tokens must be at least 1, is {self.image_tokens}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """The token ids of one conversation, up to the end of its last answer.
+
+    Attributes:
+      ids: int32[n], prompt and answers, each answer followed by its end.
+      spans: int32[I, 2], start and stop of each image's positions in ids.
+      answers: int32[A, 2], start and stop of each answer in ids, its end included; A >= 1. The
+        blanks that a template writes at an answer's ends belong to it, as its model writes them.
+    """
+
+    ids: np.ndarray
+    spans: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """int32[P]: all before the last answer."""
+        return self.ids[: self.answers[-1, 0]]
+
+    @property
+    def answer_ids(self) -> np.ndarray:
+        """int32[U]: the last answer without its end."""
+        return self.ids[self.answers[-1, 0] : self.answers[-1, 1] - 1]
+
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """bool[n]: True on the tokens of all answers and on their ends."""
+        mask = np.zeros(len(self.ids), bool)
+        for start, stop in self.answers:
+            mask[start:stop] = True
+        return mask
+
+    @property
+    def image_index(self) -> np.ndarray:
+        """int32[n]: i * M + j on position j of image i, -1 on every other token."""
+        index = np.full(len(self.ids), -1, np.int32)
+        for i, (start, stop) in enumerate(self.spans):
+            index[start:stop] = np.arange(i * (stop - start), (i + 1) * (stop - start))
+        return index
+
+
+def encode_examples(
+    instructions: Sequence[Instruction], tokenizer: PreTrainedTokenizerFast, form: TextForm
+) -> list[Example]:
+    """Tokenises instructions for training, each distinct piece of text once.
+
+    An answer is tokenised apart from what stands before it, since a model that writes one begins a
+    new token. So what `encode_prompt` makes of the messages before an answer is what stands before
+    it here.
+
+    Raises:
+      ChatError: names the instruction whose answer has no token, whose `<image>` marks do not
+        match its images or stand outside of its questions; or the template cannot be used.
+    """
+    conversations = [conversation_of(item) for item in instructions]
+    orders = [tuple(message.role for message in messages) for messages in conversations]
+    places = layouts(form.template, orders, form.end_id, tokenizer)
+    units = []
+    for item, messages, order in zip(instructions, conversations, orders, strict=True):
+        _check_images(messages, len(item.images), f"instruction {item.id!r}")
+        units.append(_units(messages, places[order], form.end_id))
+    ids_of = _token_ids((unit for of in units for unit in of), tokenizer, form)
+    examples = []
+    for item, of in zip(instructions, units, strict=True):
+        ids, spans, answers = _joined(of, ids_of, form, f"instruction {item.id!r}")
+        examples.append(Example(ids, spans, answers))
+    return examples
+
+
+def encode_prompt(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast, form: TextForm, images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenises messages for inference, up to where the answer begins.
+
+    Where no message has an `<image>`, all images stand in front of the first user message.
+
+    Args:
+      messages: a system message or none, then user and assistant in turn; a user's is the last.
+      images: how many there are.
+
+    Returns:
+      ids int32[P], spans int32[I, 2]: start and stop of each image's positions.
+
+    Raises:
+      ChatError: the messages come in another order, or their `<image>` marks do not match the
+        images; or the template cannot be used.
+    """
+    order = _order(messages)
+    name = f"question {messages[-1].text!r}"
+    first = order.index("user")
+    if not any(IMAGE_TOKEN in message.text for message in messages):
+        text = user_text(messages[first].text, images=images)
+        messages = [*messages[:first], Message("user", text), *messages[first + 1 :]]
+    _check_images(messages, images, name)
+    order = (*order, "assistant")
+    slots = layouts(form.template, [order], form.end_id, tokenizer)[order]
+    units = _units([*messages, Message("assistant", "")], slots, form.end_id)
+    units = units[: len(units) - 1 - units[::-1].index(_ANSWER)]
+    ids, spans, _ = _joined(units, _token_ids(units, tokenizer, form), form, name)
+    return ids, spans
+
+
+def encode_answers(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, form: TextForm
+) -> list[np.ndarray]:
+    """int32[U] of each text as the answer to a question, the id that ends it last.
+
+    They are the ids that `encode_examples` makes of the same answer.
+    """
+    order = ("user", "assistant")
+    slots = layouts(form.template, [order], form.end_id, tokenizer)[order]
+    question = Message("user", "?")
+    units = [_units((question, Message("assistant", text)), slots, form.end_id) for text in texts]
+    ids_of = _token_ids((unit for of in units for unit in of), tokenizer, form)
+    found = []
+    for text, of in zip(texts, units, strict=True):
+        ids, _, answers = _joined(of, ids_of, form, f"answer {text!r}")
+        found.append(ids[answers[0, 0] : answers[0, 1]])
+    return found
+
+
+def conversation_of(instruction: Instruction) -> tuple[Message, ...]:
+    """The messages of an instruction: system prompt, earlier turns, question and answer.
+
+    The system prompt is `metadata['system']`, where that is a text; the supplement stands before
+    the first question.
+
+    Raises:
+      ChatError: names the instruction with an `<image>` in its supplement.
+    """
+    supplement, system = instruction.metadata["supplement"], instruction.metadata.get("system")
+    if IMAGE_TOKEN in supplement:
+        raise ChatError(
+            f"instruction {instruction.id!r}: {IMAGE_TOKEN} in the supplement; it belongs into the "
+            "question only"
+        )
+    messages = []
+    if isinstance(system, str) and system.strip():
+        messages.append(Message("system", system))
+    for question, answer in (*instruction.turns, (instruction.question, instruction.answer)):
+        messages.append(Message("user", user_text(question, supplement)))
+        messages.append(Message("assistant", answer))
+        supplement = ""
+    return tuple(messages)
+
+
+def user_text(question: str, supplement: str = "", images: int = 0) -> str:
+    """What a user says: the supplement, if any, and the question.
+
+    Args:
+      images: so many images stand before a question without any `<image>`.
+    """
+    if IMAGE_TOKEN not in question:
+        question = IMAGE_TOKEN * images + question
+    blank = " " if supplement and question and not question.startswith(IMAGE_TOKEN) else ""
+    return f"{supplement}{blank}{question}"
+
+
+def _order(messages: Sequence[Message]) -> tuple[str, ...]:
+    order = tuple(message.role for message in messages)
+    turns = order[1:] if order[:1] == ("system",) else order
+    if turns[-1:] != ("user",) or turns != (("user", "assistant") * len(turns))[: len(turns)]:
+        raise ChatError(
+            f"messages of {', '.join(order) or 'nobody'}: give a system message or none, then user "
+            "and assistant in turn, the last one the user's"
+        )
+    return order
+
+
+def _check_images(messages: Sequence[Message], images: int, name: str) -> None:
+    found = asked = 0
+    for message in messages:
+        marks = message.text.count(IMAGE_TOKEN)
+        if message.role == "user":
+            found, asked = found + marks, asked + 1
+        elif marks:
+            raise ChatError(
+                f"{name}: {IMAGE_TOKEN} in a message of role {message.role!r}; it belongs into the "
+                "questions only"
+            )
+    if found != images:
+        raise ChatError(
+            f"{name}: {found} {IMAGE_TOKEN} in the question{'s' * (asked > 1)} for {images} "
+            f"image(s); write one {IMAGE_TOKEN} where each image stands"
+        )
+
+
+def _units(messages: Sequence[Message], slots: Sequence[Slot], end_id: int) -> list:
+    """Texts, token ids, images and the ends of answers, in their order.
+
+    What a user writes is one text with what the template writes beside it, as other libraries
+    tokenise it.
+    """
+    units: list = []
+    text = ""
+    for message, slot in zip(messages, slots, strict=True):
+        for part in slot.before:
+            if isinstance(part, str):
+                text += part
+                continue
+            if text:
+                units.append((text, False))
+            units.append(part)
+            text = ""
+        said = message.text.lstrip() if slot.strips[0] else message.text
+        said = said.rstrip() if slot.strips[1] else said
+        if message.role == "assistant":
+            answer = (f"{slot.lead}{said}{slot.tail}", slot.continues)
+            units += [*([(text, False)] if text else []), _ANSWER, answer, end_id, _ANSWERED]
+            text = ""
+            continue
+        first, *rest = said.split(IMAGE_TOKEN)
+        text += first
+        for piece in rest:
+            units += [(text, False), _IMAGE] if text else [_IMAGE]
+            text = piece
+    return units
+
+
+def _token_ids(
+    units: Iterable, tokenizer: PreTrainedTokenizerFast, form: TextForm
+) -> dict[tuple[str, bool], list[int]]:
+    """Ids of the texts among the units, each distinct one tokenised once, all at once."""
+    distinct = list(dict.fromkeys(unit for unit in units if isinstance(unit, tuple)))
+    ids_of = dict(zip(distinct, encode_texts(tokenizer, [t for t, _ in distinct]), strict=True))
+    if any(continues for _, continues in distinct) and _adds_blank(tokenizer):
+        later = [key for key in distinct if key[1]]
+        # Behind a line end no blank is put, and the line end is cut off.
+        (line_end, *found) = encode_texts(tokenizer, ["\n", *(f"\n{text}" for text, _ in later)])
+        for key, ids in zip(later, found, strict=True):
+            if ids[: len(line_end)] == line_end:
+                ids_of[key] = ids[len(line_end) :]
+    guarded = {form.image_id, form.end_id}
+    guarded |= set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for key, ids in ids_of.items():
+        if not guarded.isdisjoint(ids):
+            ids_of[key] = _without(guarded, key[0], tokenizer)
+    return ids_of
+
+
+def _adds_blank(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a text's first token begins with a blank that is not in the text (SentencePiece)."""
+    first = tokenizer.convert_ids_to_tokens(encode_texts(tokenizer, ["a"])[0])[0]
+    return first.startswith("▁")
+
+
+def _without(guarded: set[int], text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids of a text that spells the name of a token that it must not become, cut within the name.
+
+    Only a tokenizer that finds such tokens in plain text needs it.
+    """
+    known = sorted(i for i in guarded if 0 <= i < len(tokenizer))
+    names = tokenizer.convert_ids_to_tokens(known)
+    cut = re.compile("|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in names if n))
+    ids = [i for part in encode_texts(tokenizer, cut.split(text)) for i in part]
+    if not guarded.isdisjoint(ids):
+        raise ChatError(
+            f"text {text[:80]!r}: the tokenizer makes a special token of it; take it out, or "
+            "correct the tokenizer"
+        )
+    return ids
+
+
+def _joined(
+    units: Sequence, ids_of: dict[tuple[str, bool], list[int]], form: TextForm, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids int32[n], spans int32[I, 2] and answers int32[A, 2]."""
+    ids: list[int] = []
+    spans, answers, start = [], [], 0
+    for unit in units:
+        if isinstance(unit, tuple):
+            ids += ids_of[unit]
+        elif unit is _IMAGE:
+            spans.append((len(ids), len(ids) + form.image_tokens))
+            ids += [form.image_id] * form.image_tokens
+        elif unit is _ANSWER:
+            start = len(ids)
+        elif unit is _ANSWERED:
+            answers.append((start, len(ids)))
+            if len(ids) - start < 2:
+                raise ChatError(f"{name}: the answer has no token; write one")
+        else:
+            ids.append(unit)
+    pairs = (np.asarray(found, np.int32).reshape(-1, 2) for found in (spans, answers))
+    return np.asarray(ids, np.int32), *pairs

@@ -1,0 +1,65 @@
+"""The tokenizer: any text comes back, and no special token hides in one."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slava_jax.data.tokenizer import (
+    TokenizerError,
+    decode_text,
+    encode_texts,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+TEXTS = ["What is the mean diameter of the particles?", "The mean diameter is 120 nm."] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 320)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_survives(tokenizer, text):
+    assert decode_text(tokenizer, encode_texts(tokenizer, [text])[0]) == text
+
+
+@pytest.mark.parametrize("text", ["a </s> b<pad>", "  two  blanks \n", "don ’t .", "it 's , x ?"])
+def test_awkward_text_survives(tokenizer, text):
+    ids = encode_texts(tokenizer, [text])[0]
+    assert decode_text(tokenizer, ids) == text
+    assert min(ids) > 3  # no special token of the tokenizer hides in plain text
+    tokenizer.split_special_tokens = False  # as a tokenizer that was not made here has it
+    try:
+        assert encode_texts(tokenizer, [text])[0] == ids
+    finally:
+        tokenizer.split_special_tokens = True
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    again = load_tokenizer(tmp_path / "tokenizer")
+    texts = [*TEXTS[:2], "a </s>  b ’ .", ""]
+    assert encode_texts(again, texts) == encode_texts(tokenizer, texts)
+    assert decode_text(again, encode_texts(again, texts[2:3])[0]) == texts[2]
+    assert (again.pad_token_id, again.bos_token_id, again.eos_token_id) == (0, 2, 3)
+    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_training_is_deterministic_and_learns(tokenizer):
+    again = train_tokenizer(TEXTS, 320)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert len(encode_texts(tokenizer, [TEXTS[0]])[0]) < len(TEXTS[0]) / 2
+    assert len(tokenizer) <= 320
+    with pytest.raises(ValueError, match="260"):
+        train_tokenizer(TEXTS, 100)
+
+
+def test_special_ids_follow_the_vocabulary(tokenizer):
+    base = len(tokenizer)
+    assert max(tokenizer.get_vocab().values()) == base - 1
+    assert decode_text(tokenizer, [0, 2, base + 1, *encode_texts(tokenizer, ["ok"])[0], 3]) == "ok"
