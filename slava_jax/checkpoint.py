@@ -26,14 +26,15 @@ import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 from slava_jax import hosts
+from slava_jax.errors import UserError
 
-FORMAT_VERSION = 1  # of what `_write` lays down; `_read_metadata` refuses every other one
+FORMAT_VERSION = 2
 
 PyTree = Any
 _LEFTOVER = re.compile(r"\.(orbax-checkpoint-tmp.*|deleted)$")
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint cannot be written, or what is stored is not what was asked for."""
 
 
@@ -122,7 +123,7 @@ def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> N
 def lay_out(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: dict[str, Any]) -> None:
     """A folder like `save_tree`'s, said to hold `shapes`, with one element an array in it.
 
-    streaming.py then writes the arrays in their places. Names are as in "llama/norm/scale".
+    streaming.py then writes the arrays in their places. Names are as in "vit/norm/scale".
     """
     one = {name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()}
     _write(path, _nest(one), facts, shapes)

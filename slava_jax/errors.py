@@ -1,35 +1,37 @@
-"""Errors whose message is all the user needs: command lines print it without a traceback."""
+"""The base of every error whose message is all that its reader needs, and how a command ends."""
 
-from slava_jax.checkpoint import CheckpointError
-from slava_jax.config import ConfigError
-from slava_jax.convert.rules import ConvertError
-from slava_jax.data.datasets.base import DataError
-from slava_jax.data.images import ImageError
-from slava_jax.data.instructions import InstructionError
-from slava_jax.data.pipeline import PipelineError
-from slava_jax.data.prompts import PromptError
-from slava_jax.data.tokenizer import TokenizerError
-from slava_jax.eval.wordnet import WordNetError
-from slava_jax.hosts import HostsError
-from slava_jax.teacher.settings import TeacherError
-from slava_jax.train.fit import TrainingError
-from slava_jax.train.logging import HistoryError
-from slava_jax.train.workdir import WorkdirError
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
 
-USER_ERRORS = (
-    CheckpointError,
-    ConfigError,
-    ConvertError,
-    DataError,
-    HistoryError,
-    HostsError,
-    ImageError,
-    InstructionError,
-    PipelineError,
-    PromptError,
-    TeacherError,
-    TokenizerError,
-    TrainingError,
-    WordNetError,
-    WorkdirError,
-)
+# Of the disk and not of this program; what was written before stays.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+
+
+class UserError(Exception):
+    """What the user can correct: the message names the file, line or key, and what to do.
+
+    Commands print it as one line without a traceback (`reported`). An error class keeps its other
+    base where a caller may know it as that: `class DataError(UserError, ValueError)`.
+    """
+
+
+@contextlib.contextmanager
+def reported(resume: str | None = None) -> Iterator[None]:
+    """Ends the program with `error: ...` on a UserError or an OSError; all else passes.
+
+    Args:
+      resume: how a long run goes on, said behind an error of the disk. Any other OSError in such a
+        run is a fault of ours and keeps its traceback; a short command names the file it was given.
+    """
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if resume is None:
+            sys.exit(f"error: {error}")
+        if error.errno not in _DISK_ERRORS:
+            raise
+        sys.exit(f"error: {error}\n{resume}")

@@ -14,11 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from slava_jax.errors import UserError
+
 _LONGEST = 7 * 24 * 3600 * 1000  # ms; a host that dies ends the others long before
 _meetings = itertools.count()
 
 
-class HostsError(RuntimeError):
+class HostsError(UserError, RuntimeError):
     """The hosts cannot find each other; the message says what to set."""
 
 

@@ -1,6 +1,5 @@
-"""Trains, evaluates and reports: python -m slava_jax.main --config configs/X.py --workdir DIR."""
+"""Trains, evaluates and reports: slava train --config configs/X.py --workdir DIR."""
 
-import errno
 import re
 import sys
 import time
@@ -18,35 +17,28 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One process of several hosts; see docs/scale.md."
 )
-# Of the disk and not of this program; what was written before stays.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 def main(_) -> None:
     """Entry point."""
     # Only now, so that --help and wrong flags answer at once.
     from slava_jax import hosts
-    from slava_jax.errors import USER_ERRORS
+    from slava_jax.errors import reported
     from slava_jax.train.loop import run
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells its own story at the level of INFO.
-    try:
+    again = f"The same command goes on once {_WORKDIR.value} can be written to"
+    with reported(resume=again):
         if _DISTRIBUTED.value:
             hosts.join()
         trim_after_compiling()
         run(_CONFIG.value, _WORKDIR.value, _STARTED)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        sys.exit(
-            f"error: {error}\nThe same command goes on once {_WORKDIR.value} can be written to"
-        )
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """absl's parser, with one line instead of a traceback where a key or file does not exist."""
+    if {"-h", "--help"} & set(arguments[1:]):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # absl itself would exit with 1
     try:
         rest = app.parse_flags_with_usage(arguments)
         _ = _CONFIG.value.is_locked  # a config file that is missing says so only here

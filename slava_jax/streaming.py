@@ -30,7 +30,7 @@ def save_slices(
     """`checkpoint.save_tree` for arrays that come in slices, atomic like it.
 
     Args:
-      shapes: every array there will be, by name ("llama/norm/scale"); none without elements.
+      shapes: every array there will be, by name ("vit/norm/scale"); none without elements.
       slices: (name, i, array): `array` is entry i of its leading axis, or the whole where i is
         None. Each entry once, in any order. One at a time is held.
 

@@ -14,7 +14,9 @@ PACKAGE = ROOT / "slava_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
 
+# From the bottom. `checkpoint` stands beside them: only the rooms of USES_CHECKPOINT may import it.
 LAYERS = (
+    "bottom",
     "synthetic",
     "data",
     "nn",
@@ -27,8 +29,16 @@ LAYERS = (
     "train",
     "top",
 )
-FORBIDDEN = {"eval": {"nn", "models", "convert"}}
+SINGLE_MODULES = {
+    "errors": "bottom", "pages": "bottom",
+    "checkpoint": "checkpoint", "streaming": "checkpoint", "hosts": "checkpoint",
+    "config": "config",
+    "commands": "top", "main": "top", "__main__": "top",
+}  # fmt: skip
+FORBIDDEN = {"eval": {"nn", "models", "convert"}, "teacher": {"nn", "models", "convert"}}
 USES_CHECKPOINT = {"convert", "inference", "train", "top"}
+# Not for a user: the teacher tries again, and says itself how often in vain.
+CAUGHT_INSIDE = {"AttemptError", "RenderingError"}
 
 
 def name(path: Path) -> str:
@@ -36,13 +46,12 @@ def name(path: Path) -> str:
 
 
 def room(parts: tuple[str, ...]) -> str:
-    """The room of a module, given its path below slava_jax; the modules on top share one.
+    """The room of a module, given its path below slava_jax.
 
-    A `__main__` is a command like those on top: nothing imports it.
+    Raises KeyError for a module that is in none.
     """
-    if parts and parts[0] in LAYERS and parts[-1] != "__main__":
-        return parts[0]
-    return "checkpoint" if parts in (("checkpoint",), ("streaming",), ("hosts",)) else "top"
+    first = parts[0]
+    return first if (PACKAGE / first).is_dir() and first in LAYERS else SINGLE_MODULES[first]
 
 
 def imported_rooms(tree: ast.AST) -> set[str]:
@@ -61,7 +70,7 @@ def imported_rooms(tree: ast.AST) -> set[str]:
 def broken_layers(room_name: str, imports: set[str]) -> set[str]:
     """Those of `imports` that a module of `room_name` may not have."""
     if room_name == "checkpoint":
-        return imports - {"checkpoint"}
+        return imports - {"checkpoint", "bottom"}
     allowed = set(LAYERS[: LAYERS.index(room_name) + 1]) - FORBIDDEN.get(room_name, set())
     if room_name in USES_CHECKPOINT:
         allowed.add("checkpoint")
@@ -70,9 +79,27 @@ def broken_layers(room_name: str, imports: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_imports_go_down_only(path):
-    here = room(path.relative_to(PACKAGE).with_suffix("").parts)
     imports = imported_rooms(ast.parse(path.read_text()))
+    if path == PACKAGE / "__init__.py":  # every module below loads it first
+        assert not imports
+        return
+    here = room(path.relative_to(PACKAGE).with_suffix("").parts)
     assert not broken_layers(here, imports), f"{name(path)} ({here}) imports from above"
+
+
+def test_every_folder_and_file_is_a_room_and_every_room_is_there():
+    own = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert own - {"__init__"} == {*LAYERS, *SINGLE_MODULES} - {"bottom", "top"}
+    with pytest.raises(KeyError, match="helpers"):
+        room(("helpers", "misc"))
+
+
+def test_contributing_lists_the_rooms_from_the_top():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    block = re.search(r"^Imports go down only.*?\n\n(.*?)\n\n", text, re.M | re.S)[1]
+    listed = [re.findall(r"[a-z]+", line[:24].replace(",", " ")) for line in block.splitlines()]
+    rooms = [SINGLE_MODULES.get(names[0], names[0]) for names in listed]
+    assert rooms == list(reversed(LAYERS))
 
 
 def test_an_import_from_above_would_be_seen():
@@ -81,6 +108,53 @@ def test_an_import_from_above_would_be_seen():
     assert broken_layers("top", imported_rooms(tree)) == set()
     tree = ast.parse("def f():\n  from slava_jax.models.vit import Vit\n")
     assert broken_layers("eval", imported_rooms(tree)) == {"models"}
+    tree = ast.parse("from slava_jax import errors, main\nfrom slava_jax.commands import cli\n")
+    assert broken_layers("train", imported_rooms(tree)) == {"top"}
+    assert broken_layers("bottom", imported_rooms(tree)) == {"top"}
+    tree = ast.parse("from slava_jax.data import images")
+    assert broken_layers("synthetic", imported_rooms(tree)) == {"data"}
+    assert broken_layers("checkpoint", imported_rooms(tree)) == {"data"}
+
+
+def test_the_base_of_errors_imports_nothing_of_the_package():
+    tree = ast.parse((PACKAGE / "errors.py").read_text())
+    assert not imported_rooms(tree)
+
+
+def own_errors() -> dict[str, set[str]]:
+    """Name and bases of every class of the package that derives from an error."""
+    found = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+                if any(base.endswith(("Error", "Exception")) for base in bases):
+                    found[node.name] = bases
+    return found
+
+
+def test_every_error_is_one_that_commands_print():
+    """By its base alone: no list has to be kept."""
+    found = own_errors()
+    assert found.keys() >= {"UserError", "DataError", "WordNetError", *CAUGHT_INSIDE}
+    others = found.keys() - {"UserError"} - CAUGHT_INSIDE
+    assert not [error for error in sorted(others) if "UserError" not in found[error]]
+
+
+def test_only_commands_end_the_program():
+    """And what they print as an error goes through one place."""
+    ends, handles = set(), set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "SystemExit"):
+                ends.add(path)
+            if isinstance(node, ast.ExceptHandler) and node.type:
+                caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+                handles |= {path} if "UserError" in caught else set()
+    shared = PACKAGE / "errors.py"
+    ends -= {shared}
+    assert ends and {room(p.relative_to(PACKAGE).with_suffix("").parts) for p in ends} == {"top"}
+    assert handles == {shared}
 
 
 def test_files_and_functions_stay_small():

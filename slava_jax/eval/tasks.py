@@ -19,16 +19,16 @@ class Losses:
     Attributes:
       types: question type of each.
       nats, tokens: float[n], summed over each answer.
-      match, match_wrong: float[n], match logits with the right and with a wrong image.
-      paired: bool[n], whether there was a wrong image.
+      match, match_wrong: float[n], match logits with the right and with a wrong image; `None` of
+        a model that matches nothing. paired: bool[n], whether there was a wrong image.
     """
 
     types: Sequence[str]
     nats: np.ndarray
     tokens: np.ndarray
-    match: np.ndarray
-    match_wrong: np.ndarray
-    paired: np.ndarray
+    match: np.ndarray | None = None
+    match_wrong: np.ndarray | None = None
+    paired: np.ndarray | None = None
 
 
 def language_modelling(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:

@@ -1,11 +1,10 @@
-"""Install WordNet 3.0 where NLTK finds it, without being root: python -m slava_jax.eval.wordnet
+"""Install WordNet 3.0 where NLTK finds it, without being root; the command is `slava wordnet`.
 
 METEOR counts synonyms as matches and reads them from WordNet through NLTK, which looks only into
 its own data folders; one of them is `<sys.prefix>/nltk_data`, so a virtual environment carries its
 own copy. Two sources are tried: NLTK's downloader, then Debian's packages of the same WordNet 3.0.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -14,7 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-COMMAND = "python -m slava_jax.eval.wordnet"
+from slava_jax.errors import UserError
+
+COMMAND = "slava wordnet"
 
 # Everything NLTK's WordNet reader may open.
 _FILES = (
@@ -48,8 +49,19 @@ _GOLDEN_CANDIDATE = (
 )
 _GOLDEN_METEOR = 0.504
 
+# Run in the folder that this package lies in, so that it is this one that is imported.
+_ABOVE = Path(__file__).resolve().parents[2]
+_CHECK = """
+import sys
+from slava_jax.eval import wordnet
+try:
+    wordnet.check(*sys.argv[1:])
+except wordnet.WordNetError as error:
+    sys.exit(str(error))
+"""
 
-class WordNetError(RuntimeError):
+
+class WordNetError(UserError, RuntimeError):
     """WordNet is missing, unreadable, or could not be installed; the message says what to do."""
 
 
@@ -68,11 +80,9 @@ def problem(root: Path | None = None, timeout: float = 120.0) -> str | None:
     None when the golden score comes out. A fresh process looks, so that what counts is what the
     next run will see, and not what this process has cached.
     """
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--check"]
+    command = [sys.executable, "-c", _CHECK, *([str(root.resolve())] if root else [])]
     try:
-        done = subprocess.run(
-            command + ([str(root)] if root else []), capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run(command, cwd=_ABOVE, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return f"the check of WordNet took longer than {timeout:.0f} s"
     return None if done.returncode == 0 else _last_lines(done.stderr or done.stdout)
@@ -222,8 +232,11 @@ def _put_in_place(root: Path, data: Path) -> str | None:
     return None
 
 
-def _check(root: str | None) -> None:
-    """Raise unless NLTK reads WordNet and gives the golden METEOR. Runs in a process of its own."""
+def check(root: str | None = None) -> None:
+    """Raise WordNetError unless NLTK reads WordNet, at `root` alone if given, and METEOR is golden.
+
+    NLTK keeps what it has read, and `root`: once a process.
+    """
     import nltk
     from nltk.corpus import wordnet
     from nltk.translate.meteor_score import single_meteor_score
@@ -240,25 +253,3 @@ def _check(root: str | None) -> None:
             f"METEOR gives {score:.4f} where WordNet 3.0 gives {_GOLDEN_METEOR}: "
             f"the files in {wordnet.root} are of another version or damaged"
         )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", nargs="?", const="", metavar="DIR",
-        help="only check what is installed (or what lies in the NLTK data folder DIR)",
-    )  # fmt: skip
-    options = parser.parse_args()
-    try:
-        if options.check is not None:
-            _check(options.check or None)
-        else:
-            print(install())
-    except (WordNetError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

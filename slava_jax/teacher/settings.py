@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from slava_jax.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 _LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
 _OWN_FIELDS = ("model", "messages", "n", "stream")
 
 
-class TeacherError(ValueError):
+class TeacherError(UserError, ValueError):
     """The teacher cannot go on; the message says why, and what to do."""
 
 

@@ -95,5 +95,5 @@ def test_without_wordnet_the_error_names_the_command(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0
     last_line = done.stderr.strip().splitlines()[-1]
-    assert "python -m slava_jax.eval.wordnet" in last_line
+    assert "slava wordnet" in last_line
     assert str(tmp_path) in last_line

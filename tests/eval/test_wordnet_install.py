@@ -73,7 +73,7 @@ def test_other_words_in_the_files_fail_the_golden_value(tmp_path):
 
 
 def test_the_command_checks_without_installing(tmp_path):
-    command = [sys.executable, "-m", "slava_jax.eval.wordnet", "--check", str(tmp_path)]
+    command = [sys.executable, "-m", "slava_jax", "wordnet", "--check", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert str(tmp_path) in done.stderr

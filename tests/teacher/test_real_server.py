@@ -19,7 +19,7 @@ import pytest
 from teacher_jobs import job
 from transformers import AutoTokenizer
 
-from slava_jax.convert.__main__ import main as convert
+from slava_jax.commands.convert import main as convert
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.teacher.journal import read_journal
 from slava_jax.teacher.taught import teach

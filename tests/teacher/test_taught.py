@@ -17,11 +17,10 @@ from tiny_run import get_config
 
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.instructions import read_jsonl
-from slava_jax.data.tokenizer import special_tokens
 from slava_jax.teacher.client import Redactor
 from slava_jax.teacher.settings import TeacherError
 from slava_jax.teacher.taught import _model_name, teach
-from slava_jax.train.materials import prepare
+from slava_jax.train.datasets import prepare
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-very-secret-0123456789"
@@ -183,7 +182,7 @@ def test_the_command_and_a_run_that_reads_what_it_wrote(tmp_path, monkeypatch):
         }  # fmt: skip
         line = [f"--{name}={value}" for name, value in flags.items()]
         return subprocess.run(
-            [sys.executable, "-m", "slava_jax.teacher", *line, *more], cwd=ROOT, env=environment,
+            [sys.executable, "-m", "slava_jax", "teach", *line, *more], cwd=ROOT, env=environment,
             capture_output=True, text=True,
         )  # fmt: skip
 
@@ -203,10 +202,10 @@ def test_the_command_and_a_run_that_reads_what_it_wrote(tmp_path, monkeypatch):
 
     config = get_config()
     config.data.update(name="folder", folder=str(images), size=24)
-    materials = prepare(config, workdir)
-    for split in (materials.train, materials.validation, materials.test):
+    datasets = prepare(config, workdir)
+    for split in (datasets.train, datasets.validation, datasets.test):
         assert len(split.instructions) == 25 * len(split.images)
         AssistantData(
             split.instructions, split.examples, split.images, split.cache,
-            special_tokens(materials.tokenizer), ((400, 300, 1),),
+            datasets.form, ((400, 300, 1),),
         )  # fmt: skip

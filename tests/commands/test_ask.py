@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from tiny_run import get_config
 
-from slava_jax import ask
+from slava_jax.commands import ask
 from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
 from slava_jax.synthetic.facts import supplement_text
 from slava_jax.train import stages
-from slava_jax.train.materials import prepare
+from slava_jax.train.datasets import prepare
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUESTION = "What is shown?"
 
 
@@ -27,12 +27,12 @@ def workdir(tmp_path_factory):
     """What a run leaves, with weights nobody trained."""
     directory = tmp_path_factory.mktemp("run")
     config = get_config()
-    materials = prepare(config, directory)
-    language = stages.language_stage(config, materials).params
-    start = stages.assistant_start(config, materials, None, language)
+    datasets = prepare(config, directory)
+    language = stages.language_stage(config, datasets).params
+    start = stages.assistant_start(config, datasets, None, language)
     variables = {"params": start.params, "frozen": start.frozen}
-    names = tuple(materials.class_names)
-    save_assistant(Assistant(start.model, variables, materials.tokenizer, names), config, directory)
+    names = tuple(datasets.class_names)
+    save_assistant(Assistant(start.model, variables, datasets.tokenizer, names), config, directory)
     return directory
 
 
@@ -168,7 +168,7 @@ def test_options_out_of_range_are_named(capsys, workdir, image, wrong):
 
 
 def test_on_the_command_line_there_is_nothing_but_the_answer(workdir, image):
-    command = [sys.executable, "-m", "slava_jax.ask", "--checkpoint", str(workdir), str(image)]
+    command = [sys.executable, "-m", "slava_jax", "ask", "--checkpoint", str(workdir), str(image)]
     done = subprocess.run(
         [*command, QUESTION, "--max_tokens", "4"], cwd=ROOT, capture_output=True, text=True,
         timeout=120, env={name: v for name, v in os.environ.items() if name != "XLA_FLAGS"},

@@ -1,31 +1,32 @@
-"""A teacher behind an API: python -m slava_jax.teacher --config configs/teacher.py --workdir DIR.
+"""A teacher behind an API: slava teach --config configs/teacher.py --workdir DIR.
 
 It writes instructions about images. With --dry-run it prints prompts and the bill; nothing is sent.
 """
 
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 
+from slava_jax.errors import reported
 from slava_jax.main import parse_flags  # defines --config and --workdir
 
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print prompts and the bill; send nothing.")
 _AGAIN = flags.DEFINE_bool("again", False, "Ask again for what was refused or malformed.")
+flags.declare_key_flag("config")  # so that --help shows them
+flags.declare_key_flag("workdir")
 
 
 def main(_) -> None:
     """Entry point."""
     # Only now, so that --help and wrong flags answer at once.
     from slava_jax.config import check
-    from slava_jax.errors import USER_ERRORS
     from slava_jax.teacher.settings import TeacherError
     from slava_jax.teacher.settings import check as check_settings
-    from slava_jax.train.materials import open_image_sets
+    from slava_jax.train.datasets import open_image_sets
 
     logging.set_verbosity(logging.WARNING)
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
-    try:
+    with reported():
         if "teacher" not in config:
             raise TeacherError("the config has no group teacher; derive it from configs/teacher.py")
         groups = config.to_dict()
@@ -41,8 +42,6 @@ def main(_) -> None:
         sets = open_image_sets(config, workdir / "data")
         job = Job(settings, sets, workdir, config.data.seed, config.data.question)
         print(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value))
-    except (*USER_ERRORS, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Asks an assistant: slava ask --checkpoint runs/quickstart IMAGE... "question"."""
+
+import argparse
+import sys
+
+from slava_jax.errors import UserError, reported
+from slava_jax.synthetic.facts import supplement_text
+from slava_jax.teacher.procedural import DETAIL_REQUEST
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: the answer on stdout, and nothing else."""
+    asked = parser().parse_args(arguments)
+    if sys.stderr.isatty():
+        print("loading and compiling takes some seconds ...", file=sys.stderr, flush=True)
+    # Only now, so that --help and wrong options answer at once.
+    from absl import logging
+
+    from slava_jax.inference.assistant import load_assistant
+
+    logging.set_verbosity(logging.ERROR)
+    question, supplement = prompt(asked)
+    with reported():
+        assistant = load_assistant(asked.checkpoint, asked.base)
+        rank = _rank(asked.rank, assistant.model.adapter)
+        answer = assistant.ask(
+            asked.images, question, supplement, max_tokens=asked.max_tokens, rank=rank,
+            temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
+        )  # fmt: skip
+    print(answer)
+
+
+def prompt(asked: argparse.Namespace) -> tuple[str, str]:
+    """Question and supplement, worded as in training."""
+    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
+    return question, supplement_text(asked.pixel_size, asked.magnification)
+
+
+def _rank(rank: int | None, adapter) -> int | None:
+    if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
+        raise UserError(f"--rank: was trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
+    return rank
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    options = argparse.ArgumentParser("slava ask", description=__doc__.split(":")[0])
+    options.add_argument(
+        "images", nargs="+", metavar="image",
+        help="an image file, of any size and depth; of several the last one is asked about",
+    )  # fmt: skip
+    options.add_argument(
+        "question",
+        type=_text,
+        help="e.g. 'What does this image show?'; with one <image> where each image stands, or none",
+    )
+    options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
+    options.add_argument("--base", help="its converted Llama, if that is not where it was")
+    options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
+    options.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
+    options.add_argument("--detailed", action="store_true", help="asks for a longer answer")
+    options.add_argument(
+        "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
+    )
+    options.add_argument(
+        "--top_p", type=_share, default=1.0, help="of the probability to draw from"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    options.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
+    return options
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text.strip()
+
+
+def _number(text: str, holds, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"must be {what}, is {text!r}")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, lambda x: 0 < x < float("inf"), "a number above 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, lambda x: 0 <= x < float("inf"), "0 or more")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda x: 0 < x <= 1, "above 0 and at most 1")
+
+
+def _count(text: str) -> int:
+    return int(_number(text, lambda x: x >= 1 and x == int(x), "a whole number above 0"))
+
+
+if __name__ == "__main__":
+    main()
