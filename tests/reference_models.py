@@ -9,21 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from slava_jax.convert.huggingface import llama_config
-from slava_jax.convert.llama import huggingface_table
-from slava_jax.convert.pretrained import Pretrained, Source
+from slava_jax.convert.decoders import decoder_config, huggingface_table
+from slava_jax.convert.llava import Names, llava_parts
+from slava_jax.convert.pretrained import Part, Pretrained, Source
 from slava_jax.convert.rules import Row
 from slava_jax.convert.vision import vit
 from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
 from slava_jax.models.decoder import (
     BlockCache,
+    BlockInputs,
+    Decoder,
+    DecoderConfig,
+    DecoderMode,
     LanguageModel,
-    Llama,
-    LlamaConfig,
-    LlamaMode,
-    TextInputs,
 )
-from slava_jax.nn.attention import KeysValues
 
 VOCABULARY = 270  # of the tiny language models: 256 bytes, 4 special tokens, 10 merges
 
@@ -52,18 +51,18 @@ def save_tiny_tokenizer(folder: Path) -> None:
     save_tokenizer(train_tokenizer(["the film is thin"] * 3, VOCABULARY - 6), folder)
 
 
-def variables(loaded: Pretrained) -> tuple[LlamaMode, dict]:
+def variables(loaded: Pretrained) -> tuple[DecoderMode, dict]:
     """How the weights are held, and the collection they lie in."""
     if loaded.quantized:
-        return LlamaMode(frozen=True, quantized=True), {"frozen": loaded.tree}
-    return LlamaMode(), {"params": loaded.tree}
+        return DecoderMode(frozen=True, quantized=True), {"frozen": loaded.tree}
+    return DecoderMode(), {"params": loaded.tree}
 
 
 def plain_logits(loaded: Pretrained, tokens) -> np.ndarray:
     """float32[B, T, V] of int32[B, T] in one pass."""
     mode, collections = variables(loaded)
     order = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    model = LanguageModel(loaded.config, mode)
+    model = LanguageModel(loaded.configs["language_model"], mode)
     return np.asarray(jax.jit(model.apply)(collections, tokens, order))
 
 
@@ -71,13 +70,12 @@ class Cached:
     """A converted Llama with a cache of `length` tokens, one example."""
 
     def __init__(self, loaded: Pretrained, length: int):
-        c = loaded.config
+        c = loaded.configs["language_model"]
         mode, collections = variables(loaded)
-        self._model = Llama(c, mode)
-        self._variables = {name: tree["llama"] for name, tree in collections.items()}
-        one = KeysValues.empty(1, length, c.kv_heads, c.head_width, jnp.float32)
-        stack = lambda a: jnp.broadcast_to(a, (c.layers, *a.shape))  # noqa: E731
-        self._cache, self._slot = BlockCache(jax.tree.map(stack, one)), 0
+        self._model = Decoder(c, mode)
+        self._variables = {name: tree["language_model"] for name, tree in collections.items()}
+        shape = (c.layers, 1, length, c.kv_heads, c.head_width)
+        self._cache, self._slot = BlockCache.empty(*shape, jnp.float32), 0
 
     def feed(self, tokens) -> np.ndarray:
         """Logits float32[T, V] of the next int32[T] tokens."""
@@ -91,7 +89,7 @@ class Cached:
 def _step(model, variables, tokens, cache, slot):
     def run(model):
         order = jnp.broadcast_to(slot + jnp.arange(tokens.shape[1]), tokens.shape)
-        states, new = model(model.embed(tokens), TextInputs(order, slot=slot), cache)
+        states, new = model(model.embed(tokens), BlockInputs(order, order, slot=slot), cache)
         return model.vocabulary().logits(states), new
 
     return model.apply(variables, method=run)
@@ -111,13 +109,13 @@ def greedy(loaded: Pretrained, prompt, count: int) -> list[int]:
 def plain_states(loaded: Pretrained, tokens) -> np.ndarray:
     """Normalised states float32[B, T, D] of int32[B, T] in one pass."""
     mode, collections = variables(loaded)
-    model = Llama(loaded.config, mode)
+    model = Decoder(loaded.configs["language_model"], mode)
 
     def run(model):
         order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        return model(model.embed(tokens), TextInputs(order))[0]
+        return model(model.embed(tokens), BlockInputs(order, order))[0]
 
-    held = {name: tree["llama"] for name, tree in collections.items()}
+    held = {name: tree["language_model"] for name, tree in collections.items()}
     return np.asarray(jax.jit(lambda v: model.apply(v, method=run))(held))
 
 
@@ -146,7 +144,7 @@ class Held:
         return self._arrays[name]
 
 
-TINY = LlamaConfig(VOCABULARY, 32, 3, 4, 2, 8, 48)
+TINY = DecoderConfig(VOCABULARY, 32, 3, 4, 2, 8, 48)
 TINY_JSON = {
     "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
@@ -164,7 +162,37 @@ PIXELS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
 def tiny_vit() -> Source:
     """A ViT of random weights, made without torch."""
     config, table = vit(TINY_VIT, PIXELS, (), None)
-    return Source(config, table, Held(random_tensors(table, config.layers)))
+    return Source({"vit": Part(config, table)}, Held(random_tensors(table, config.layers)))
+
+
+TINY_LLAVA = {
+    "model_type": "llava", "image_token_index": 266,
+    "vision_config": {**TINY_VIT, "model_type": "clip_vision_model", "num_hidden_layers": 3},
+    "text_config": TINY_JSON,
+}  # fmt: skip
+
+
+def tiny_llava(folder: Path, **settings) -> Path:
+    """A LLaVA folder of random weights, made without torch; `settings` of config.json."""
+    folder.mkdir(parents=True)
+    config = {**TINY_LLAVA, **settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
+    names = Names()
+    parts, _ = llava_parts(config, PIXELS, names, None, folder)
+    tensors = {}
+    for part in parts.values():
+        tensors.update(random_tensors(part.table, getattr(part.config, "layers", 0)))
+    zeros, layers = np.zeros(16, np.float32), f"{names.vision}encoder.layers"
+    for layer in range(3):  # what ours has not: the biases of keys, and what is never read
+        tensors[f"{layers}.{layer}.self_attn.k_proj.bias"] = zeros
+    for name in [name for name in tensors if name.startswith(f"{layers}.1.")]:
+        tensors.setdefault(name.replace(".1.", ".2.", 1), tensors[name])
+    for name in ("weight", "bias"):
+        tensors[f"{names.vision}post_layernorm.{name}"] = zeros
+    save_file(tensors, folder / "model.safetensors")
+    save_tiny_tokenizer(folder)
+    return folder
 
 
 def tiny_folder(folder: Path, **settings) -> Path:
@@ -172,7 +200,7 @@ def tiny_folder(folder: Path, **settings) -> Path:
     folder.mkdir(parents=True)
     settings = {**TINY_JSON, **settings}
     (folder / "config.json").write_text(json.dumps(settings))
-    config = llama_config(settings, folder)
+    config = decoder_config(settings, folder)
     tensors = random_tensors(huggingface_table(config), config.layers)
     save_file(tensors, folder / "model.safetensors")
     save_tiny_tokenizer(folder)

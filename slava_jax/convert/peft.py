@@ -18,11 +18,12 @@ from slava_jax.checkpoint import CheckpointError, appearing
 from slava_jax.convert.huggingface import Safetensors, read_json
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
 from slava_jax.convert.settings import flag, positive
-from slava_jax.models.decoder import LlamaConfig
-from slava_jax.models.slava import SlavaConfig
+from slava_jax.models.decoder import DecoderConfig
+from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterConfig, joined
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TEXT, LLAVA = "model", "model.language_model"  # where transformers' models have their decoder
 _MODULES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}  # and our names
 # What would make the folder something else than LoRA on the weights it was trained on, and the
 # values that do not. The initialisations are those that leave the base weights alone.
@@ -67,19 +68,19 @@ class Lora:
         return (self.alpha / self.rank) * (self.a[name][layer] @ self.b[name][layer])
 
 
-def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lora:
+def lora_of(model: VisionLanguageModel, variables: dict, rank: int | None = None) -> Lora:
     """The adapters of an assistant that has one expert, at a rank (the largest by default).
 
     Raises:
-      ConvertError: it has no adapters or several experts; its text encoder is no Llama; or it was
-        never trained at that rank.
+      ConvertError: it has no adapters that read its text, or several experts; or it was never
+        trained at that rank.
     """
-    adapter = config.adapter
+    adapter = model.adapter
     if adapter is None:
-        raise ConvertError("the model has no adapters")
-    if config.text_encoder != "llama":
+        raise ConvertError("the model has no adapters; --as base writes it as it is")
+    if not model.adapted:
         raise ConvertError(
-            f"text_encoder is {config.text_encoder!r}: no Llama reads the text, so that none with "
+            "no language model reads the text (text_encoder is 'embeddings'), so none with "
             "adapters would answer as this assistant; only --as base fits it"
         )
     if adapter.experts > 1:
@@ -90,8 +91,8 @@ def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lo
         )
     rank = adapter.r_max if rank is None else rank
     check_rank(adapter, rank)
-    held_a = variables["frozen"]["llama"]["blocks"]["attention"]
-    held_b = variables["params"]["llama"]["blocks"]["attention"]
+    held_a = variables["frozen"]["language_model"]["blocks"]["attention"]
+    held_b = variables["params"]["language_model"]["blocks"]["attention"]
     a = {n: np.asarray(held_a[n]["lora_a"][..., :rank], np.float32) for n in _MODULES.values()}
     b = {n: np.asarray(held_b[n]["lora_b"][:, 0, :rank], np.float32) for n in _MODULES.values()}
     return Lora(rank, adapter.alpha, a, b)
@@ -100,7 +101,7 @@ def lora_of(config: SlavaConfig, variables: dict, rank: int | None = None) -> Lo
 def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
     """Raises ConvertError where there are no adapters, or none that were trained at that rank."""
     if adapter is None:
-        raise ConvertError("the model has no adapters")
+        raise ConvertError("the model has no adapters; --as base writes it as it is")
     if not adapter.r_min <= rank <= adapter.r_max:
         raise ConvertError(f"rank {rank}: trained from {adapter.r_min} to {adapter.r_max}")
 
@@ -112,19 +113,25 @@ def with_lora(variables: dict, lora: Lora) -> dict:
     `lora.rank` answers as with the LoRA itself; with several, the router's gate weighs it, and the
     others stay as they are.
     """
-    params, held = {}, variables["params"]["llama"]["blocks"]["attention"]
+    params, held = {}, variables["params"]["language_model"]["blocks"]["attention"]
     frozen = {name: {"lora_a": jnp.asarray(a)} for name, a in lora.a.items()}
     for name in _MODULES.values():
         b = jnp.asarray(held[name]["lora_b"])
         params[name] = {"lora_b": b.at[:, 0].set(lora.b.get(name, 0))}
     changed = {"frozen": frozen, "params": params}
     return joined(
-        variables, {k: {"llama": {"blocks": {"attention": v}}} for k, v in changed.items()}
+        variables, {k: {"language_model": {"blocks": {"attention": v}}} for k, v in changed.items()}
     )
 
 
-def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
-    """Writes a folder that `peft` loads onto the Llama that the adapters were trained on.
+def write_peft(
+    lora: Lora, config: DecoderConfig, directory: str | Path, decoder: str = TEXT
+) -> None:
+    """Writes a folder that `peft` loads onto the model that the adapters were trained on.
+
+    Args:
+      decoder: where that model has its decoder, TEXT or LLAVA. A LLaVA's encoder has projections
+        of the same names, so that its target_modules is a pattern.
 
     Raises:
       CheckpointError: the directory exists, or cannot be written.
@@ -134,7 +141,7 @@ def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
     modules = [module for module, name in _MODULES.items() if name in lora.a]
     tensors = {
         step.name: np.ascontiguousarray(row.change(held[row.path][step.layer]))
-        for row in _table(config, lora.rank, modules)
+        for row in _table(config, lora.rank, modules, decoder)
         for step in steps_of(row, config.layers)
     }
     settings = {
@@ -145,7 +152,7 @@ def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": modules,
+        "target_modules": modules if decoder == TEXT else _pattern(modules),
         "bias": "none",
         "fan_in_fan_out": False,
     }
@@ -158,8 +165,23 @@ def write_peft(lora: Lora, config: LlamaConfig, directory: str | Path) -> None:
         (folder / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def read_peft(folder: Path, config: SlavaConfig) -> Lora:
-    """A PEFT LoRA folder for the adapters of a model.
+def _pattern(modules: list[str]) -> str:
+    """A LLaVA's target_modules: what peft matches with the whole name of a module."""
+    return rf".*language_model\.layers\.\d+\.self_attn\.({'|'.join(modules)})"
+
+
+def _modules(settings: dict) -> list[str] | None:
+    """Projections that target_modules names, in a list or by `_pattern`; None for neither."""
+    given = settings.get("target_modules")
+    if isinstance(given, str):
+        inner = given.rpartition("(")[2].removesuffix(")").split("|")
+        given = inner if given == _pattern(inner) else None
+    named = isinstance(given, list) and given and all(isinstance(m, str) for m in given)
+    return given if named and set(given) <= set(_MODULES) else None
+
+
+def read_peft(folder: Path, shape: DecoderConfig, adapter: AdapterConfig | None) -> Lora:
+    """A PEFT LoRA folder for the adapters of a language model, alone or in a LLaVA.
 
     PEFT's scaling is folded into B, so that the result is the LoRA at rank `r_max` and our alpha.
 
@@ -168,20 +190,21 @@ def read_peft(folder: Path, config: SlavaConfig) -> Lora:
     """
     path = folder / CONFIG
     settings = read_json(path)
-    _check(settings, config, path)
+    _check(settings, adapter, path)
     if not (folder / WEIGHTS).is_file():
         raise ConvertError(
             f"{folder}: holds no {WEIGHTS}. An adapter_model.bin is a pickle, which is never "
             "opened here; peft's save_pretrained writes safetensors in its place"
         )
-    rank, alpha, layers = settings["r"], config.adapter.alpha, config.llama.layers
+    rank, alpha, layers = settings["r"], adapter.alpha, shape.layers
     scaling = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
-    table = _table(config.llama, rank, settings["target_modules"])
-    tensors = Safetensors(folder, WEIGHTS)
+    modules, tensors = _modules(settings), Safetensors(folder, WEIGHTS)
+    inline = any(name.startswith(f"{_OUTER}.{LLAVA}.") for name in tensors.shapes)
+    table = _table(shape, rank, modules, LLAVA if inline else TEXT)
     held: dict[str, list[np.ndarray]] = {row.path: [] for row in table}
     for name, _, array in slices(plan(table, tensors, layers, list(held)), tensors):
         held[name].append(array)
-    names = [_MODULES[module] for module in settings["target_modules"]]
+    names = [_MODULES[module] for module in modules]
     a, b = (
         {name: np.stack(held[f"{name}/{part}"]) for name in names} for part in ("lora_a", "lora_b")
     )
@@ -189,8 +212,7 @@ def read_peft(folder: Path, config: SlavaConfig) -> Lora:
     return Lora(rank, alpha, a, {name: fold * array for name, array in b.items()})
 
 
-def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
-    adapter = config.adapter
+def _check(settings: dict, adapter: AdapterConfig | None, path: Path) -> None:
     problems = []
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type: {settings.get('peft_type')!r}; only 'LORA' is read")
@@ -202,10 +224,9 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
         flag(settings, "use_rslora", False)
     except ValueError as error:
         problems.append(str(error))
-    modules = settings.get("target_modules")
-    named = isinstance(modules, list) and modules and all(isinstance(m, str) for m in modules)
-    if not named or not set(modules) <= set(_MODULES):
-        problems.append(f"target_modules: {modules!r}; must be some of {list(_MODULES)}")
+    if _modules(settings) is None:
+        given = settings.get("target_modules")
+        problems.append(f"target_modules: {given!r}; must be some of {list(_MODULES)}")
     problems += [
         f"{key}: {settings[key]!r} changes more than these adapters can"
         for key, plain in _PLAIN.items()
@@ -220,7 +241,10 @@ def _check(settings: dict, config: SlavaConfig, path: Path) -> None:
         raise ConvertError("\n  ".join([f"{path}: does not fit the adapters here:", *problems]))
 
 
-def _table(c: LlamaConfig, rank: int, modules: list[str]) -> list[Row]:
+_OUTER = "base_model.model"  # what peft puts before the names of the model it wraps
+
+
+def _table(c: DecoderConfig, rank: int, modules: list[str], decoder: str) -> list[Row]:
     """Rows of both directions: turning an axis pair round undoes itself."""
     queries, keys = c.heads * c.head_width, c.kv_heads * c.head_width
     widths = {"q": (c.width, queries), "k": (c.width, keys), "v": (c.width, keys)}
@@ -228,7 +252,7 @@ def _table(c: LlamaConfig, rank: int, modules: list[str]) -> list[Row]:
     rows = []
     for module in modules:
         name = _MODULES[module]
-        stem, (d_in, d_out) = f"base_model.model.model.layers.{{}}.self_attn.{module}", widths[name]
+        stem, (d_in, d_out) = f"{_OUTER}.{decoder}.layers.{{}}.self_attn.{module}", widths[name]
         rows += [
             Row(f"{stem}.lora_A.weight", f"{name}/lora_a", (rank, d_in), transposed),
             Row(f"{stem}.lora_B.weight", f"{name}/lora_b", (d_out, rank), transposed),

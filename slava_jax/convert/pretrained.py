@@ -1,7 +1,11 @@
-"""Converted weights on disk: a folder with `weights/` (checkpoint.py) and `tokenizer/`."""
+"""Converted weights on disk: a folder with `weights/PART/` (checkpoint.py) and `tokenizer/`.
+
+A vision encoder or a language model is one part, a LLaVA three. Each has its config and its arrays
+apart from the others', so that a run can take any of them.
+"""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -10,32 +14,49 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from slava_jax.checkpoint import CheckpointError, appearing, load_facts, load_tree
-from slava_jax.convert.rules import Table, Tensors, plan, slices
+from slava_jax.convert.rules import ConvertError, Step, Table, Tensors, placed, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from slava_jax.models.decoder import LanguageModel, LlamaConfig
+from slava_jax.models.connectors import Connector, ConnectorConfig
+from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
+from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.quantized import quantize, quantize_linear_layers
 from slava_jax.streaming import save_slices
 
 WEIGHTS, TOKENIZER = "weights", "tokenizer"  # below a folder of converted weights
 _COLUMNS = 4096  # of a kernel that are quantised together, which bounds the memory it takes
-_CONFIGS = {"llama": LlamaConfig, "vit": VitConfig}
+_CONFIGS = {"vit": VitConfig, "connector": ConnectorConfig, "language_model": DecoderConfig}
+
+PartConfig = VitConfig | ConnectorConfig | DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a model: its config, and the table of its tensors."""
+
+    config: PartConfig
+    table: Table
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader found: the model, its tensors, and the table between them."""
+    """What a reader found: the parts of a model and its tensors.
 
-    config: LlamaConfig | VitConfig
-    table: Table
+    Attributes:
+      parts: by the names that their trees stand under: 'vit', 'connector', 'language_model'.
+      image_token: the id that stands for image tokens in the texts of a LLaVA.
+    """
+
+    parts: Mapping[str, Part]
     tensors: Tensors
     tokenizer: PreTrainedTokenizerFast | None = None
+    image_token: int | None = None
 
     @property
-    def family(self) -> str:
-        """'llama' or 'vit': the name that the model's tree stands under."""
-        return "llama" if isinstance(self.config, LlamaConfig) else "vit"
+    def configs(self) -> dict[str, PartConfig]:
+        """Of every part."""
+        return {name: part.config for name, part in self.parts.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,75 +64,101 @@ class Pretrained:
     """Converted weights.
 
     Attributes:
-      tree: `{"llama": ...}` or `{"vit": ...}`, of numpy arrays; kernels of a quantised Llama are
-        int8 with their `scale` beside them.
+      configs: of every part that was converted.
+      tree: `{"vit": ..., "connector": ..., "language_model": ...}` or some of them, of numpy
+        arrays; kernels of a quantised language model are int8 with their `scale` beside them.
+      image_token: see Source.
     """
 
-    config: LlamaConfig | VitConfig
+    configs: dict[str, PartConfig]
     tree: dict
     quantized: bool
     tokenizer: PreTrainedTokenizerFast | None
+    image_token: int | None = None
 
 
 def write(source: Source, directory: str | Path, quantized: bool = False) -> None:
     """Converts into `directory`, which appears when it is whole.
 
     Args:
-      quantized: kernels of a Llama as int8 (nn/quantized.py); everything else stays float32.
+      quantized: kernels of a language model as int8 (nn/quantized.py); all else stays float32.
 
     Raises:
-      ConvertError: the tensors do not fit.
+      ConvertError: the tensors do not fit; or no language model is among the parts, and nothing
+        else is held in int8.
       CheckpointError: the directory exists, has no room, or cannot be written to; nothing is left
         behind.
-      ValueError: a vision encoder, which is not held in int8, shall be quantised.
     """
-    if quantized and source.family != "llama":
-        raise ValueError("only a Llama is held in int8; leave --quantize out for a vision encoder")
-    leaves = _leaves(source.config, False)
-    steps = plan(source.table, source.tensors, source.config.layers, list(leaves))
-    pieces = slices(steps, source.tensors)
-    if quantized:
-        leaves, pieces = _leaves(source.config, True), _quantized(pieces)
-    named = {f"{source.family}/{path}": leaf for path, leaf in leaves.items()}
-    facts = {
-        "family": source.family,
-        "config": dataclasses.asdict(source.config),
-        "quantized": quantized,
-        "from": Path(source.tensors.place).name,
-    }
-    with appearing(directory, reads=source.tensors.place) as unfinished:
-        save_slices(
-            unfinished / WEIGHTS,
-            named,
-            ((f"{source.family}/{path}", layer, array) for path, layer, array in pieces),
-            facts,
+    if quantized and "language_model" not in source.parts:
+        raise ConvertError(
+            "only a language model is held in int8; leave --quantize out for a vision encoder"
         )
+    steps = _plan(source)
+    held = {
+        name: _leaves(name, source.configs, quantized and name == "language_model")
+        for name in source.parts
+    }
+    facts = {"from": Path(source.tensors.place).name, "image_token": source.image_token}
+    size = sum(leaf.size * leaf.dtype.itemsize for of in held.values() for leaf in of.values())
+    with appearing(directory, size, reads=source.tensors.place) as unfinished:
+        for name, config in source.configs.items():
+            own = [step for step in steps if step.row.path.split("/")[0] == name]
+            pieces, to_int8 = slices(own, source.tensors), quantized and name == "language_model"
+            save_slices(
+                unfinished / WEIGHTS / name,
+                held[name],
+                _quantized(pieces) if to_int8 else pieces,
+                {**facts, "config": dataclasses.asdict(config), "quantized": to_int8},
+            )
         if source.tokenizer is not None:
             save_tokenizer(source.tokenizer, unfinished / TOKENIZER)
 
 
-def load(directory: str | Path) -> Pretrained:
-    """What `write` left in a directory.
+def load(directory: str | Path, *parts: str) -> Pretrained:
+    """What `write` left in a directory: all of it, or these parts of it alone.
 
     Raises:
-      CheckpointError: it is not that. TokenizerError: the tokenizer of a Llama is gone or damaged.
+      CheckpointError: it is not that, or lacks a part. TokenizerError: the tokenizer is missing or
+        damaged.
     """
-    config, quantized = described(directory)
-    tree, _ = load_tree(Path(directory) / WEIGHTS)
-    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "llama" in tree else None
-    return Pretrained(config, tree, quantized, tokenizer)
+    configs, quantized = described(directory)
+    tree, token = {}, None
+    for name in parts or configs:
+        part, facts = load_tree(part_place(directory, name))
+        tree, token = {**tree, **part}, facts["image_token"]
+    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "language_model" in tree else None
+    return Pretrained(configs, tree, quantized, tokenizer, token)
 
 
-def described(directory: str | Path) -> tuple[LlamaConfig | VitConfig, bool]:
-    """The model that `write` left in a directory, and whether its kernels are int8; no array read.
+def described(directory: str | Path) -> tuple[dict[str, PartConfig], bool]:
+    """The parts in a directory of `write`, and whether kernels are int8; no array is read.
 
     Raises:
       CheckpointError: the directory is not that.
     """
-    facts = load_facts(Path(directory) / WEIGHTS)
-    if facts.get("family") not in _CONFIGS:
-        raise CheckpointError(f"{directory}: not written by python -m slava_jax.convert")
-    return _CONFIGS[facts["family"]](**hashable(facts["config"])), facts["quantized"]
+    weights = Path(directory) / WEIGHTS
+    names = [name for name in _CONFIGS if (weights / name).is_dir()]
+    if not names:
+        raise CheckpointError(
+            f"{directory}: holds no {WEIGHTS}/ of slava convert, or those of an older slava_jax: "
+            "convert the weights anew"
+        )
+    facts = {name: load_facts(weights / name) for name in names}
+    configs = {name: _CONFIGS[name](**hashable(of["config"])) for name, of in facts.items()}
+    return configs, any(of["quantized"] for of in facts.values())
+
+
+def part_place(directory: str | Path, part: str) -> Path:
+    """The checkpoint of a part, whose tree is `{part: ...}`.
+
+    Raises:
+      CheckpointError: the directory has no such part; the message says which it has.
+    """
+    place = Path(directory) / WEIGHTS / part
+    if not place.is_dir():
+        held = ", ".join(described(directory)[0])
+        raise CheckpointError(f"{directory}: holds no {part}, but {held}")
+    return place
 
 
 def is_converted(directory: str | Path) -> bool:
@@ -119,20 +166,40 @@ def is_converted(directory: str | Path) -> bool:
     return (Path(directory) / WEIGHTS).is_dir()
 
 
-def _leaves(config: LlamaConfig | VitConfig, quantized: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path and shape of every leaf of the model, nothing allocated."""
-    if isinstance(config, LlamaConfig):
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        make = lambda: LanguageModel(config).init(jax.random.key(0), tokens, tokens)  # noqa: E731
-        shapes = jax.eval_shape(make)["params"]["llama"]
-    else:
-        side = config.image_size
-        images = jnp.zeros((1, side, side, config.channels), jnp.uint8)
-        shapes = jax.eval_shape(lambda: Vit(config).init(jax.random.key(0), images))["params"]
+def _plan(source: Source) -> list[Step]:
+    """The steps of all parts together: a tensor that no part needs must be in one of the tables."""
+    table: list = []
+    leaves: list[str] = []
+    for name, part in source.parts.items():
+        layers = getattr(part.config, "layers", None)
+        table += placed(part.table, name, layers)
+        leaves += _leaves(name, source.configs, False)
+    return plan(table, source.tensors, 0, leaves)
+
+
+def _leaves(
+    name: str, configs: Mapping[str, PartConfig], quantized: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path and shape of every leaf of a part, nothing allocated."""
+    shapes = jax.eval_shape(lambda: _initialised(name, configs))
     if quantized:
         shapes = jax.eval_shape(quantize_linear_layers, shapes)
-    flat = jax.tree_util.tree_leaves_with_path(shapes)
+    flat = jax.tree_util.tree_leaves_with_path({name: shapes})
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _initialised(name: str, configs: Mapping[str, PartConfig]) -> dict:
+    config, key = configs[name], jax.random.key(0)
+    if name == "language_model":
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return LanguageModel(config).init(key, tokens, tokens)["params"][name]
+    if name == "vit":
+        side = config.image_size
+        images = jnp.zeros((1, side, side, config.channels), jnp.uint8)
+        return Vit(config).init(key, images)["params"]
+    tokens = jnp.zeros((1, 1, configs["vit"].width))
+    connector = Connector(config, configs["language_model"].width)
+    return connector.init(key, tokens, AdapterCall(jnp.int32(0)))["params"]
 
 
 def _quantized(pieces) -> Iterator[tuple[str, int | None, np.ndarray]]:

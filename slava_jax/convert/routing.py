@@ -16,12 +16,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from slava_jax.convert.rules import ConvertError
-from slava_jax.data.collate import pad_prompts
+from slava_jax.data.chat import Message, TextForm, encode_prompt
+from slava_jax.data.collate import text_fields
 from slava_jax.data.instructions import IMAGE_TOKEN
-from slava_jax.data.prompts import encode_prompt
-from slava_jax.data.tokenizer import special_tokens
-from slava_jax.models.slava import Slava
+from slava_jax.models.decoder import BlockInputs, Decoder
+from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall
+from slava_jax.nn.attention import HIDDEN
 
 _LENGTHS = 32  # prompts are padded to a multiple of this, so that a few shapes are compiled
 
@@ -53,25 +54,39 @@ def read_texts(path: str | Path) -> list[str]:
     return texts
 
 
-def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[dict]:
-    """Each text as the text encoder reads it, up to `<Encode>`: tokens and order int32[1, T]."""
+def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, form: TextForm) -> list[dict]:
+    """Each text as the language model reads it: tokens and order int32[1, T].
+
+    Where an image takes more than one position, it stands there itself and no token of its own:
+    texts are read without their images then.
+    """
     batches = []
     for text in texts:
-        row = encode_prompt(text, "", text.count(IMAGE_TOKEN), tokenizer)
-        length = -(-len(row) // _LENGTHS) * _LENGTHS
-        fields = pad_prompts([row], special_tokens(tokenizer), length)
-        batches.append({name: fields[name] for name in ("tokens", "order")})
+        if form.image_tokens > 1:
+            text = text.replace(IMAGE_TOKEN, "")
+        ids, spans = encode_prompt(
+            [Message("user", text)], tokenizer, form, text.count(IMAGE_TOKEN)
+        )
+        length = -(-len(ids) // _LENGTHS) * _LENGTHS
+        fields = text_fields([ids], [spans], length)
+        position = np.arange(length, dtype=np.int32)[None]
+        order = np.where(position < len(ids), position, HIDDEN)
+        batches.append({"tokens": fields["tokens"], "order": order})
     return batches
 
 
-def mean_gates(model: Slava, variables: dict, batches: Sequence[dict], rank: int) -> dict:
+def mean_gates(
+    model: VisionLanguageModel, variables: dict, batches: Sequence[dict], rank: int
+) -> dict:
     """The router's average over all tokens of `prompts`: float32[L, K] of 'q', 'k', 'v', 'o'."""
     sums = [_read(model, variables, batch, rank)[1] for batch in batches]
     total = jax.tree.map(lambda *parts: sum(parts), *sums)
     return {name: gates / gates.sum(axis=-1, keepdims=True) for name, gates in total.items()}
 
 
-def one_expert(model: Slava, variables: dict, gates: dict) -> tuple[Slava, dict]:
+def one_expert(
+    model: VisionLanguageModel, variables: dict, gates: dict
+) -> tuple[VisionLanguageModel, dict]:
     """The model whose only expert is the mixture of all, `sum_k gates_k B_k`; the base is shared.
 
     Args:
@@ -80,34 +95,32 @@ def one_expert(model: Slava, variables: dict, gates: dict) -> tuple[Slava, dict]
     Returns:
       (model, variables).
     """
-    adapter = dataclasses.replace(model.config.adapter, experts=1)
-    merged = Slava(dataclasses.replace(model.config, adapter=adapter), model.dtype)
+    adapter = dataclasses.replace(model.adapter, experts=1)
+    merged = model.clone(config=dataclasses.replace(model.config, adapter=adapter))
     params = variables["params"]
-    blocks = params["llama"]["blocks"]
+    blocks = params["language_model"]["blocks"]
     attention = {
         name: {"lora_b": jnp.einsum("LK,LKRD->LRD", gates[name], held["lora_b"])[:, None]}
         for name, held in blocks["attention"].items()
     }
-    llama = {**params["llama"], "blocks": {**blocks, "attention": attention}}
-    return merged, {**variables, "params": {**params, "llama": llama}}
+    llama = {**params["language_model"], "blocks": {**blocks, "attention": attention}}
+    return merged, {**variables, "params": {**params, "language_model": llama}}
 
 
 def merged_at_mean(
-    model: Slava, variables: dict, batches: Sequence[dict], rank: int
-) -> tuple[Slava, dict]:
+    model: VisionLanguageModel, variables: dict, batches: Sequence[dict], rank: int
+) -> tuple[VisionLanguageModel, dict]:
     """`one_expert` at the `mean_gates` of these batches.
 
     Raises:
-      ConvertError: there is one expert only, or no adapter, and nothing to merge; or the text
-        encoder is no Llama.
+      ConvertError: there is one expert only, or no adapter, and nothing to merge; or no language
+        model reads the text.
     """
-    adapter = model.config.adapter
+    adapter = model.adapter
     if adapter is None or adapter.experts == 1:
         raise ConvertError("one expert leaves as it is: leave --merge_at_mean_routing out")
-    if model.config.text_encoder != "llama":
-        raise ConvertError(
-            f"text_encoder is {model.config.text_encoder!r}: its experts see no text"
-        )
+    if not model.adapted:
+        raise ConvertError("text_encoder is 'embeddings': its experts see no text")
     return one_expert(model, variables, mean_gates(model, variables, batches, rank))
 
 
@@ -125,7 +138,7 @@ class Divergence:
 
 
 def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
-    """How far the text encoder `after` is from `before`; each is (model, variables)."""
+    """How far the language model `after` is from `before`; each is (model, variables)."""
     kl = agree = tokens = 0.0
     for batch in batches:
         p, q = (jax.nn.log_softmax(_read(*one, batch, rank)[0]) for one in (before, after))
@@ -137,14 +150,24 @@ def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _read(model: Slava, variables, batch, rank):
+def _read(model: VisionLanguageModel, variables, batch, rank):
     """(logits float32[B, T, V], gates summed over real tokens float32[L, K] of each projection)."""
-    logits, sown = model.apply(
-        variables, batch["tokens"], batch["order"], AdapterCall(jnp.int32(rank)),
-        method="next_token_logits", mutable=["intermediates"],
-    )  # fmt: skip
+    shape, tokens = model.config.language_model, batch["tokens"]
+    special = variables["params"].get("special_embedding")  # of tokens behind the vocabulary
+    inputs = BlockInputs(batch["order"], batch["order"], AdapterCall(jnp.int32(rank)))
+
+    def run(decoder):
+        x = decoder.embed(jnp.minimum(tokens, shape.vocab_size - 1))
+        if special is not None:
+            own = special[jnp.maximum(tokens - shape.vocab_size, 0)].astype(x.dtype)
+            x = jnp.where((tokens >= shape.vocab_size)[..., None], own, x)
+        return decoder.vocabulary(special).logits(decoder(x, inputs)[0])
+
+    held = {name: variables[name]["language_model"] for name in ("params", "frozen")}
+    decoder = Decoder(shape, model.config.decoder_mode(model.dtype))
+    logits, sown = decoder.apply(held, method=run, mutable=["intermediates"])
     if not sown:  # one expert has no gates
         return logits, {}
-    attention = sown["intermediates"]["llama"]["blocks"]["attention"]
-    real = (batch["order"] < batch["tokens"].shape[1])[None, :, :, None]
+    attention = sown["intermediates"]["blocks"]["attention"]
+    real = (batch["order"] < tokens.shape[1])[None, :, :, None]
     return logits, {n: jnp.sum(attention[n]["gates"][0] * real, axis=(1, 2)) for n in "qkvo"}

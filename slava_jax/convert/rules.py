@@ -14,10 +14,12 @@ from typing import Protocol
 import numpy as np
 from safetensors import SafetensorError
 
+from slava_jax.errors import UserError
+
 _LISTED = 12  # names of one kind that an error spells out
 
 
-class ConvertError(Exception):
+class ConvertError(UserError):
     """The weights cannot be converted; the message names the file or tensor and what to do."""
 
 
@@ -58,12 +60,16 @@ class Row:
         leaf with a leading layer axis.
       shape: of each tensor in the file.
       change: from the file's array to ours, of one layer.
+      undo: the way back; None where `change` undoes itself.
+      layers: how many tensors a row with `{}` has; None for as many as the model has layers.
     """
 
     source: str
     path: str
     shape: tuple[int, ...]
     change: Callable[[np.ndarray], np.ndarray] = same
+    undo: Callable[[np.ndarray], np.ndarray] | None = None
+    layers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,16 @@ class LeftOut:
 Table = Sequence[Row | LeftOut]
 
 
+def placed(table: Table, name: str, layers: int | None) -> Table:
+    """The table of one part of a model that has several, its leaves below `name`."""
+    return [
+        dataclasses.replace(row, path=f"{name}/{row.path}", layers=layers)
+        if isinstance(row, Row)
+        else row
+        for row in table
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One tensor to be read: `layer` is its place in a stacked leaf, None for a leaf of its own."""
@@ -95,7 +111,7 @@ def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> 
     """What to read, in the order of the table: leaf by leaf, layer by layer.
 
     Args:
-      layers: of the model, as its config says.
+      layers: of the model, as its config says; rows may say their own.
       leaves: paths of all leaves of the model.
 
     Raises:
@@ -133,7 +149,8 @@ def steps_of(row: Row, layers: int) -> list[Step]:
     """The tensors of one row."""
     if "{}" not in row.source:
         return [Step(row.source, row, None)]
-    return [Step(row.source.format(layer), row, layer) for layer in range(layers)]
+    count = layers if row.layers is None else row.layers
+    return [Step(row.source.format(layer), row, layer) for layer in range(count)]
 
 
 def _other_shapes(steps: list[Step], shapes: dict[str, tuple[int, ...]]) -> Iterator[str]:

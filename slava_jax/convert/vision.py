@@ -18,7 +18,7 @@ from slava_jax.convert.rules import LeftOut, Row, Table, transposed
 from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
 from slava_jax.models.vit import VitConfig
 
-_ACTIVATIONS = {
+ACTIVATIONS = {  # theirs and ours
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -105,21 +105,61 @@ def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | Non
     transformers norms the `<cls>` token alone behind the last block; ours norms every token.
     """
     if "vision_config" in config:
-        config = {**CLIPVisionConfig().to_dict(), **mapping(config, "vision_config")}
+        config = clip_vision(mapping(config, "vision_config"))
     config = {"hidden_act": "quick_gelu", **config}
     c = _config(config, pixels, image_size, 1e-5, pre_norm=True, patch_bias=False)
-    prefix, D = _prefix(names, "vision_model."), c.width
-    side = config["image_size"] // c.patch
-    resize = functools.partial(resize_positions, side=c.image_size // c.patch)
+    prefix = _prefix(names, "vision_model.")
     table = [
-        *_rows(c, _CLIP, prefix),
-        Row(f"{prefix}embeddings.class_embedding", "cls", (D,), lambda a: a.reshape(1, 1, D)),
-        Row(f"{prefix}embeddings.position_embedding.weight", "positions", (side**2 + 1, D), resize),
-        LeftOut(f"{prefix}embeddings.position_ids", "0, 1, 2, ..."),
+        *clip_rows(c, prefix, config["image_size"]),
         LeftOut("classifier.*", "behind the tokens we read"),
         *(LeftOut(name, "not of the vision encoder") for name in _CLIP_OTHERS),
     ]
     return c, table
+
+
+def clip_vision(config: dict) -> dict:
+    """A `vision_config` with what transformers fills in."""
+    return {**CLIPVisionConfig().to_dict(), **config}
+
+
+def clip_below(config: dict, pixels: dict, prefix: str, image_size: int | None, layers: int):
+    """(VitConfig, table) of the first layers of a `CLIPVisionModel`, which LLaVA reads.
+
+    Args:
+      config: with all settings (`clip_vision`). prefix: of its tensors.
+      layers: how many; no norm stands behind the last of them.
+
+    Raises:
+      KeyError, ValueError: as `vit`.
+    """
+    own = {"pre_norm": True, "patch_bias": False, "final_norm": False}
+    c = _config({**config, "num_hidden_layers": layers}, pixels, image_size, 1e-5, **own)
+    behind = range(layers, whole(config, "num_hidden_layers"))
+    return c, [
+        *clip_rows(c, prefix, config["image_size"]),
+        *(
+            LeftOut(f"{prefix}encoder.layers.{i}.*", "behind the states that LLaVA reads")
+            for i in behind
+        ),
+        LeftOut(f"{prefix}post_layernorm.*", "behind the states that LLaVA reads"),
+    ]
+
+
+def clip_rows(c: VitConfig, prefix: str, trained_at: int) -> Table:
+    """Rows of a `CLIPVisionModel` whose images have `trained_at` pixels a side."""
+    D, side = c.width, trained_at // c.patch
+    resize = functools.partial(resize_positions, side=c.image_size // c.patch)
+    return [
+        *_rows(c, _CLIP, prefix),
+        Row(
+            f"{prefix}embeddings.class_embedding", "cls", (D,),
+            lambda a: a.reshape(1, 1, D), lambda a: a.reshape(D),
+        ),
+        Row(
+            f"{prefix}embeddings.position_embedding.weight", "positions", (side**2 + 1, D), resize,
+        ),
+        LeftOut(f"{prefix}embeddings.position_ids", "0, 1, 2, ..."),
+    ]  # fmt: skip
 
 
 FAMILIES = {"vit": vit, "dinov2": dinov2, "clip": clip, "clip_vision_model": clip}
@@ -139,8 +179,8 @@ _CLIP_OTHERS = (
 def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, **own) -> VitConfig:
     width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     activation = config.get("hidden_act", "gelu")
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(_ACTIVATIONS)}")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(ACTIVATIONS)}")
     if not flag(config, "qkv_bias", True):
         raise ValueError("qkv_bias: false; attention of our vision encoder has biases")
     if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
@@ -158,7 +198,7 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
         heads=heads,
         head_width=width // heads,
         mlp_width=whole(config, "intermediate_size"),
-        activation=_ACTIVATIONS[activation],
+        activation=ACTIVATIONS[activation],
         norm_eps=positive(config, "layer_norm_eps", norm_eps),
         mean=mean,
         deviation=deviation,
@@ -202,9 +242,12 @@ def _rows(c: VitConfig, modules: dict[str, str], prefix: str) -> Table:
     rows: list[Row | LeftOut] = []
     for ours, module in modules.items():
         theirs, kind = prefix + module, ours.rsplit("/")[-1]
+        if kind == "norm" and not c.final_norm:
+            continue
         if kind == "patch_embedding":
             shape = (D, c.channels, c.patch, c.patch)
-            rows.append(Row(f"{theirs}.weight", f"{ours}/kernel", shape, _patch_kernel))
+            undo = functools.partial(_convolution, shape=shape)
+            rows.append(Row(f"{theirs}.weight", f"{ours}/kernel", shape, _patch_kernel, undo))
         elif kind in shapes:
             shape = shapes[kind]
             rows.append(Row(f"{theirs}.weight", f"{ours}/kernel", shape, transposed))
@@ -212,7 +255,7 @@ def _rows(c: VitConfig, modules: dict[str, str], prefix: str) -> Table:
             shape = (D,)
             rows.append(Row(f"{theirs}.weight", f"{ours}/scale", shape))
         if kind == "k":
-            rows.append(LeftOut(f"{theirs}.bias".format("*"), _SOFTMAX))
+            rows += [LeftOut(f"{theirs}.bias".format(i), _SOFTMAX) for i in range(c.layers)]
         elif kind != "patch_embedding" or c.patch_bias:
             rows.append(Row(f"{theirs}.bias", f"{ours}/bias", shape[:1]))
     return rows
@@ -231,6 +274,12 @@ def _embeddings(c: VitConfig, prefix: str, trained_at: int) -> Table:
 def _patch_kernel(kernel: np.ndarray) -> np.ndarray:
     """A convolution's `[D, channels, patch, patch]` as our `[patch * patch * channels, D]`."""
     return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+
+
+def _convolution(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Our patch kernel as a convolution's of that shape."""
+    D, channels, patch, _ = shape
+    return kernel.reshape(patch, patch, channels, D).transpose(3, 2, 0, 1)
 
 
 def resize_positions(positions: np.ndarray, side: int) -> np.ndarray:

@@ -8,9 +8,10 @@ from gguf_files import write_gguf
 from reference_models import PIXELS, TINY_VIT, tiny_folder
 from safetensors.numpy import load_file, save_file
 
-from slava_jax.convert.__main__ import main, read
+from slava_jax.commands.convert import main
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.pretrained import load, write
+from slava_jax.convert.reading import read
 from slava_jax.convert.rules import ConvertError
 from slava_jax.convert.vision import vit
 
@@ -55,7 +56,7 @@ def test_shards_that_are_whole_convert(folder, tmp_path):
     """So that the cases below fail for the reason they name."""
     shard(folder)
     write(read(folder), tmp_path / "ours")
-    assert load(tmp_path / "ours").config.layers == 3
+    assert load(tmp_path / "ours").configs["language_model"].layers == 3
 
 
 def test_a_shard_that_is_not_there(folder, capsys):
@@ -184,7 +185,7 @@ def test_null_is_no_value(folder, tmp_path, capsys):
     path.write_text(json.dumps({**held, "rope_parameters": None, "rope_theta": None}))
     fails(folder, capsys, "config.json: rope_theta", "None")
     path.write_text(json.dumps({**held, "quantization_config": None, "head_dim": None}))
-    assert read(folder).config.head_width == 8
+    assert read(folder).configs["language_model"].head_width == 8
 
 
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
@@ -308,7 +309,7 @@ def test_a_gguf_cut_short(tmp_path, capsys, kept):
 def test_a_gguf_that_lacks_a_tensor(tmp_path, capsys):
     """The head may be missing (it is tied then), any other is an error."""
     path = write_gguf(tmp_path / "tied.gguf", "F16", drop=("output.weight",))
-    assert read_gguf(path).config.tie_embeddings
+    assert read_gguf(path).configs["language_model"].tie_embeddings
     path = write_gguf(tmp_path / "model.gguf", "F16", drop=("blk.1.ffn_up.weight",))
     fails(path, capsys, "missing in the file (1):\n  blk.1.ffn_up.weight")
 
@@ -319,8 +320,21 @@ def test_an_onnx_file_without_the_model(tmp_path, capsys):
     fails(tmp_path / "model.onnx", capsys, "model.onnx")
 
 
-def test_every_error_is_one_a_user_can_read():
-    """The top of the package prints them without a traceback."""
-    from slava_jax.errors import USER_ERRORS
-
-    assert ConvertError in USER_ERRORS
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window"),
+        ({"model_type": "qwen3", "layer_types": ["sliding_attention"]}, "layer_types"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
+        ({"model_type": "qwen2", "rope_scaling": {"type": "mrope"}}, "rope type"),
+        ({"model_type": "qwen2", "rope_scaling": {"mrope_section": [2, 1, 1]}}, "mrope_section"),
+        ({"model_type": "qwen2_moe"}, "'qwen2_moe'"),
+        # The biases that the config speaks of are not in the file.
+        ({"model_type": "qwen2"}, "model.layers.0.self_attn.q_proj.bias"),
+        ({"model_type": "qwen3", "head_dim": 8}, "model.layers.0.self_attn.q_norm.weight"),
+        ({"model_type": "qwen3"}, "should be [512, 32]"),  # head_dim is 128 where none is said
+    ],
+)
+def test_a_qwen_that_ours_cannot_be(folder, capsys, settings, part):
+    change(folder / "config.json", **settings)
+    fails(folder, capsys, part)

@@ -1,4 +1,4 @@
-"""Weights out, read back by our own reader; several experts as one; the command and its errors."""
+"""Weights out, read back by our own reader; several experts as one."""
 
 import dataclasses
 import json
@@ -9,22 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference_models import plain_logits
-from text_encoder import ALL_TOKENS, TOKENS, logits_of, made, tokenizer
+from text_encoder import ALL_TOKENS, logits_of, made, tokenizer
 from tiny_model import as_config
 
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.convert import export, routing
-from slava_jax.convert.__main__ import main
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.peft import lora_of
 from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.data.tokenizer import train_tokenizer
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
-from slava_jax.models.slava import Slava, split_frozen
-from slava_jax.nn.adapters import joined
+from slava_jax.models.slava import Slava
 from slava_jax.nn.quantized import dequantize
 
+FORM = made()[0].text_form(3)
 TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous sponge?", "nm?"]
 
 
@@ -37,20 +36,22 @@ def read_back(folder, to):
 def test_a_base_that_went_out_comes_in_the_same(tmp_path):
     """Bit by bit, dequantised: every tensor, the config and the tokenizer."""
     model, variables = made()
-    base = variables["frozen"]["llama"]
-    export.write_folder(export.base_model(model.config.llama, base), tokenizer(), tmp_path / "out")
+    base = variables["frozen"]["language_model"]
+    export.write_folder(
+        export.base_model(model.config.language_model, base), tokenizer(), tmp_path / "out"
+    )
     found = read_back(tmp_path / "out", tmp_path / "ours")
-    assert found.config == model.config.llama
+    assert found.configs["language_model"] == model.config.language_model
     assert found.tokenizer.get_vocab() == tokenizer().get_vocab()
-    up, wanted = found.tree["llama"]["blocks"]["up"]["kernel"], base["blocks"]["up"]
+    up, wanted = found.tree["language_model"]["blocks"]["up"]["kernel"], base["blocks"]["up"]
     np.testing.assert_array_equal(up, dequantize(wanted["kernel"], wanted["scale"]))
-    np.testing.assert_array_equal(found.tree["llama"]["embedding"], base["embedding"])
+    np.testing.assert_array_equal(found.tree["language_model"]["embedding"], base["embedding"])
 
 
 def test_how_long_a_text_may_be_comes_in_and_goes_out(tmp_path):
     """With the tokenizer; where nothing says it, no limit is made up."""
     model, variables = made()
-    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     config = tmp_path / "first/config.json"
     export.write_folder(base, tokenizer(), config.parent)
     settings = json.loads(config.read_text())
@@ -67,7 +68,7 @@ def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
     """Also in several shards, and for the four tokens behind the table."""
     monkeypatch.setattr(export, "_SHARD", 20_000)
     model, variables = made()
-    merged = export.merged_model(model.config, variables, lora_of(model.config, variables, rank))
+    merged = export.merged_model(model, variables, lora_of(model, variables, rank))
     export.write_folder(merged, tokenizer(), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 2
     found = read_back(tmp_path / "out", tmp_path / "ours")
@@ -84,9 +85,9 @@ def test_a_text_encoder_that_is_no_llama(experts):
     model, variables = made(experts)
     model = Slava(dataclasses.replace(model.config, text_encoder="embeddings"))
     with pytest.raises(ConvertError, match="text_encoder is 'embeddings'"):
-        lora_of(model.config, variables)
+        lora_of(model, variables)
     if experts > 1:
-        batches = routing.prompts(TEXTS, tokenizer())
+        batches = routing.prompts(TEXTS, tokenizer(), FORM)
         with pytest.raises(ConvertError, match="text_encoder is 'embeddings'"):
             routing.merged_at_mean(model, variables, batches, 6)
 
@@ -94,7 +95,7 @@ def test_a_text_encoder_that_is_no_llama(experts):
 def test_a_vocabulary_that_has_one_of_the_four_tokens(tmp_path):
     """It would be taken for the assistant's own."""
     model, variables = made()
-    merged = export.merged_model(model.config, variables, lora_of(model.config, variables))
+    merged = export.merged_model(model, variables, lora_of(model, variables))
     taken = train_tokenizer(["the film is thin"] * 3, 263)
     taken.add_tokens(["<image>"])
     with pytest.raises(ConvertError, match="one of <image>"):
@@ -105,7 +106,7 @@ def test_a_vocabulary_that_has_one_of_the_four_tokens(tmp_path):
 def test_a_disk_without_room_is_asked_before(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     model, variables = made()
-    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     with pytest.raises(CheckpointError, match="GiB needed"):
         export.write_folder(base, tokenizer(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -123,7 +124,7 @@ def small_files():
 def test_a_disk_that_fills_while_the_tokenizer_is_written(tmp_path, small_files):
     """tokenizers raises no OSError of its own."""
     model, variables = made()
-    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     with pytest.raises(CheckpointError, match=r"out: could not be written: .*File too large"):
         export.write_folder(base, tokenizer(), tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"model: could not be written: .*File too large"):
@@ -147,7 +148,7 @@ def test_a_router_that_looks_at_nothing_is_merged_exactly():
     """Constant gates are their own mean: the one expert is the mixture."""
     model, variables = made(4)
     variables = with_routers(variables, jnp.zeros_like)
-    batches = routing.prompts(TEXTS, tokenizer())
+    batches = routing.prompts(TEXTS, tokenizer(), FORM)
     merged = routing.merged_at_mean(model, variables, batches, 6)
     wanted = logits_of(model, variables)
     np.testing.assert_allclose(logits_of(*merged), wanted, atol=1e-5)
@@ -159,7 +160,7 @@ def test_a_router_that_looks_costs_something_and_the_mean_least():
     """Less than any expert alone; the gates are the average over real tokens, of each layer."""
     model, variables = made(4)
     variables = with_routers(variables, lambda leaf: 5 * leaf)
-    batches = routing.prompts(TEXTS, tokenizer())
+    batches = routing.prompts(TEXTS, tokenizer(), FORM)
     gates = routing.mean_gates(model, variables, batches, 6)
     np.testing.assert_allclose(gates["o"].sum(axis=-1), [1, 1], atol=1e-6)
     mean = cost(model, variables, routing.one_expert(model, variables, gates), batches)
@@ -174,7 +175,7 @@ def test_a_router_that_looks_costs_something_and_the_mean_least():
 def test_gates_are_averaged_over_tokens_and_not_over_padding():
     """Two texts weigh as many tokens as they have."""
     model, variables = made(4)
-    one, other = (routing.prompts([text], tokenizer()) for text in TEXTS[:2])
+    one, other = (routing.prompts([text], tokenizer(), FORM) for text in TEXTS[:2])
     means = [routing.mean_gates(model, variables, batches, 6)["v"] for batches in (one, other)]
     lengths = [int((batch["order"] < 10_000).sum()) for (batch,) in (one, other)]
     together = routing.mean_gates(model, variables, [*one, *other], 6)["v"]
@@ -191,9 +192,9 @@ def test_divergence_is_kl_and_agreement():
     """Against the plain formula in float64, over real tokens."""
     model, variables = made(4)
     _, other = merged = routing.merged_at_mean(
-        model, variables, routing.prompts(TEXTS, tokenizer()), 6
+        model, variables, routing.prompts(TEXTS, tokenizer(), FORM), 6
     )
-    batches = routing.prompts(TEXTS[:1], tokenizer())
+    batches = routing.prompts(TEXTS[:1], tokenizer(), FORM)
     tokens = batches[0]["tokens"][:, : (batches[0]["order"] < 10_000).sum()]
     p, q = (np.float64(logits_of(*x, tokens)) for x in ((model, variables), (merged[0], other)))
     p, q = (x - np.log(np.exp(x).sum(axis=-1, keepdims=True)) for x in (p, q))
@@ -214,104 +215,3 @@ def test_texts_are_lines_with_text_or_question(tmp_path):
     path.write_text("")
     with pytest.raises(ConvertError, match="holds no texts"):
         routing.read_texts(path)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Work directories of one expert and of four."""
-    folder = tmp_path_factory.mktemp("runs")
-    for experts in (1, 4):
-        model, variables = made(experts)
-        assistant = Assistant(model, variables, tokenizer())
-        save_assistant(assistant, as_config(model), folder / str(experts))
-    return folder
-
-
-def test_the_command_writes_each_form(run, tmp_path, capsys):
-    """From a run; the base from converted weights, too."""
-    for form in ("peft", "huggingface", "base"):
-        options = [] if form == "base" else ["--rank", "4"]
-        main(["--from", f"{run}/1", "--to", f"{tmp_path}/{form}", "--as", form, *options])
-    said = capsys.readouterr().out
-    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "base alone" in said
-    model, variables = made()
-    merged = read_back(tmp_path / "huggingface", tmp_path / "merged")
-    wanted = logits_of(model, variables, rank=4)
-    np.testing.assert_allclose(plain_logits(merged, TOKENS), wanted, atol=1e-4)
-    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["r"] == 4
-    read_back(tmp_path / "base", tmp_path / "converted")
-    main(["--from", f"{tmp_path}/converted", "--to", f"{tmp_path}/again", "--as", "base"])
-    for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
-
-
-def test_several_experts_leave_merged_and_the_cost_is_printed(run, tmp_path, capsys):
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    paths = ["--from", f"{run}/4", "--to", f"{tmp_path}/out", "--as", "huggingface"]
-    main([*paths, "--merge_at_mean_routing", str(texts)])
-    model, variables = made(4)
-    batches = routing.prompts(TEXTS, tokenizer())
-    merged = routing.merged_at_mean(model, variables, batches, 6)
-    found = cost(model, variables, merged, batches)
-    said = capsys.readouterr().out
-    assert f"over 3 texts, on which that costs KL {found.kl:.3g} nats" in said
-    assert f"agreement {found.top1:.4f}" in said
-    out = read_back(tmp_path / "out", tmp_path / "ours")
-    np.testing.assert_allclose(plain_logits(out, TOKENS), logits_of(*merged), atol=1e-4)
-
-
-def test_a_run_whose_base_has_moved_leaves_all_the_same(tmp_path):
-    """`--base` says where it is, as the error does."""
-    model, variables = made()
-    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
-    export.write_folder(base, tokenizer(), tmp_path / "theirs")
-    write(read_folder(tmp_path / "theirs"), tmp_path / "was", quantized=True)
-    _, own = split_frozen(variables["frozen"])
-    frozen = joined(jax.tree.map(jnp.asarray, load(tmp_path / "was").tree), own)
-    assistant = Assistant(model, {**variables, "frozen": frozen}, tokenizer())
-    save_assistant(assistant, as_config(model), tmp_path / "run", tmp_path / "was")
-    (tmp_path / "was").rename(tmp_path / "moved")
-    command = ["--from", f"{tmp_path}/run", "--to", f"{tmp_path}/out", "--as", "huggingface"]
-    with pytest.raises(SystemExit, match="--base DIR"):
-        main(command)
-    main([*command, "--base", f"{tmp_path}/moved"])
-    found = read_back(tmp_path / "out", tmp_path / "ours")
-    wanted = logits_of(model, assistant.variables)
-    np.testing.assert_allclose(plain_logits(found, TOKENS), wanted, atol=1e-4)
-    with pytest.raises(SystemExit, match="is a base itself"):
-        main(
-            ["--from", f"{tmp_path}/moved", "--to", f"{tmp_path}/x", "--as", "base", "--base", "b"]
-        )
-
-
-def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
-    """And nothing is written."""
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text('{"text": "thin"}')
-    merge = ["--merge_at_mean_routing", str(texts)]
-    cases = [
-        (["4", "--as", "peft"], "4 experts, and their router looks at each token"),
-        (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
-        (["1", "--as", "peft", "--rank", "7"], "rank 7: trained from 2 to 6"),
-        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: trained from 2 to 6"),
-        (["4", "--as", "huggingface", *merge, "--to", str(run)], "exists already"),
-        (["1", "--as", "peft", *merge], "one expert leaves as it is"),
-        (["none", "--as", "peft"], "no trained assistant here"),
-        (["1"], "config.json"),
-    ]
-    for (name, *options), part in cases:
-        with pytest.raises(SystemExit) as error:
-            main(["--from", f"{run}/{name}", "--to", f"{tmp_path}/out", *options])
-        assert str(error.value.code).startswith("error: ") and part in str(error.value.code)
-    for options in (
-        ["--as", "peft", "--quantize", "int8"],
-        ["--rank", "3"],
-        ["--base", "x"],
-        ["--as", "base", "--rank", "3"],
-        ["--as", "base", *merge],
-    ):
-        with pytest.raises(SystemExit):
-            main(["--from", f"{run}/1", "--to", f"{tmp_path}/out", *options])
-        assert options[-2] in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

@@ -16,7 +16,12 @@ def test_gguf_rows_come_back_in_our_order(tmp_path):
     """llama.cpp stores row (pair, half) of a head where Hugging Face has (half, pair)."""
     path = write_gguf(tmp_path / "model.gguf", "F32")
     source, held = read_gguf(path), GgufTensors(path)
-    steps = plan(source.table, held, CONFIG.layers, [row.path for row in source.table[:-1]])
+    steps = plan(
+        source.parts["language_model"].table,
+        held,
+        CONFIG.layers,
+        [row.path for row in source.parts["language_model"].table[:-1]],
+    )
     (step,) = (s for s in steps if s.name == "blk.1.attn_k.weight")
     stored, found = held.read(step.name), step.row.change(held.read(step.name)).T
     half = CONFIG.head_width // 2
@@ -33,8 +38,8 @@ def test_every_storage_format(kind, tmp_path):
     path = write_gguf(tmp_path / "model.gguf", kind)
     write(read_gguf(path), tmp_path / "ours")
     found, held = load(tmp_path / "ours"), GgufTensors(path)
-    assert found.config == CONFIG
-    up = found.tree["llama"]["blocks"]["up"]["kernel"]
+    assert found.configs["language_model"] == CONFIG
+    up = found.tree["language_model"]["blocks"]["up"]["kernel"]
     np.testing.assert_array_equal(up[1], held.read("blk.1.ffn_up.weight").T)
     assert 0.05 < up.std() < 0.08  # 1 / 16, as written
 
@@ -52,7 +57,7 @@ def test_llama_3_scaling_is_recognised(tmp_path):
     """GGUF has a divisor a frequency in place of four numbers; other divisors are refused."""
     path = tmp_path / "model.gguf"
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors(SCALING)})
-    assert read_gguf(path).config.rope_scaling == SCALING
+    assert read_gguf(path).configs["language_model"].rope_scaling == SCALING
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors((8.0, 1.0, 2.0, 8192.0))})
     with pytest.raises(ConvertError, match="is not the scaling of Llama 3"):
         read_gguf(path)
@@ -60,7 +65,10 @@ def test_llama_3_scaling_is_recognised(tmp_path):
 
 def test_numbers_come_as_they_were_written(tmp_path):
     """1e-5, not the float32 next to it: a config can then say the same."""
-    assert read_gguf(write_gguf(tmp_path / "model.gguf", "F16")).config.norm_eps == 1e-5
+    assert (
+        read_gguf(write_gguf(tmp_path / "model.gguf", "F16")).configs["language_model"].norm_eps
+        == 1e-5
+    )
 
 
 def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -87,7 +95,7 @@ def test_another_rotation_is_refused(tmp_path, name, value):
     if "dimension" not in name:
         for nothing in (0.0, 1.0):
             write_gguf(path, "F16", fields={f"llama.{name}": nothing})
-            assert read_gguf(path).config == CONFIG
+            assert read_gguf(path).configs["language_model"] == CONFIG
 
 
 def tokens_of(pre: str, text: str) -> list[str]:

@@ -71,7 +71,10 @@ def test_logits_and_states(kv_heads, tied, tmp_path):
     """Without and with grouped heads; head of its own and tied."""
     model = tiny(num_key_value_heads=kv_heads, tie_word_embeddings=tied)
     loaded = convert(save_folder(model, tmp_path / "theirs"))
-    assert loaded.config.kv_heads == kv_heads and loaded.config.tie_embeddings == tied
+    assert (
+        loaded.configs["language_model"].kv_heads == kv_heads
+        and loaded.configs["language_model"].tie_embeddings == tied
+    )
     check(loaded, model)
 
 
@@ -87,7 +90,9 @@ def test_llama_3_rope_scaling(tmp_path):
     """Long waves stretched, short ones kept, and some between."""
     model = tiny(rope_parameters=LLAMA3, head_dim=16)
     loaded = convert(save_folder(model, tmp_path / "theirs"))
-    ratio = rope_frequencies(8, 500.0) / rope_frequencies(8, 500.0, loaded.config.rope_scaling)
+    ratio = rope_frequencies(8, 500.0) / rope_frequencies(
+        8, 500.0, loaded.configs["language_model"].rope_scaling
+    )
     assert ratio.min() == 1 and ratio.max() == 8 and np.any((ratio > 1.01) & (ratio < 7.99))
     check(loaded, model)
 
@@ -100,7 +105,7 @@ def test_llama_3_scaling_without_an_original_length(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
     loaded = convert(folder)
-    assert loaded.config.rope_scaling[3] == 48
+    assert loaded.configs["language_model"].rope_scaling[3] == 48
     check(loaded, model)
 
 

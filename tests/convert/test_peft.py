@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from text_encoder import ALL_TOKENS, TOKENS, VOCABULARY, logits_of, made, tokenizer
-from tiny_model import random_variables
+from tiny_model import random_variables, tiny
 
+from slava_jax.commands.convert import main
 from slava_jax.convert import export, routing
-from slava_jax.convert.__main__ import main
 from slava_jax.convert.peft import CONFIG, WEIGHTS, lora_of, read_peft, with_lora, write_peft
 from slava_jax.convert.rules import ConvertError
+from slava_jax.models.slava import Slava
+
+SHAPE, ADAPTER = tiny(vocabulary=VOCABULARY).language_model, tiny(experts=1).adapter
 
 
 @functools.cache
@@ -37,7 +40,7 @@ def logits(model, tokens=TOKENS):
 
 
 def write_base(model, variables, folder):
-    base = export.base_model(model.config.llama, variables["frozen"]["llama"])
+    base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     export.write_folder(base, tokenizer(), folder)
     return folder
 
@@ -48,7 +51,7 @@ def test_peft_answers_as_the_adapters(alpha, rank, tmp_path):
     """On the dequantised base, at the rank asked for."""
     peft, _, _ = reference()
     model, variables = made(alpha=alpha)
-    write_peft(lora_of(model.config, variables, rank), model.config.llama, tmp_path / "adapter")
+    write_peft(lora_of(model, variables, rank), model.config.language_model, tmp_path / "adapter")
     base = base_of(write_base(model, variables, tmp_path / "base"))
     plain = logits(base)
     adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
@@ -78,11 +81,13 @@ def test_a_lora_of_peft_comes_in(modules, rslora, tmp_path):
         if "lora_B" in name:
             weight.data.normal_(0, 0.1)
     theirs.save_pretrained(tmp_path / "theirs")
-    ours = with_lora(variables, read_peft(tmp_path / "theirs", model.config))
+    ours = with_lora(
+        variables, read_peft(tmp_path / "theirs", model.config.language_model, model.adapter)
+    )
     wanted = logits(theirs)
     np.testing.assert_allclose(logits_of(model, ours)[..., :VOCABULARY], wanted, atol=1e-4)
     assert np.abs(logits_of(model, variables)[..., :VOCABULARY] - wanted).max() > 0.1
-    write_peft(lora_of(model.config, ours), model.config.llama, tmp_path / "again")
+    write_peft(lora_of(model, ours), model.config.language_model, tmp_path / "again")
     base = base_of(tmp_path / "base")
     again = peft.PeftModel.from_pretrained(base, tmp_path / "again").eval()
     np.testing.assert_allclose(logits(again), wanted, atol=1e-4)
@@ -96,10 +101,10 @@ def test_transformers_reads_the_merged_model(tied, experts, tmp_path):
     llama = {"tie_embeddings": tied, "rope_theta": 500.0, "norm_eps": 0.01}
     model, variables = made(experts, rope_scaling=(8.0, 1.0, 4.0, 64.0), **llama)
     if experts > 1:
-        batches = routing.prompts(["is the film thin?"], tokenizer())
+        batches = routing.prompts(["is the film thin?"], tokenizer(), model.text_form(3))
         model, variables = routing.merged_at_mean(model, variables, batches, 6)
-    lora = lora_of(model.config, variables, 4)
-    merged = export.merged_model(model.config, variables, lora)
+    lora = lora_of(model, variables, 4)
+    merged = export.merged_model(model, variables, lora)
     export.write_folder(merged, tokenizer(), tmp_path / "out")
     wanted = logits_of(model, variables, ALL_TOKENS, 4)
     np.testing.assert_allclose(logits(base_of(tmp_path / "out"), ALL_TOKENS), wanted, atol=1e-4)
@@ -112,7 +117,7 @@ def test_transformers_reads_the_merged_model(tied, experts, tmp_path):
 def folder(tmp_path):
     """A LoRA of rank 6 for the tiny model."""
     model, variables = made()
-    write_peft(lora_of(model.config, variables), model.config.llama, tmp_path / "lora")
+    write_peft(lora_of(model, variables), model.config.language_model, tmp_path / "lora")
     return tmp_path / "lora"
 
 
@@ -127,13 +132,13 @@ def test_what_went_out_comes_in_the_same(folder):
     fresh = random_variables(model, seed=1)
     fresh = {**fresh, "frozen": variables["frozen"], "params": {**fresh["params"]}}
     fresh["params"]["special_embedding"] = variables["params"]["special_embedding"]
-    ours = with_lora(fresh, read_peft(folder, model.config))
+    ours = with_lora(fresh, read_peft(folder, model.config.language_model, model.adapter))
     wanted = logits_of(model, variables)
     np.testing.assert_allclose(logits_of(model, ours), wanted, atol=1e-5)
     four, held = made(4)
-    many = with_lora(held, read_peft(folder, four.config))
-    q, before = (v["params"]["llama"]["blocks"]["attention"]["q"] for v in (many, held))
-    lora = variables["params"]["llama"]["blocks"]["attention"]["q"]["lora_b"]
+    many = with_lora(held, read_peft(folder, four.config.language_model, four.adapter))
+    q, before = (v["params"]["language_model"]["blocks"]["attention"]["q"] for v in (many, held))
+    lora = variables["params"]["language_model"]["blocks"]["attention"]["q"]["lora_b"]
     np.testing.assert_allclose(q["lora_b"][:, 0], lora[:, 0], atol=1e-6)
     np.testing.assert_array_equal(q["lora_b"][:, 1:], before["lora_b"][:, 1:])
     assert np.any(before["lora_b"][:, 0] != q["lora_b"][:, 0]) and "router" in q
@@ -142,12 +147,12 @@ def test_what_went_out_comes_in_the_same(folder):
 def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
     """As peft's own default has it: on q and v. Expert 0 adds nothing to k and o."""
     model, variables = made()
-    whole = read_peft(folder, model.config)
+    whole = read_peft(folder, model.config.language_model, model.adapter)
     some = dataclasses.replace(
         whole, a={n: whole.a[n] for n in "qv"}, b={n: whole.b[n] for n in "qv"}
     )
-    write_peft(some, model.config.llama, folder.parent / "some")
-    read = read_peft(folder.parent / "some", model.config)
+    write_peft(some, model.config.language_model, folder.parent / "some")
+    read = read_peft(folder.parent / "some", model.config.language_model, model.adapter)
     assert set(read.a) == set(read.b) == {"q", "v"}
     ours = with_lora(variables, read)
     none = {name: np.zeros_like(b) for name, b in whole.b.items()}
@@ -182,7 +187,7 @@ def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
 def test_settings_that_the_adapters_do_not_have(settings, part, folder):
     change(folder, **settings)
     with pytest.raises(ConvertError) as error:
-        read_peft(folder, made()[0].config)
+        read_peft(folder, SHAPE, ADAPTER)
     assert part in str(error.value) and CONFIG in str(error.value)
 
 
@@ -194,7 +199,7 @@ def test_tensors_that_are_not_those_of_the_config(folder):
     tensors[f"{stem}.k_proj.lora_B.weight"] = np.zeros((6, 6), np.float32)
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(ConvertError) as error:
-        read_peft(folder, made()[0].config)
+        read_peft(folder, SHAPE, ADAPTER)
     parts = ("extra", f"{stem}.q_proj.lora_A.weight", "is [6, 6], should be [16, 6]")
     assert not [part for part in parts if part not in str(error.value)]
 
@@ -205,15 +210,15 @@ def test_files_that_are_not_there(folder):
         main(["--from", str(folder), "--to", str(folder / "out")])
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(ConvertError, match="pickle"):
-        read_peft(folder, made()[0].config)
+        read_peft(folder, SHAPE, ADAPTER)
     (folder / CONFIG).unlink()
     with pytest.raises(ConvertError, match=CONFIG):
-        read_peft(folder, made()[0].config)
+        read_peft(folder, SHAPE, ADAPTER)
 
 
 def test_a_lora_on_a_model_without_adapters(folder):
-    config = dataclasses.replace(made()[0].config, adapter=None)
     with pytest.raises(ConvertError, match="r_max: None"):
-        read_peft(folder, config)
+        read_peft(folder, SHAPE, None)
+    model = Slava(dataclasses.replace(tiny(), adapter=None))
     with pytest.raises(ConvertError, match="no adapters"):
-        lora_of(config, {})
+        lora_of(model, {})

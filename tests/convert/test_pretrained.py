@@ -12,19 +12,15 @@ import jax
 import numpy as np
 import pytest
 from reference_models import TINY, tiny_folder, tiny_vit
-from safetensors.numpy import load_file
 
 from slava_jax.checkpoint import CheckpointError
-from slava_jax.config import default_config
-from slava_jax.convert.__main__ import main
+from slava_jax.commands.convert import main
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
+from slava_jax.data.chat import TextForm, encode_examples
 from slava_jax.data.instructions import Instruction
-from slava_jax.data.prompts import encode_example
-from slava_jax.data.tokenizer import TokenizerError, decode_text, encode_texts, special_tokens
-from slava_jax.models.decoder import LlamaConfig
-from slava_jax.models.presets import hashable
+from slava_jax.data.tokenizer import TokenizerError, decode_text, encode_texts
 from slava_jax.nn.quantized import quantize_linear_layers
 
 
@@ -35,23 +31,6 @@ def assert_same(left, right):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_command_writes_what_load_reads(tmp_path, capsys):
-    """Every number of the file, kernels transposed and layers stacked."""
-    folder = tiny_folder(tmp_path / "theirs")
-    main(["--from", str(folder), "--to", str(tmp_path / "ours")])
-    printed = capsys.readouterr().out.splitlines()[-1]
-    config = default_config()
-    exec(printed, {"config": config})
-    assert LlamaConfig(vocab_size=270, **hashable(config["llama"])) == TINY != LlamaConfig(270)
-    found, tensors = load(tmp_path / "ours"), load_file(folder / "model.safetensors")
-    assert found.config == TINY and not found.quantized
-    down = found.tree["llama"]["blocks"]["down"]["kernel"]
-    assert down.shape == (3, 48, 32)
-    np.testing.assert_array_equal(down[2], tensors["model.layers.2.mlp.down_proj.weight"].T)
-    head = found.tree["llama"]["head"]["kernel"]
-    np.testing.assert_array_equal(head, tensors["lm_head.weight"].T)
-
-
 def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
     """Layer by layer and column by column, against the whole at once; the norms stay float."""
     monkeypatch.setattr("slava_jax.convert.pretrained._COLUMNS", 20)
@@ -60,25 +39,19 @@ def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
     write(source, tmp_path / "int8", quantized=True)
     whole = jax.tree.map(np.asarray, quantize_linear_layers(load(tmp_path / "float").tree))
     found = load(tmp_path / "int8")
-    assert found.quantized and found.tree["llama"]["head"]["kernel"].dtype == np.int8
+    assert found.quantized and found.tree["language_model"]["head"]["kernel"].dtype == np.int8
     assert_same(found.tree, whole)
 
 
 def test_a_vision_encoder_is_float(tmp_path):
     """Read back with its config; int8 is refused for it."""
-    with pytest.raises(ValueError, match="only a Llama"):
+    with pytest.raises(ConvertError, match="only a language model"):
         write(tiny_vit(), tmp_path / "ours", quantized=True)
     write(tiny_vit(), tmp_path / "ours")
     found = load(tmp_path / "ours")
-    assert found.config == tiny_vit().config and found.tokenizer is None
-    assert found.config.mean == (0.48, 0.46, 0.41)
+    assert found.configs == tiny_vit().configs and found.tokenizer is None
+    assert found.configs["vit"].mean == (0.48, 0.46, 0.41)
     assert found.tree["vit"]["positions"].shape == (17, 16)
-
-
-def test_what_is_there_is_not_overwritten(tmp_path):
-    """It may be another model's."""
-    with pytest.raises(SystemExit, match="exists already"):
-        main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 
 
 def test_the_source_is_never_deleted(tmp_path):
@@ -95,7 +68,7 @@ def test_the_source_is_never_deleted(tmp_path):
 # Every slice is committed by itself, so that there is something to be killed in the middle of.
 SLOWLY = """
 from slava_jax import streaming
-from slava_jax.convert.__main__ import main
+from slava_jax.commands.convert import main
 
 streaming._COMMIT = 1
 main()
@@ -143,13 +116,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
-    """The tokenizer has as many tokens as the table rows; the added ids are the next four."""
+    """The tokenizer has as many tokens as the table rows."""
     write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
     tokenizer = load(tmp_path / "ours").tokenizer
     assert len(tokenizer) == TINY.vocab_size == 270
-    assert tuple(special_tokens(tokenizer)) == (270, 271, 272, 273)
     item = Instruction("a", ("i",), "<image>thin?", "</s> <unused_265>!", "vqa", "short", "")
-    example = encode_example(item, tokenizer)
+    (example,) = encode_examples([item], tokenizer, TextForm("plain", 1, 270, 273))
     assert example.prompt_ids[:2].tolist() == [tokenizer.bos_token_id, 270]
     assert example.answer_ids.max() < 264  # text that looks like a special token is text
     assert decode_text(tokenizer, example.answer_ids) == "</s> <unused_265>!"

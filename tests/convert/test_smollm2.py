@@ -61,7 +61,7 @@ def test_the_tokenizer_is_the_files(folder, ours):
     (ids_of_spaces,) = encode_texts(ours.tokenizer, ["a  5 nm"])
     # by hand: both spaces stand before the cut at the digit, so they are one token
     assert ours.tokenizer.convert_ids_to_tokens(ids_of_spaces)[:3] == ["a", "ĠĠ", "5"]
-    assert len(ours.tokenizer) == ours.config.vocab_size == 49_152
+    assert len(ours.tokenizer) == ours.configs["language_model"].vocab_size == 49_152
     assert ours.tokenizer.eos_token == wanted.eos_token == "<|im_end|>"
     assert ours.tokenizer.bos_token == wanted.bos_token
     assert ours.tokenizer.decode(ids[4]) == PROMPTS[4]

@@ -40,7 +40,9 @@ def images(side, count=2):
 
 
 def tokens(loaded, pictures):
-    return np.asarray(jax.jit(Vit(loaded.config).apply)({"params": loaded.tree["vit"]}, pictures))
+    return np.asarray(
+        jax.jit(Vit(loaded.configs["vit"]).apply)({"params": loaded.tree["vit"]}, pictures)
+    )
 
 
 def pixel_values(pictures, pixels):
@@ -176,7 +178,11 @@ def test_the_real_vit_s14(image_size, tmp_path):
     source = read_onnx(path, image_size)
     write(source, tmp_path / "ours")
     loaded = load(tmp_path / "ours")
-    assert (loaded.config.width, loaded.config.layers, loaded.config.heads) == (384, 12, 6)
+    assert (
+        loaded.configs["vit"].width,
+        loaded.configs["vit"].layers,
+        loaded.configs["vit"].heads,
+    ) == (384, 12, 6)
     model = transformers.Dinov2Model(
         transformers.Dinov2Config(
             hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518,
@@ -192,7 +198,10 @@ def test_the_real_vit_s14(image_size, tmp_path):
     save_file({n: np.ascontiguousarray(a) for n, a in own.items()}, folder / "model.safetensors")
     model = transformers.Dinov2Model.from_pretrained(folder).eval()
     pictures = images(image_size, 1)
-    pixels = {"image_mean": loaded.config.mean, "image_std": loaded.config.deviation}
+    pixels = {
+        "image_mean": loaded.configs["vit"].mean,
+        "image_std": loaded.configs["vit"].deviation,
+    }
     with torch.no_grad():
         wanted = model(pixel_values(pictures, pixels)).last_hidden_state.numpy()
     found = tokens(loaded, pictures)
