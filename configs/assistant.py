@@ -1,6 +1,6 @@
 """The third stage alone, on what configs/vision.py and configs/language.py left.
 
-    python -m slava_jax.main --config configs/assistant.py --workdir runs/assistant
+    slava train --config configs/assistant.py --workdir runs/assistant
 
 Hardware: 2 CPU cores, 4 GiB. Time: about 5 minutes. Scores: as the quickstart's.
 """

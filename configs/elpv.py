@@ -1,7 +1,7 @@
 """Real images: 2,624 electroluminescence images of solar cells, functional or defective.
 
     make elpv
-    python -m slava_jax.main --config configs/elpv.py --workdir runs/elpv
+    slava train --config configs/elpv.py --workdir runs/elpv
 
 Hardware: 2 CPU cores, 3 GiB. Time: 12 minutes with other work on the machine. Scores of seed 0 on
 525 unseen cells: accuracy 0.830, macro F1 0.784; the vision classifier alone 0.821, the classical

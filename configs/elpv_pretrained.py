@@ -1,7 +1,7 @@
 """Pretrained parts on real images: ViT-S/14 and SmolLM2-135M tell defective solar cells.
 
     make elpv weights
-    python -m slava_jax.main --config configs/elpv_pretrained.py --workdir runs/elpv_pretrained
+    slava train --config configs/elpv_pretrained.py --workdir runs/elpv_pretrained
 
 The first eleven layers of the ViT are frozen and computed once, the last one is trained; the
 language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets it write the
@@ -40,31 +40,7 @@ def get_config() -> ConfigDict:
 
 
 def _size_model(config: ConfigDict) -> None:
-    config.vit.update(
-        image_size=294,
-        channels=3,
-        patch=14,
-        width=384,
-        layers=12,
-        heads=6,
-        head_width=64,
-        mlp_width=1536,
-        activation="gelu",
-        layer_scale=True,
-        mean=(0.485, 0.456, 0.406),
-        deviation=(0.229, 0.224, 0.225),
-        frozen_layers=11,
-    )
-    config.llama.update(
-        width=576,
-        layers=30,
-        heads=9,
-        kv_heads=3,
-        head_width=64,
-        mlp_width=1536,
-        rope_theta=1e5,
-        tie_embeddings=True,
-    )
+    config.vit.frozen_layers = 11
     config.grounded.update(
         width=128,
         encoder_layers=2,
@@ -87,7 +63,7 @@ def _plan_stages(config: ConfigDict) -> None:
     config.assistant.update(
         steps=912,  # eight epochs of the class question and the caption of every image
         learning_rate=1e-3,
-        vision_rate=0.0,  # its tokens stay as they are, and no gradient of it is computed
+        trainable=("**", "!vit/**"),  # image tokens stay as they are, without a gradient
         warmup=20,
         per_image=2,
         buckets=((16, 4, 1), (24, 16, 1)),

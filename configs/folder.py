@@ -1,6 +1,6 @@
 """Your own images: one folder a class, or images and a labels.csv with the columns file and label.
 
-    python -m slava_jax.main --config configs/folder.py --config.data.folder=DIR --workdir runs/mine
+    slava train --config configs/folder.py --config.data.folder=DIR --workdir runs/mine
 
 Hardware: 2 CPU cores, 4 GiB. Time: about 10 minutes, whatever the number of images. Scores: yours.
 A few hundred images are enough to see it run; thousands are needed for answers to trust.

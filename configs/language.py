@@ -1,6 +1,6 @@
 """The second stage alone: the Llama on the instructions of the training split.
 
-    python -m slava_jax.main --config configs/language.py --workdir runs/language
+    slava train --config configs/language.py --workdir runs/language
 
 Hardware: 2 CPU cores, 4 GiB. Time: about 2 minutes. It is not scored: its loss is in
 the report.

@@ -1,6 +1,6 @@
 """Few-shot classification and the three challenges: prompts with several images (section 4.4).
 
-    python -m slava_jax.main --config configs/multi_image.py --workdir runs/multi_image
+    slava train --config configs/multi_image.py --workdir runs/multi_image
 
 As configs/quickstart.py, but an instruction may hold images of the training split that the vision
 encoder finds alike, before its own image. Hardware: 2 CPU cores, 5 GiB. Time: 22 minutes (an Intel

@@ -1,6 +1,6 @@
 """The quickstart with more micrographs and longer stages.
 
-    python -m slava_jax.main --config configs/procedural.py --workdir runs/procedural
+    slava train --config configs/procedural.py --workdir runs/procedural
 
 Hardware: 2 CPU cores, 6 GiB. Time: 29 minutes and 19 seconds (reference product 222 GFLOP/s).
 Scores of seed 0 on the 4,000 unseen micrographs (800 for the class): top-1 0.925, macro F1 0.921,

@@ -1,6 +1,6 @@
 """The whole of sLAVA on procedural micrographs: data, three stages, evaluation, report.
 
-    python -m slava_jax.main --config configs/quickstart.py --workdir runs/quickstart
+    slava train --config configs/quickstart.py --workdir runs/quickstart
 
 Hardware: 2 CPU cores, 4 GiB. Time: 10 minutes. Scores to expect on the test split:
 top-1 0.86, macro F1 the same, match AUC of the class question 0.98; all in README.md.
@@ -34,7 +34,7 @@ def _size_model(config: ConfigDict) -> None:
         mlp_width=256,
         frontend="gradients",
     )
-    config.llama.update(
+    config.language_model.update(
         width=128,
         layers=2,
         heads=4,
@@ -79,7 +79,7 @@ def _plan_stages(config: ConfigDict) -> None:
         microbatches=2,
         optimizer="muon",
         learning_rate=2e-3,
-        vision_rate=0.1,
+        rates=(("vit/**", 0.1),),
         pair_block=8,
         per_image=2,
         always=("class",),

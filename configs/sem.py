@@ -1,7 +1,7 @@
 """The published data sets of the paper; by default the SEM set of Aversa et al., without data bars.
 
-    python -m slava_jax.main --config configs/sem.py --config.data.folder=DIR --workdir runs/sem
-    python -m slava_jax.main --config configs/sem.py --config.data.name=neu \\
+    slava train --config configs/sem.py --config.data.folder=DIR --workdir runs/sem
+    slava train --config configs/sem.py --config.data.name=neu \\
         --config.data.folder=DIR --config.data.crop_bar=False --workdir runs/neu
 
 DIR is what you downloaded and unpacked; third_party/ says where from: sem-dataset.md, neu-sdd.md

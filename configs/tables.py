@@ -1,6 +1,6 @@
 """Every task of the paper on drawn micrographs, by the quickstart's model: what `make tables` runs.
 
-    python -m slava_jax.main --config configs/tables.py --workdir runs/tables/procedural-seed0
+    slava train --config configs/tables.py --workdir runs/tables/procedural-seed0
 
 Hardware: 2 CPU cores, 5 GiB. Time and scores: docs/tables.md, which `make tables` writes.
 """

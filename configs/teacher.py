@@ -1,12 +1,12 @@
 """A teacher behind an OpenAI-compatible API writes the instructions about your images.
 
-    python -m slava_jax.teacher --config configs/teacher.py --config.data.folder=DIR \
+    slava teach --config configs/teacher.py --config.data.folder=DIR \
         --config.teacher.model=gpt-4o --config.teacher.budget.money=5 --workdir runs/mine --dry-run
 
 Without --dry-run it asks: the images leave the house then, unless config.teacher.base_url names a
 server of your own (docs/teacher.md). Afterwards a run in the same work directory learns from it:
 
-    python -m slava_jax.main --config configs/folder.py --config.data.folder=DIR --workdir runs/mine
+    slava train --config configs/folder.py --config.data.folder=DIR --workdir runs/mine
 
 Hardware: any. Time: that of the server; 2 requests an image with these settings. Score: none.
 """

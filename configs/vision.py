@@ -1,6 +1,6 @@
 """The first stage alone: the ViT as a classifier.
 
-    python -m slava_jax.main --config configs/vision.py --workdir runs/vision
+    slava train --config configs/vision.py --workdir runs/vision
 
 Hardware: 2 CPU cores, 4 GiB. Time: about 5 minutes. Scores: as the quickstart's.
 """

@@ -29,7 +29,7 @@ from slava_jax.train.workdir import environment, write_atomically
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 MARKERS = ("<!-- gpu:begin -->", "<!-- gpu:end -->")
 RESULT = Path(__file__).with_suffix(".json")
-LLAMA_2_7B = {}  # LlamaConfig's defaults
+LLAMA_2_7B = {}  # DecoderConfig's defaults
 TINY = {"vocab_size": 512, "width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 16,
         "mlp_width": 128}  # fmt: skip
 BATCH, LENGTH, RANK = 4, 2048, 16
@@ -69,12 +69,12 @@ def train_ours(name: str, tiny: bool) -> dict:
 
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
     from experiments.random_llama import multiplied
-    from slava_jax.models.decoder import LlamaConfig, LlamaMode
+    from slava_jax.models.decoder import DecoderConfig, DecoderMode
     from slava_jax.nn.adapters import AdapterConfig
 
     remat, int8_activations = TRAINED[name]
-    config = LlamaConfig(**(TINY if tiny else LLAMA_2_7B))
-    mode = LlamaMode(True, True, AdapterConfig(), False, jnp.bfloat16, int8_activations, remat)
+    config = DecoderConfig(**(TINY if tiny else LLAMA_2_7B))
+    mode = DecoderMode(True, True, AdapterConfig(), False, jnp.bfloat16, int8_activations, remat)
     length = 64 if tiny else LENGTH
     ids = np.random.default_rng(0).integers(1, config.vocab_size, (BATCH, length))
     model, batch = PlainModel(config, mode), plain_batch(ids.astype(np.int32))
@@ -194,41 +194,44 @@ def decode_peft(name: str, tiny: bool) -> dict:
 
 
 def decode_ours(name: str, tiny: bool) -> dict:
-    """Tokens a second of generation by the `llama` decoder, over a memory of random states."""
+    """Tokens a second of generation by the `llama` decoder, behind a question and its image."""
     import dataclasses
 
     import jax
     import jax.numpy as jnp
 
-    from experiments.random_llama import batch_shapes
-    from slava_jax.inference.decode import generate
-    from slava_jax.models.decoder import LlamaConfig
-    from slava_jax.models.presets import PAPER
-    from slava_jax.models.slava import Memory, Slava
-    from slava_jax.nn.adapters import AdapterCall, split_base
+    from slava_jax.inference.decode import generate, prefill
+    from slava_jax.models.decoder import DecoderConfig
+    from slava_jax.models.interface import Prompt
+    from slava_jax.models.presets import PAPER, variable_shapes
+    from slava_jax.models.slava import Slava
+    from slava_jax.nn.adapters import split_base
 
     batch = int(name.split("batch ")[1].split(",")[0])
-    llama = LlamaConfig(**(TINY if tiny else LLAMA_2_7B))
+    llama = DecoderConfig(**(TINY if tiny else LLAMA_2_7B))
     adapter = PAPER.adapter if name.endswith("adapted") else None
-    config = dataclasses.replace(PAPER, llama=llama, adapter=adapter, decoder="llama")
+    config = dataclasses.replace(PAPER, language_model=llama, adapter=adapter, decoder="llama")
     model = Slava(config, jnp.bfloat16)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    shaped = batch_shapes(2, 64, config.vit)
-    shapes = jax.eval_shape(lambda b: model.init(keys, b, AdapterCall(jnp.int32(1))), shaped)
-    variables = on_device({name: shapes[name] for name in ("params", "frozen")})
-    values = jax.random.normal(keys["params"], (batch, MEMORY, config.grounded.width), jnp.bfloat16)
-    memory = Memory(values, jnp.zeros((batch, MEMORY), jnp.int32), jnp.ones(batch, jnp.int32))
+    variables = on_device(variable_shapes(model))
     length = 16 if tiny else 128
+    side, text = config.vit.image_size, MEMORY - config.vit.tokens - 1  # and `<Encode>`
+    prompt = Prompt(
+        jnp.zeros((batch, 1, side, side, config.vit.channels), jnp.uint8),
+        jnp.ones((batch, text), jnp.int32),
+        jnp.full((batch, text), -1, jnp.int32).at[:, 0].set(0),
+        jnp.full(batch, text, jnp.int32),
+    )
+    state = prefill(model, variables, prompt, jnp.int32(RANK), room=length)
 
     def step():
         # A stop that is never chosen: every answer has its full length.
         answers = generate(
-            model, variables, memory, jnp.int32(RANK), jax.random.key(0),
-            start=2, stop=-1, length=length,
+            model, variables, state, jnp.int32(RANK), jax.random.key(0),
+            stop=-1, length=length,
         )  # fmt: skip
         return answers[0, 0]
 
-    base, _ = split_base(variables["frozen"]["llama"])
+    base, _ = split_base(variables["frozen"]["language_model"])
     read = {name: part for name, part in base.items() if name != "embedding"}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(read))
     row = timed(step, batch * length, 1)

@@ -127,7 +127,7 @@ def our_step(name: str):
     """The same of ours: the step that `main` runs."""
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
     from experiments.random_llama import random_weights
-    from slava_jax.models.decoder import LlamaConfig, LlamaMode
+    from slava_jax.models.decoder import DecoderConfig, DecoderMode
     from slava_jax.nn.adapters import AdapterConfig
     from slava_jax.pages import trim_after_compiling
 
@@ -135,8 +135,8 @@ def our_step(name: str):
     form = name.removesuffix(BARE.format(""))
     quantized, int8_activations = OURS[form]
     adapter = AdapterConfig() if form == name else None
-    mode = LlamaMode(True, quantized, adapter, int8_activations=int8_activations)
-    model, batch = PlainModel(LlamaConfig(**SHAPE), mode), plain_batch(token_ids())
+    mode = DecoderMode(True, quantized, adapter, int8_activations=int8_activations)
+    model, batch = PlainModel(DecoderConfig(**SHAPE), mode), plain_batch(token_ids())
     return stepper(model, random_weights(shapes_of(model, batch)), batch)
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from slava_jax.checkpoint import load_facts
-from slava_jax.convert.huggingface import Safetensors, llama_config
-from slava_jax.convert.llama import huggingface_table
-from slava_jax.convert.pretrained import WEIGHTS
+from slava_jax.convert.decoders import decoder_config, huggingface_table
+from slava_jax.convert.huggingface import Safetensors
+from slava_jax.convert.pretrained import part_place
 from slava_jax.convert.rules import Row
 from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
 from slava_jax.nn.quantized import quantize
@@ -53,7 +53,7 @@ def make_folder(folder: Path, settings: dict) -> int:
     """A Llama folder of random float16 weights, a shard a layer; returns its parameters."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings))
-    model = llama_config(settings, folder)
+    model = decoder_config(settings, folder)
     rows = [row for row in huggingface_table(model) if isinstance(row, Row)]
     rng, index, count = np.random.default_rng(SEED), {}, 0
     for layer in range(-1, model.layers):  # -1: what is in no layer
@@ -76,7 +76,7 @@ def _random(rng, shape) -> np.ndarray:
 
 def convert(source: Path, target: Path) -> dict[str, float]:
     """Runs the command and samples its memory, every 20 ms."""
-    command = [sys.executable, "-m", "slava_jax.convert", "--from", str(source), "--to"]
+    command = [sys.executable, "-m", "slava_jax", "convert", "--from", str(source), "--to"]
     start = time.monotonic()
     process = subprocess.Popen([*command, str(target), "--quantize", "int8"])
     peaks = {"RssAnon": 0, "VmRSS": 0}
@@ -109,12 +109,12 @@ def check(source: Path, target: Path) -> int:
     import tensorstore
 
     tensors = Safetensors(source)
-    model = llama_config(json.loads((source / "config.json").read_text()), source)
+    model = decoder_config(json.loads((source / "config.json").read_text()), source)
     rows = {row.path: row for row in huggingface_table(model) if isinstance(row, Row)}
     count = 0
     for path in CHECKED:
-        name = f"llama/{path}/kernel".replace("/", ".")
-        base = {"driver": "file", "path": f"{target}/{WEIGHTS}/state/"}
+        name = f"language_model/{path}/kernel".replace("/", ".")
+        base = {"driver": "file", "path": f"{part_place(target, 'language_model')}/state/"}
         store = {"driver": "ocdbt", "base": base, "path": name}
         stored = tensorstore.open({"driver": "zarr3", "kvstore": store}).result()
         for layer in LAYERS_CHECKED:
@@ -143,7 +143,7 @@ def main() -> None:
         settings = {**LLAMA_2_7B, "num_hidden_layers": args.layers}
         parameters = make_folder(source, settings)
         measured = convert(source, target)
-        facts = load_facts(target / WEIGHTS)
+        facts = load_facts(part_place(target, "language_model"))
         result = {
             "question": __doc__.splitlines()[0],
             "parameters": parameters,

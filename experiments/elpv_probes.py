@@ -34,9 +34,9 @@ from slava_jax.data.images import symmetries
 from slava_jax.data.pipeline import Augmentation
 from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
+from slava_jax.train.datasets import prepare
 from slava_jax.train.frozen_states import FrozenStates
-from slava_jax.train.materials import prepare
-from slava_jax.train.start import pretrained_encoder
+from slava_jax.train.start import pretrained_encoder, with_pretrained_shapes
 from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 
 RESULT = Path(__file__).parent / "elpv" / "probes.json"
@@ -51,13 +51,14 @@ def features() -> tuple[list[str], np.ndarray]:
     """
     kept = WORKDIR / "features.npz"
     if not kept.exists():
-        config, change = get_config(), Augmentation(**get_config().image.augmentation)
+        config = with_pretrained_shapes(get_config())
+        change = Augmentation(**config.image.augmentation)
         vit, views = VitConfig(**hashable(config.vit)), symmetries(change.flips, change.turns)
         params, frozen = pretrained_encoder(config)
-        materials = prepare(config, WORKDIR)
+        datasets = prepare(config, WORKDIR)
         variables, run = {"params": params, "frozen": frozen}, jax.jit(Vit(vit).apply)
         keys, rows = [], []
-        for split in (materials.train, materials.validation, materials.test):
+        for split in (datasets.train, datasets.validation, datasets.test):
             keys += split.images.keys
             place, stem = Path(config.image.states), frozen["stem"]
             states = FrozenStates(place, vit, stem, split.images, split.pixels)

@@ -24,7 +24,7 @@ import numpy as np
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.tokenizer import encode_texts
-from slava_jax.models.decoder import LanguageModel, LlamaMode
+from slava_jax.models.decoder import DecoderMode, LanguageModel
 from slava_jax.train.workdir import environment
 
 ROOT = Path(__file__).parent.parent
@@ -45,8 +45,8 @@ def texts() -> dict[str, str]:
 
 def nats(loaded, ids: list[int], int8_activations: bool) -> tuple[float, int]:
     """(sum of -log p, tokens scored) over windows of a text."""
-    frozen = LlamaMode(True, loaded.quantized, int8_activations=int8_activations)
-    model = LanguageModel(loaded.config, frozen)
+    frozen = DecoderMode(True, loaded.quantized, int8_activations=int8_activations)
+    model = LanguageModel(loaded.configs["language_model"], frozen)
 
     @jax.jit
     def score(variables, tokens, real):

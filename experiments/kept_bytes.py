@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.readme_results import replaced, table
-from slava_jax.models.decoder import LlamaBlock, LlamaConfig, LlamaMode, TextInputs
+from slava_jax.models.decoder import BlockInputs, DecoderBlock, DecoderConfig, DecoderMode
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined, split_base
 from slava_jax.nn.stack import REMAT, stack
 from slava_jax.train.workdir import environment, write_atomically
@@ -26,7 +26,7 @@ from slava_jax.train.workdir import environment, write_atomically
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 MARKERS = ("<!-- kept:begin -->", "<!-- kept:end -->")
-SHAPE = LlamaConfig()  # Llama-2-7b
+SHAPE = DecoderConfig()  # Llama-2-7b
 TOKENS = 128
 ADAPTERS = {
     "frozen only": None,
@@ -52,18 +52,18 @@ def kept(name: str, quantized: bool, remat: str = "none") -> Kept:
 
 
 def _residuals(name: str, quantized: bool, remat: str, batch: int) -> int:
-    mode = LlamaMode(True, quantized, ADAPTERS[name], dtype=jnp.bfloat16, remat=remat)
-    block = stack(LlamaBlock, 1, (0, nn.broadcast), remat)(SHAPE, mode)
+    mode = DecoderMode(True, quantized, ADAPTERS[name], dtype=jnp.bfloat16, remat=remat)
+    block = stack(DecoderBlock, 1, (0, nn.broadcast), remat)(SHAPE, mode)
     order = jnp.zeros((batch, TOKENS), jnp.int32)
     call = AdapterCall(jnp.int32(16), jnp.zeros(batch, jnp.uint32))
 
     def run(variables, x):
         keys = {"dropout": jax.random.key(1)}
-        return block.apply(variables, x, None, TextInputs(order, call), rngs=keys)[0]
+        return block.apply(variables, x, None, BlockInputs(order, order, call), rngs=keys)[0]
 
     x = jax.ShapeDtypeStruct((batch, TOKENS, SHAPE.width), jnp.bfloat16)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    init = lambda x: block.init(keys, x, None, TextInputs(order, call))  # noqa: E731
+    init = lambda x: block.init(keys, x, None, BlockInputs(order, order, call))  # noqa: E731
     variables = jax.eval_shape(init, x)
 
     def pull(variables, x):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from slava_jax.config import default_config
-from slava_jax.models.decoder import Llama, LlamaConfig, LlamaMode, TextInputs
+from slava_jax.models.decoder import BlockInputs, Decoder, DecoderConfig, DecoderMode
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.vocabulary import summed_nats
 from slava_jax.train.optim import make_optimizer
@@ -19,19 +19,19 @@ from slava_jax.train.step import TrainState
 class PlainModel(nn.Module):
     """Summed next-token loss of a batch; without adapters the first token's row is trained."""
 
-    config: LlamaConfig
-    mode: LlamaMode
+    config: DecoderConfig
+    mode: DecoderMode
 
     @nn.compact
     def __call__(self, batch, rank):
-        llama = Llama(self.config, self.mode, name="llama")
+        llama = Decoder(self.config, self.mode, name="language_model")
         x = llama.embed(batch["tokens"])
         if self.mode.adapter is None:
             row = self.param("row", nn.initializers.normal(0.02), (self.config.width,))
             first = (jnp.arange(x.shape[1]) == 0)[None, :, None]
             x = jnp.where(first, row.astype(x.dtype), x)
         order = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        states, _ = llama(x, TextInputs(order, AdapterCall(rank, batch["example_id"])))
+        states, _ = llama(x, BlockInputs(order, order, AdapterCall(rank, batch["example_id"])))
         vocabulary = llama.vocabulary()
         return summed_nats(vocabulary, states, batch["targets"], batch["target_weights"])
 

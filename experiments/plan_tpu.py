@@ -27,9 +27,8 @@ from experiments.collectives import Traffic, traffic
 from experiments.random_llama import batch_shapes, multiplied
 from experiments.readme_results import replaced, table
 from slava_jax.config import default_config
-from slava_jax.models.presets import PAPER
+from slava_jax.models.presets import PAPER, variable_shapes
 from slava_jax.models.slava import Slava
-from slava_jax.nn.adapters import AdapterCall
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import Mesh
 from slava_jax.train.recipes import Assistant
@@ -108,16 +107,12 @@ def lowered(plan: Plan):
     devices = platform.devices[: plan.chips]
     config = dataclasses.replace(PAPER, decoder=plan.decoder, remat=plan.remat)
     model = Slava(config, jnp.bfloat16)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    call = AdapterCall(jnp.int32(1))
-    two = batch_shapes(2, plan.tokens, config.vit)
-    shapes = jax.eval_shape(lambda batch: model.init(keys, batch, call), two)
+    shapes = variable_shapes(model)
     optimizer = make_optimizer(default_config().assistant)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer), shapes["params"])
-    objective = Assistant(model, config.adapter)
-    mesh = Mesh(objective, optimizer, model_axis=plan.model, devices=devices)
+    mesh = Mesh(Assistant(model), optimizer, model_axis=plan.model, devices=devices)
     batch = batch_shapes(plan.rows * len(devices) // plan.model, plan.tokens, config.vit)
-    return mesh.lower(state, shapes["frozen"], batch), len(devices)
+    return mesh.lower(state, {"frozen": shapes["frozen"]}, batch), len(devices)
 
 
 def measure(plan: Plan, held: dict | None) -> dict:
@@ -151,7 +146,7 @@ def efficiency(result: dict) -> float:
     chip = CHIPS[plan.topology.split(":")[0]]
     tokens = plan.rows * plan.tokens / plan.model  # of one chip
     factor = 4 if plan.remat == "none" else 6
-    frozen = multiplied(PAPER.llama, head=plan.decoder == "llama")
+    frozen = multiplied(PAPER.language_model, head=plan.decoder == "llama")
     computing = factor * frozen * tokens / chip["bfloat16"]
     moving = Traffic(**result["traffic"]).ring_bytes / chip["links"]
     return computing / (computing + moving)

@@ -41,23 +41,20 @@ def multiplied(config, head: bool = True) -> int:
 
 
 def batch_shapes(rows: int, tokens: int, vit) -> dict:
-    """An assistant batch (data/assistant_batches.py) as shapes."""
+    """A batch for a sLAVA (data/assistant_batches.py) whose language model reads `tokens`."""
 
     def shape(*sizes, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((rows, *sizes), dtype)
 
     side, answer = vit.image_size, tokens // 4
-    text = {name: shape(tokens) for name in ("tokens", "order", "images_before")}
-    answers = {name: shape(answer) for name in ("decoder_in", "targets")}
-    numbers = {name: shape() for name in ("wrong_offset", "target_image")}
+    text = {name: shape(tokens - 1) for name in ("tokens", "image_index")}  # <Encode> is added
+    numbers = ("length", "answer_start", "wrong_offset", "target_image")
     weights = {name: shape(dtype=jnp.float32) for name in ("wrong_weight", "row_weight")}
     return {
         "images": shape(1, side, side, vit.channels, dtype=jnp.uint8),
         **text,
-        "encode_at": shape(2),
-        **answers,
-        "target_weights": shape(answer, dtype=jnp.float32),
-        **numbers,
+        **{name: shape() for name in numbers},
+        "weights": shape(answer, dtype=jnp.float32),
         **weights,
         "example_id": shape(dtype=jnp.uint32),
     }

@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping
 from ml_collections import ConfigDict
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
-from slava_jax.data.instructions import IMAGE_TOKEN
-from slava_jax.models.presets import PAPER, model_config
+from slava_jax.data.instructions import IMAGE_TOKEN, TASKS
+from slava_jax.errors import UserError
+from slava_jax.models.connectors import ConnectorConfig
+from slava_jax.models.presets import PAPER, build_model
 from slava_jax.synthetic.scenes.geometry import SMALLEST
 from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
 
-STAGES = ("vision", "language", "assistant")
+STAGES = ("vision", "language", "alignment", "assistant")
+_DEFAULT_STAGES = ("vision", "language", "assistant")
 ON_DISK = ("folder", *PUBLISHED)  # data sets that are read where data.folder says
 DATA_SETS = ("procedural", "elpv", *ON_DISK)
 _SMALLEST_VOCABULARY = 260  # 256 bytes and 4 special tokens
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """The config cannot be used; the message names every key that is wrong, and how."""
 
 
@@ -29,12 +32,15 @@ def default_config() -> ConfigDict:
     """
     settings = {
         "seed": 0,
-        "stages": STAGES,  # any of them; an earlier one left out is read from start_from
+        # Any of them, in their order. What is left out of the first two is read from start_from;
+        # 'alignment' trains the connector of an inline model before the assistant (LLaVA).
+        "stages": _DEFAULT_STAGES,
         # What stands for the stages that are left out: a work directory with its best weights, or
         # a folder of converted ones (docs/convert.md). The tokenizer comes with the language's.
         # A vision stage that is not left out starts from converted weights, where they are named.
+        # connector: a folder of a converted LLaVA, whose connector an inline model begins with;
         # adapter: a PEFT folder of a LoRA that the first expert starts as.
-        "start_from": {"vision": "", "language": "", "adapter": ""},
+        "start_from": {"vision": "", "connector": "", "language": "", "adapter": ""},
         "dtype": "float32",  # 'bfloat16' on accelerators that have it
         "data": _data(),
         "image": {
@@ -46,37 +52,50 @@ def default_config() -> ConfigDict:
             "states": "",
         },
         "tokenizer": {"vocab_size": 1024},
-        # What the fields mean stands at the classes: models/vit.py, llama.py, grounded.py and
-        # nn/adapters.py.
+        "model": "slava",  # or 'inline': image tokens stand in the decoder's sequence (LLaVA)
+        # The fields are explained at the classes: models/vit.py, decoder.py, grounded.py,
+        # connectors.py and nn/adapters.py. Converted weights in start_from know the shapes of vit
+        # and language_model themselves; what is set here then counts for nothing.
         "vit": dataclasses.asdict(PAPER.vit),
-        "llama": _without(dataclasses.asdict(PAPER.llama), "vocab_size"),
+        "language_model": _without(dataclasses.asdict(PAPER.language_model), "vocab_size"),
+        "adapter": dataclasses.asdict(PAPER.adapter),  # experts=0 for none
+        "quantized": PAPER.quantized,  # int8 kernels in the language model
+        "int8_activations": PAPER.int8_activations,  # the language model multiplies int8 by int8
+        "remat": PAPER.remat,  # what a decoder block keeps for its gradient: see nn/stack.py
+        # Of sLAVA alone.
         "grounded": dataclasses.asdict(PAPER.grounded),
-        "adapter": dataclasses.asdict(PAPER.adapter),
         "decoder": PAPER.decoder,  # 'transformer' or 'llama'
-        "quantized": PAPER.quantized,  # int8 kernels in the frozen Llama
-        "image_memory": PAPER.image_memory,  # the decoder looks at the image tokens too
         "text_encoder": PAPER.text_encoder,  # 'llama', or 'embeddings' for a control
-        "int8_activations": PAPER.int8_activations,  # the frozen Llama multiplies int8 by int8
-        "remat": PAPER.remat,  # what a Llama block keeps for its gradient: see nn/stack.py
+        # Of inline models alone.
+        "connector": dataclasses.asdict(ConnectorConfig()),
+        "template": "vicuna_v1",  # how a conversation is written, see data/chat.py
         "vision": _stage(weight_decay=0.05, smoothing=0.1),  # smoothing of the labels
         "language": _stage(
             length=96,  # tokens of a training sequence
             validation_batches=8,
         ),
-        "assistant": _stage(
-            pair_block=8,  # rows among which the wrong image of a pair is looked for
-            per_image=4,  # instructions drawn of each image and epoch,
-            always=("class",),  # the question types here among them every time
+        "alignment": _assistant_stage(tasks=("caption",)),
+        "assistant": _assistant_stage(
             # Tokens of prompt and answer, tokens of the answer, images: the sizes a batch may have,
-            # the cheapest first; the last one must hold everything.
+            # the cheapest first; the last one must hold everything. An image counts as one token.
             buckets=((48, 16, 1), (64, 32, 1), (96, 48, 1), (128, 80, 1)),
-            validation_batches=12,
         ),
         "evaluation": _evaluation(),
     }
     config = ConfigDict(settings)
     config.lock()
     return config
+
+
+def _assistant_stage(tasks=(), **own) -> dict:
+    return _stage(
+        tasks=tasks,  # of these tasks alone, such as ('caption',); () for all
+        pair_block=8,  # rows among which the wrong image of a pair is looked for
+        per_image=4,  # instructions drawn of each image and epoch,
+        always=("class",),  # the question types here among them every time
+        validation_batches=12,
+        **own,
+    )
 
 
 def _evaluation() -> dict:
@@ -133,7 +152,11 @@ def _stage(**own) -> dict:
         "microbatches": 1,  # gradient accumulation inside the step
         "optimizer": "adam",  # or 'muon', for kernels; see train/optim.py
         "learning_rate": 1e-3,
-        "vision_rate": 1.0,  # factor on it for the vision encoder, which comes trained; 0 freezes
+        # Path patterns of what is trained (train/trainable.py), such as ("connector/**",
+        # "**/lora_b", "**/router"); and factors on the rate of some of it, (("vit/**", 0.1),).
+        # Int8 kernels, the weights under adapters and every A stay as they are.
+        "trainable": ("**",),
+        "rates": (),
         "warmup": 50,  # steps
         "schedule": "cosine",  # or 'constant', which leaves it to the plateau rule
         "weight_decay": 0.0,
@@ -153,11 +176,20 @@ def check(config: ConfigDict | Mapping) -> None:
     Raises:
       ConfigError: lists every key that is unknown, missing, or has a value that cannot be used.
     """
-    # A ConfigDict is not a Mapping.
-    config = config.to_dict() if isinstance(config, ConfigDict) else config
-    problems = list(_key_problems(config, default_config().to_dict(), ""))
-    if not problems:  # Values can be looked at once all of them are there.
-        problems = list(_value_problems(config))
+    check_keys(config)
+    _raise(list(_value_problems(_plain(config))))
+
+
+def check_keys(config: ConfigDict | Mapping) -> None:
+    """The part of `check` that looks at no value. Raises ConfigError."""
+    _raise(list(_key_problems(_plain(config), default_config().to_dict(), "")))
+
+
+def _plain(config: ConfigDict | Mapping) -> Mapping:
+    return config.to_dict() if isinstance(config, ConfigDict) else config  # it is no Mapping
+
+
+def _raise(problems: list[str]) -> None:
     if problems:
         raise ConfigError("the config cannot be used:\n  " + "\n  ".join(problems))
 
@@ -198,8 +230,10 @@ def _type_name(example) -> str:
 
 def _value_problems(config) -> Iterator[str]:
     stages, start = config["stages"], config["start_from"]
-    if not stages or not all(name in STAGES for name in stages):
-        yield f"stages: must be some of {', '.join(STAGES)}, is {tuple(stages)}"
+    if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
+        yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
+    if "alignment" in stages and "assistant" not in stages:
+        yield "stages: 'alignment' prepares 'assistant', which must follow it"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
@@ -215,7 +249,7 @@ def _value_problems(config) -> Iterator[str]:
     for name in STAGES:
         if name in stages:
             yield from (f"{name}.{problem}" for problem in _stage_problems(config[name]))
-    for name in ("assistant", "evaluation"):
+    for name in ("alignment", "assistant", "evaluation"):
         group = config[name]
         if group["pair_block"] < 2 or group["batch_size"] % group["pair_block"]:
             yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
@@ -225,7 +259,7 @@ def _value_problems(config) -> Iterator[str]:
         yield from _room_problems(config)
     yield from _evaluation_problems(config["evaluation"], config["adapter"]["r_max"])
     try:
-        model_config(config, config["tokenizer"]["vocab_size"])
+        build_model(config, config["tokenizer"]["vocab_size"])
     except (ValueError, TypeError) as error:
         yield str(error)
 
@@ -300,8 +334,12 @@ def _stage_problems(stage) -> Iterator[str]:
             yield f"{name}: must be above 0, is {stage[name]}"
     if not 0 <= stage.get("smoothing", 0) < 1:
         yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
-    if not stage.get("vision_rate", 0) >= 0:
-        yield f"vision_rate: must be 0 or more, is {stage['vision_rate']}"
+    if not all(_is_rate(pair) for pair in stage["rates"]):
+        yield f"rates: must be pairs of a path pattern and a factor above 0, is {stage['rates']}"
+    if not all(isinstance(pattern, str) for pattern in stage["trainable"]):
+        yield f"trainable: must be path patterns, is {stage['trainable']}"
+    if not all(task in TASKS for task in stage.get("tasks", ())):
+        yield f"tasks: must be some of {', '.join(TASKS)}, is {stage['tasks']}"
     if stage["batch_size"] % max(stage["microbatches"], 1):
         yield f"microbatches: must divide batch_size, {stage['batch_size']}"
     if stage["optimizer"] not in ("adam", "muon"):
@@ -312,6 +350,16 @@ def _stage_problems(stage) -> Iterator[str]:
         yield f"warmup: must be below steps ({stage['steps']}), is {stage['warmup']}"
     if stage["strategy"] not in ("pmap", "mesh"):
         yield f"strategy: must be pmap or mesh, is {stage['strategy']!r}"
+
+
+def _is_rate(pair) -> bool:
+    return (
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], int | float)
+        and pair[1] > 0
+    )
 
 
 def _is_bucket(sizes) -> bool:

@@ -8,11 +8,11 @@ import gguf
 import numpy as np
 from reference_models import VOCABULARY, random_tensors, save_tiny_tokenizer
 
-from slava_jax.convert.llama import gguf_table
+from slava_jax.convert.decoders import gguf_table
 from slava_jax.convert.rules import Row
-from slava_jax.models.decoder import LlamaConfig
+from slava_jax.models.decoder import DecoderConfig
 
-CONFIG = LlamaConfig(VOCABULARY, 256, 2, 4, 2, 64, 256, norm_eps=1e-5)  # K-quants: blocks of 256
+CONFIG = DecoderConfig(VOCABULARY, 256, 2, 4, 2, 64, 256, norm_eps=1e-5)  # K-quants: blocks of 256
 KINDS = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",

@@ -119,8 +119,8 @@ def test_every_difference_from_the_template_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (2, "written by a newer slava_jax (format 2, this one reads up to 1): update"),
-        (0, "written by an older slava_jax (format 0, this one reads 1)"),
+        (3, "written by a newer slava_jax (format 3, this one reads up to 2): update"),
+        (1, "written by an older slava_jax (format 1, this one reads 2)"),
         (None, "not written by slava_jax"),
     ],
 )

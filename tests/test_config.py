@@ -32,6 +32,8 @@ def get(name: str) -> ConfigDict:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_can_be_used(name):
     config = get(name)
+    if config.start_from.vision:  # the shape comes from there
+        config.vit.layers = config.vit.frozen_layers
     check(config)
     check(ConfigDict(config.to_dict()))  # a user's own, written from scratch
     check(json.loads(config.to_json()))  # as a work directory keeps it
@@ -54,13 +56,13 @@ def test_unknown_and_missing_keys_are_all_listed():
     config.assistant.stpes = 3
     config.assistant.foo_bar_baz = 3
     del config.language.warmup
-    del config.llama
+    del config.language_model
     text = refusal(config)
     assert "visoin: unknown (did you mean vision?)" in text
     assert "assistant.stpes: unknown (did you mean assistant.steps?)" in text
     assert "assistant.foo_bar_baz: unknown (known: always, batch_size" in text
     assert "language.warmup: missing" in text
-    assert "llama: missing" in text
+    assert "language_model: missing" in text
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,11 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("assistant.always", "class", "assistant.always: must be a tuple, is 'class'"),
         ("data", 3, "data: must be a group of settings, is 3"),
         ("seed", {"a": 1}, "seed: must be a whole number"),
-        ("stages", ("vision", "langauge"), "stages: must be some of vision, language, assistant"),
+        (
+            "stages",
+            ("vision", "langauge"),
+            "stages: must be some of vision, language, alignment",
+        ),
         ("stages", (), "stages: must be some of"),
         ("dtype", "float8", "dtype: must be float32 or bfloat16, is 'float8'"),
         ("seed", -1, "seed, data.seed: must be 0 or more"),
@@ -99,7 +105,16 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("data.shots", (1, 4), "data.shots: 4 examples and the image need a bucket of 5"),
         ("data.challenges", ("intra_class",), "data.challenges: need a bucket of 3 images"),
         ("vision.smoothing", 1.0, "vision.smoothing: must be 0 or more and below 1, is 1.0"),
-        ("assistant.vision_rate", -0.1, "assistant.vision_rate: must be 0 or more, is -0.1"),
+        (
+            "assistant.rates",
+            (("vit/**", -0.1),),
+            "assistant.rates: must be pairs of a path pattern",
+        ),
+        ("assistant.trainable", (3,), "assistant.trainable: must be path patterns"),
+        ("assistant.tasks", ("poem",), "assistant.tasks: must be some of classification, caption"),
+        ("stages", ("assistant", "vision"), "in this order, is ('assistant', 'vision')"),
+        ("stages", ("vision", "alignment"), "stages: 'alignment' prepares 'assistant'"),
+        ("model", "bert", "model: must be one of slava, inline, is 'bert'"),
         ("vision.schedule", "linear", "vision.schedule: must be constant or cosine, is 'linear'"),
         ("vision.warmup", 1500, "vision.warmup: must be below steps"),
         ("language.strategy", "jit", "language.strategy: must be pmap or mesh, is 'jit'"),
@@ -107,13 +122,13 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("language.learning_rate", 0.0, "language.learning_rate: must be above 0, is 0.0"),
         ("decoder", "foo", "decoder must be 'transformer' or 'llama', got 'foo'"),
         ("vit.patch", 100, "vit.image_size must be a multiple of vit.patch"),
-        ("llama.kv_heads", 3, "llama.kv_heads must divide llama.heads"),
+        ("language_model.kv_heads", 3, "language_model.kv_heads must divide its heads"),
         ("adapter.r_min", 17, "adapter ranks need 1 <= r_min <= r_max"),
         ("vit.patch", 0, "vit: sizes must be 1 or more"),
         ("vit.channels", 2, "channels 1 or 3"),
         ("vit.patch", 28, "vit.patch must be a multiple of 8 for the frontend 'gradients'"),
-        ("llama.kv_heads", 0, "llama: sizes must be 1 or more"),
-        ("adapter.experts", 0, "adapter.experts must be 1 or more"),
+        ("language_model.kv_heads", 0, "language_model: sizes must be 1 or more"),
+        ("adapter.experts", -1, "adapter.experts must be 1 or more"),
         ("vision.optimizer", "adamw", "vision.optimizer: must be adam or muon, is 'adamw'"),
         ("evaluation.batch_size", 0, "evaluation.batch_size: must be 1 or more, is 0"),
         ("evaluation.classification", 0, "evaluation.classification: must be 1 or more, is 0"),

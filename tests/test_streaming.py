@@ -14,8 +14,8 @@ def sliced() -> dict[str, np.ndarray]:
     """By name: arrays of three dtypes, one without layers."""
     draw = np.random.default_rng(0)
     return {
-        "llama/blocks/kernel": draw.integers(-127, 128, (3, 4, 5), np.int8),
-        "llama/norm": draw.normal(size=7).astype(np.float32),
+        "language_model/blocks/kernel": draw.integers(-127, 128, (3, 4, 5), np.int8),
+        "language_model/norm": draw.normal(size=7).astype(np.float32),
         "half": draw.normal(size=(2, 3)).astype(ml_dtypes.bfloat16),
     }
 
@@ -27,8 +27,8 @@ def shapes(arrays) -> dict[str, jax.ShapeDtypeStruct]:
 def pieces(arrays):
     """Layer by layer, the layers of one array in any order, `norm` in one piece."""
     for i in (2, 0, 1):
-        yield "llama/blocks/kernel", i, arrays["llama/blocks/kernel"][i]
-    yield "llama/norm", None, arrays["llama/norm"]
+        yield "language_model/blocks/kernel", i, arrays["language_model/blocks/kernel"][i]
+    yield "language_model/norm", None, arrays["language_model/norm"]
     yield "half", 1, arrays["half"][1]
     yield "half", 0, arrays["half"][0]
 
@@ -39,8 +39,11 @@ def test_slices_are_read_as_one_tree(tmp_path, monkeypatch, commit):
     monkeypatch.setattr("slava_jax.streaming._COMMIT", commit)
     arrays = sliced()
     save_slices(tmp_path / "slices", shapes(arrays), pieces(arrays), {"a": 1})
-    blocks = {"blocks": {"kernel": arrays["llama/blocks/kernel"]}, "norm": arrays["llama/norm"]}
-    tree = {"half": arrays["half"], "llama": blocks}
+    blocks = {
+        "blocks": {"kernel": arrays["language_model/blocks/kernel"]},
+        "norm": arrays["language_model/norm"],
+    }
+    tree = {"half": arrays["half"], "language_model": blocks}
     save_tree(tmp_path / "whole", tree, {"a": 1})
     assert load_facts(tmp_path / "slices") == {"a": 1}
     for template in (None, jax.tree.map(jnp.asarray, tree)):
@@ -64,7 +67,7 @@ def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
         [("half", 0, np.zeros(4, ml_dtypes.bfloat16)), *all_pieces[:-1]],
         [("half", 0, np.zeros(3, np.float32)), *all_pieces[:-1]],
     ]
-    wrong.append([*all_pieces, ("norm", None, arrays["llama/norm"])])
+    wrong.append([*all_pieces, ("norm", None, arrays["language_model/norm"])])
     for given in wrong:
         with pytest.raises(CheckpointError, match=r"half|norm|kernel"):
             save_slices(tmp_path / "x", shapes(arrays), given, {})

@@ -13,7 +13,9 @@ def get_config() -> ConfigDict:
     config.vit.update(
         image_size=32, patch=16, width=8, layers=1, heads=2, head_width=4, mlp_width=8
     )
-    config.llama.update(width=16, layers=1, heads=2, kv_heads=1, head_width=8, mlp_width=16)
+    config.language_model.update(
+        width=16, layers=1, heads=2, kv_heads=1, head_width=8, mlp_width=16
+    )
     config.grounded.update(
         width=16, encoder_layers=1, decoder_layers=1, heads=2, head_width=8, mlp_width=16
     )

@@ -75,7 +75,7 @@ def _top1(assistant: Assistant, place: Path) -> float:
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
         batch = assistant.prompts([[assistant.read(p)] for p in part], [_QUESTION] * len(part))
-        scores = assistant.candidate_scores(assistant.remember(batch), names)
+        scores = assistant.candidate_scores(batch, names)
         told = [assistant.class_names[i] for i in scores.argmax(1)]
         right += [path.parent.name == name for path, name in zip(part, told, strict=True)]
     return float(np.mean(right))

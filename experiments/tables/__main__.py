@@ -27,7 +27,7 @@ from experiments.tables import texts
 from experiments.tables.runs import RUNS, Measured, TablesError, read, run_all
 from experiments.tables.specs import HEADLINES, SPECS
 from experiments.tables.table import Table, build, data_names
-from slava_jax.errors import USER_ERRORS
+from slava_jax.errors import UserError
 from slava_jax.eval.paper_tables import TABLES
 from slava_jax.train.workdir import write_atomically
 
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n\n".join(pieces.values()))
         if not asked.tables:
             write(measured, pieces, tables)
-    except (TablesError, *USER_ERRORS) as error:
+    except UserError as error:
         errors = [str(error)]
     if errors:
         sys.exit("\n".join(f"error: {error}" for error in errors))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.readme_results import ResultsError, Run, read_run
+from slava_jax.errors import UserError
 
 RUNS, CONFIGS = Path("runs/tables"), Path("configs")
 # The flags behind --config of a data set; for one that is not here, NAME.py.
@@ -20,7 +21,7 @@ _BENCHMARKS = {
 _CONFIGS = {"procedural": ("tables.py",), **_BENCHMARKS}
 
 
-class TablesError(ValueError):
+class TablesError(UserError, ValueError):
     """A table cannot be made; the message says of which file, and what to run."""
 
 

@@ -21,28 +21,19 @@ from slava_jax.checkpoint import (
     load_tree,
     save_tree,
 )
-from slava_jax.convert.pretrained import WEIGHTS
-from slava_jax.data.collate import pad_prompts
+from slava_jax.convert.pretrained import is_converted, part_place
+from slava_jax.data.chat import Message, TextForm, encode_answers, encode_prompt, user_text
+from slava_jax.data.collate import prompt_part, text_fields
 from slava_jax.data.images import read_image
-from slava_jax.data.prompts import encode_prompt
-from slava_jax.data.tokenizer import (
-    decode_text,
-    encode_texts,
-    load_tokenizer,
-    save_tokenizer,
-    special_tokens,
-)
+from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.inference import decode
-from slava_jax.models.presets import model_config
-from slava_jax.models.slava import Memory, Prompt, Slava, split_frozen
-from slava_jax.nn.adapters import AdapterCall, joined
-from slava_jax.nn.attention import HIDDEN
+from slava_jax.models.interface import Prompt, VisionLanguageModel
+from slava_jax.models.presets import build_model, variable_shapes
+from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
 # Below that. The adapters are everything that was trained, and what is frozen beside the Llama.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
-# 256 MiB: a hundred classes and a Llama's vocabulary would make 4 GB.
-_LOGITS_AT_ONCE = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Assistant:
       crop_bar: it was trained on images without their data bar, and is shown them so.
     """
 
-    model: Slava
+    model: VisionLanguageModel
     variables: dict
     tokenizer: PreTrainedTokenizerFast
     class_names: tuple[str, ...] = ()
@@ -64,12 +55,19 @@ class Assistant:
     @property
     def rank(self) -> int:
         """The largest adapter rank, which inference uses unless asked otherwise."""
-        adapter = self.model.config.adapter
-        return adapter.r_max if adapter else 0
+        return self.model.adapter.r_max if self.model.adapter else 0
+
+    @property
+    def form(self) -> TextForm:
+        """How its model wants a conversation."""
+        return self.model.text_form(self.tokenizer.eos_token_id)
 
     @property
     def base(self) -> dict:
-        """The frozen Llama without its adapters: the same arrays, which others may share."""
+        """The frozen language model without its adapters: arrays which others may share.
+
+        Empty where the language model itself was trained.
+        """
         return split_frozen(self.variables["frozen"])[0]
 
     @functools.cached_property
@@ -77,52 +75,54 @@ class Assistant:
         """SHA-256 of `base` (checkpoint.content_hash)."""
         return content_hash(self.base)
 
-    def remember(self, batch: dict, rank: int | None = None) -> Memory:
-        """Reads prompts: the decoder's memory of an assistant batch or one of `prompts`.
-
-        Raises ValueError, as every method that takes one, for a rank that the adapters lack.
-        """
-        return decode.encode(self.model, self.variables, as_prompt(batch), self._rank(rank))
+    def prompt(self, batch: dict) -> Prompt:
+        """The prompts of an assistant batch, or of one of `prompts`, without any answer."""
+        return Prompt(batch["images"], **prompt_part(batch))
 
     def answers(
         self,
-        memory: Memory,
+        batch: dict,
         max_tokens: int,
         rank: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """One answer for each prompt remembered, at most `max_tokens` long; greedy by default.
+        """One answer for each prompt of a batch, at most `max_tokens` long; greedy by default.
 
-        Raises ValueError for a `temperature` below 0, or a `top_p` outside of (0, 1].
+        Raises:
+          ValueError: a `temperature` below 0, a `top_p` outside of (0, 1], or, as in every method
+            that takes one, a rank that the adapters lack.
         """
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-        special = special_tokens(self.tokenizer)
+        rank = self._rank(rank)
+        state = decode.prefill(
+            self.model, self.variables, self.prompt(batch), rank, room=max_tokens
+        )
         tokens = decode.generate(
-            self.model, self.variables, memory, self._rank(rank), jax.random.key(seed),
-            start=special.decode, stop=special.eos, length=max_tokens,
-            temperature=temperature, top_p=top_p,
+            self.model, self.variables, state, rank, jax.random.key(seed),
+            stop=self.form.end_id, length=max_tokens, temperature=temperature, top_p=top_p,
         )  # fmt: skip
-        return [decode_text(self.tokenizer, row) for row in np.asarray(tokens)]
+        return [self._text(row) for row in np.asarray(tokens)]
+
+    def _text(self, ids: np.ndarray) -> str:
+        ends = np.flatnonzero(ids == self.form.end_id)
+        return decode_text(self.tokenizer, ids[: ends[0]] if len(ends) else ids).strip()
 
     def candidate_scores(
-        self, memory: Memory, candidates: Sequence[str], rank: int | None = None
+        self, batch: dict, candidates: Sequence[str], rank: int | None = None
     ) -> np.ndarray:
-        """float32[B, M]: sum of log p over each candidate answer and `<EOS>` (docs/paper.md)."""
-        arrays = self._candidates(tuple(candidates))
-        rank, tokens = self._rank(rank), len(memory.values) * arrays[0].shape[1]
-        at_once = max(1, _LOGITS_AT_ONCE // (tokens * len(self.tokenizer)))
-        scores = [
-            decode.answer_log_probs(
-                self.model, self.variables, memory, rank, *(a[i : i + at_once] for a in arrays)
-            )
-            for i in range(0, len(candidates), at_once)
-        ]
-        return np.concatenate(scores, axis=1)
+        """float32[B, M]: sum of log p over each candidate answer and its end (docs/paper.md)."""
+        answers, weights = self._candidates(tuple(candidates))
+        rank = self._rank(rank)
+        state = decode.prefill(
+            self.model, self.variables, self.prompt(batch), rank, room=answers.shape[1]
+        )
+        scores = decode.answer_log_probs(self.model, self.variables, state, rank, answers, weights)
+        return np.asarray(scores)
 
     def prompts(
         self, images: Sequence[Sequence[np.ndarray]], questions: Sequence[str], supplement: str = ""
@@ -136,20 +136,23 @@ class Assistant:
           supplement: pixel size and magnification as text, where known.
 
         Raises:
-          PromptError: a question has `<image>` tokens, but not one for each of its images.
+          ChatError: a question has `<image>` tokens, but not one for each of its images.
         """
-        rows = [
-            encode_prompt(question, supplement, len(shown), self.tokenizer)
+        encoded = [
+            encode_prompt(
+                (Message("user", user_text(question, supplement, len(shown))),),
+                self.tokenizer, self.form, len(shown),
+            )
             for question, shown in zip(questions, images, strict=True)
-        ]
+        ]  # fmt: skip
+        ids, spans = zip(*encoded, strict=True)
         # A few lengths only, so that a few shapes are compiled.
-        length = -(-max(len(row) for row in rows) // 32) * 32
-        batch = pad_prompts(rows, special_tokens(self.tokenizer), length)
+        length = -(-max(map(len, ids)) // 32) * 32
         most = max(len(shown) for shown in images)
         pixels = np.zeros((len(images), most, *images[0][0].shape), np.uint8)
         for row, shown in zip(pixels, images, strict=True):
             row[: len(shown)] = shown
-        return {"images": pixels, **batch}
+        return {"images": pixels, **text_fields(ids, spans, length)}
 
     def read(self, path: str | Path) -> np.ndarray:
         """An image file as the vision encoder wants it. Raises ImageError, naming the file."""
@@ -169,8 +172,8 @@ class Assistant:
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = [self.read(path) for path in paths]
-        memory = self.remember(self.prompts([images], [question], supplement))
-        return self.answers(memory, **{"max_tokens": 96, **sampling})[0]
+        batch = self.prompts([images], [question], supplement)
+        return self.answers(batch, **{"max_tokens": 96, **sampling})[0]
 
     def _rank(self, rank: int | None):
         if rank is None:
@@ -180,30 +183,13 @@ class Assistant:
         return jnp.int32(rank)
 
     def _candidates(self, texts: tuple[str, ...]):
-        special = special_tokens(self.tokenizer)
-        rows = encode_texts(self.tokenizer, texts)
-        width = max(len(row) for row in rows) + 1
-        shape = (len(rows), width)
-        decoder_in, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        weights = np.zeros(shape, np.float32)
+        """Answers int32[M, U], each with the token that ends it, and their weights."""
+        rows = encode_answers(texts, self.tokenizer, self.form)
+        shape = (len(rows), max(map(len, rows)))
+        answers, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         for i, row in enumerate(rows):
-            decoder_in[i, : len(row) + 1] = [special.decode, *row]
-            targets[i, : len(row) + 1] = [*row, special.eos]
-            weights[i, : len(row) + 1] = 1
-        return decoder_in, targets, weights
-
-
-def as_prompt(batch: dict) -> Prompt:
-    """The prompts of a batch, without the answers that stand behind them in a training batch.
-
-    Texts that are all the same, as when one question is put to a folder of images, become one row.
-    """
-    asked = batch["order"] <= batch["encode_at"][:, :1]
-    tokens, order = np.where(asked, batch["tokens"], 0), np.where(asked, batch["order"], HIDDEN)
-    rows = slice(1 if (tokens == tokens[0]).all() and (order == order[0]).all() else None)
-    return Prompt(
-        batch["images"], tokens[rows], order[rows], batch["images_before"], batch["encode_at"][:, 0]
-    )
+            answers[i, : len(row)], weights[i, : len(row)] = row, 1
+        return answers, weights
 
 
 def load_assistant(
@@ -229,8 +215,8 @@ def load_assistant(
     facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))
     tokenizer = load_tokenizer(folder / _TOKENIZER)
-    model = Slava(model_config(config, len(tokenizer)), jnp.dtype(config.dtype))
-    shapes = _variable_shapes(model)
+    model = build_model(config, len(tokenizer))
+    shapes = variable_shapes(model)
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if beside is not None:
@@ -269,24 +255,12 @@ def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> P
     if asked is None and stored is None:
         return folder / _BASE
     place = Path(asked or stored)
-    if not (place / WEIGHTS).is_dir():
+    if not is_converted(place):
         raise CheckpointError(
             f"{folder}: its frozen Llama is not in {place}; say where the converted weights are "
             "(--base DIR, or load_assistant(..., base=DIR))"
         )
-    return place / WEIGHTS
-
-
-def _variable_shapes(model: Slava) -> dict:
-    """The collections of a model as `jax.ShapeDtypeStruct`s."""
-    vit = model.config.vit
-    side, numbers = vit.image_size, jnp.zeros((1, 2), jnp.int32)
-    batch = {
-        "images": jnp.zeros((1, 1, side, side, vit.channels), jnp.uint8),
-        **dict.fromkeys(("tokens", "order", "images_before", "encode_at", "decoder_in"), numbers),
-        **dict.fromkeys(("target_image", "wrong_offset"), jnp.zeros(1, jnp.int32)),
-    }
-    return jax.eval_shape(model.init, jax.random.key(0), batch, AdapterCall(jnp.int32(1)))
+    return part_place(place, "language_model")
 
 
 def save_assistant(

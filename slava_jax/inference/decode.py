@@ -1,7 +1,8 @@
-"""Generation: prompt to memory, memory to answer, one token at a time with a KV cache.
+"""Generation and scoring: prompts to states, states to answers, one token at a time.
 
-All functions are compiled once per model and shape. `variables` are the collections `params` and
-`frozen` of a `Slava`. Axis letters: see nn/attention.py; `U` answer tokens.
+All functions are compiled once per model and shape, and know nothing of a model but
+models/interface.py. `variables` are its collections `params` and `frozen`. Axis letters: see
+nn/attention.py; `U` answer tokens.
 """
 
 import functools
@@ -9,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from slava_jax.models.slava import Memory, Prompt, Slava
+from slava_jax.models.interface import Batch, Prompt, State, VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall
 
 
@@ -31,23 +32,20 @@ def choose(logits, key, example_id, temperature: float, top_p: float):
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
-def encode(model: Slava, variables, prompt: Prompt, rank) -> Memory:
-    """The decoder's memory of a batch of prompts, at adapter rank int32[]."""
-    return model.apply(variables, prompt, AdapterCall(rank), method="encode")
+@functools.partial(jax.jit, static_argnames=("model", "room"))
+def prefill(model: VisionLanguageModel, variables, prompt: Prompt, rank, *, room: int) -> State:
+    """Reads a batch of prompts at adapter rank int32[]; the state has room for `room` tokens."""
+    return model.apply(variables, prompt, room, AdapterCall(rank), method="prefill")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "start", "stop", "length", "temperature", "top_p")
-)
+@functools.partial(jax.jit, static_argnames=("model", "stop", "length", "temperature", "top_p"))
 def generate(
-    model: Slava,
+    model: VisionLanguageModel,
     variables,
-    memory: Memory,
+    state: State,
     rank,
     key,
     *,
-    start: int,
     stop: int,
     length: int,
     temperature: float = 0.0,
@@ -56,91 +54,91 @@ def generate(
     """Answers of a batch.
 
     Args:
-      memory: from `encode`. rank: int32[]. key: used when temperature > 0.
-      start, stop: ids of `<Decode>` and `<EOS>`. length: most tokens of an answer, U.
+      state: from `prefill`, with room for `length` tokens. rank: int32[]. key: used when
+        temperature > 0.
+      stop: the id that ends an answer. length: most tokens of an answer, U.
 
     Returns:
       int32[B, U]; from the first `stop` on, all are `stop`.
     """
     call = AdapterCall(rank)
-    batch = memory.values.shape[0]
+    batch = state.start.shape[0]
     example_id = jnp.arange(batch, dtype=jnp.uint32)
 
-    def step(tokens, memory, cache, slot):
-        logits, cache = model.apply(
-            variables, tokens[:, None], memory, call, cache, slot, method="decode"
-        )
-        chosen = choose(logits[:, 0], jax.random.fold_in(key, slot), example_id, temperature, top_p)
-        return chosen, cache
-
-    cache = model.apply(variables, batch, length, method="empty_cache")
-    first = jnp.full((batch,), start, jnp.int32)
-    # The first step reads the memory and leaves its keys and values in the cache.
-    token, cache = step(first, memory, cache, jnp.int32(0))
-    answers = jnp.full((batch, length), stop, jnp.int32).at[:, 0].set(token)
+    def more(carry):
+        count, token, done, state, answers = carry
+        logits, state = model.apply(variables, token[:, None], state, call, method="decode")
+        own = jax.random.fold_in(key, count)
+        token = choose(logits[:, 0], own, example_id, temperature, top_p)
+        token = jnp.where(done, stop, token)
+        return count + 1, token, done | (token == stop), state, answers.at[:, count].set(token)
 
     def running(carry):
-        slot, _, _, _, answers = carry
-        return (slot < length) & jnp.any(answers[:, slot - 1] != stop)
+        return (carry[0] < length) & ~jnp.all(carry[2])
 
-    def more(carry):
-        slot, token, done, cache, answers = carry
-        done = done | (token == stop)
-        token, cache = step(token, None, cache, slot)
-        token = jnp.where(done, stop, token)
-        return slot + 1, token, done, cache, answers.at[:, slot].set(token)
-
-    start_state = (jnp.int32(1), token, jnp.zeros(batch, bool), cache, answers)
-    return jax.lax.while_loop(running, more, start_state)[-1]
+    answers = jnp.full((batch, length), stop, jnp.int32)
+    begin = (jnp.int32(0), state.start, jnp.zeros(batch, bool), state, answers)
+    return jax.lax.while_loop(running, more, begin)[-1]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def answer_log_probs(model: Slava, variables, memory: Memory, rank, decoder_in, targets, weights):
+def answer_log_probs(model: VisionLanguageModel, variables, state: State, rank, answers, weights):
     """Sum of log p over each candidate answer.
 
     Args:
-      memory: of B prompts. decoder_in, targets int32[M, U], weights float32[M, U]: M candidates,
-        the same for every prompt (`<Decode>` answer; answer `<EOS>`; 1 on real targets).
+      state: of B prompts, with room for U tokens. answers int32[M, U], weights float32[M, U]: M
+        candidates with the token that ends them, the same for every prompt; 1 on their tokens.
 
     Returns:
       float32[B, M]; no length normalisation.
     """
-    B, M = memory.values.shape[0], decoder_in.shape[0]
-    repeated = jax.tree.map(lambda a: jnp.repeat(a, M, axis=0), memory)
-    tokens = jnp.tile(decoder_in, (B, 1))
-    logits, _ = model.apply(variables, tokens, repeated, AdapterCall(rank), method="decode")
-    log_p = jax.nn.log_softmax(logits).reshape(B, M, *logits.shape[1:])
-    chosen = jnp.take_along_axis(log_p, targets[None, :, :, None], axis=-1)[..., 0]
-    return jnp.sum(chosen * weights, axis=-1)
+    call = AdapterCall(rank)
+
+    def one(candidate):
+        tokens, counted = candidate
+        rows = jnp.broadcast_to(tokens, (state.start.shape[0], len(tokens)))
+        read = jnp.concatenate([state.start[:, None], rows[:, :-1]], axis=1)
+        logits, _ = model.apply(variables, read, state, call, method="decode")
+        log_p = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(log_p, rows[..., None], axis=-1)[..., 0]
+        return jnp.sum(chosen * counted, axis=-1)
+
+    # One after the other: all at once would need a copy of the cache for each.
+    return jax.lax.map(one, (answers, weights)).T
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def score_batch(model: Slava, variables, batch: dict, rank):
-    """The losses' parts for each example of an assistant batch.
+def score_batch(model: VisionLanguageModel, variables, batch: Batch, rank):
+    """The losses' parts for each example of a batch.
 
     Returns:
-      nats float32[B] (summed over the answer), tokens float32[B], match and match_wrong
-      float32[B] (logits).
+      nats float32[B] (summed over the answer), tokens float32[B]; and where the model matches,
+      match and match_wrong float32[B] (logits; wrong: of the exchanged images).
     """
-    out = model.apply(variables, batch, AdapterCall(rank), each=True)
-    weights = batch["target_weights"]
-    return {
-        "nats": jnp.sum(out["nats"] * weights, axis=-1),
-        "tokens": jnp.sum(weights, axis=-1),
-        "match": out["match"],
-        "match_wrong": out["match_wrong"],
+    out = model.apply(variables, batch, AdapterCall(rank), each=True, method="outputs")
+    scores = {
+        "nats": jnp.sum(out.nats * batch.weights, axis=-1),
+        "tokens": jnp.sum(batch.weights, axis=-1),
     }
+    if out.match is not None:
+        scores.update(match=out.match, match_wrong=out.match_exchanged)
+    return scores
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def gate_use(model: Slava, variables, prompt: Prompt, counted, rank):
+def gate_use(model: VisionLanguageModel, variables, prompt: Prompt, rows, rank):
     """Gates of each expert, summed over tokens, float32[layers, 4, K]: q, k, v, o projections.
 
-    `counted` float32 of the prompt's `[B, T]` or `[1, T]`: how often each token counts.
+    `rows` float32[B] or `[1]`: how often each prompt counts. Its last token does not, with which
+    some models only begin to decode.
+
+    Returns:
+      (the sums, the number of tokens that they are of).
     """
     _, sown = model.apply(
-        variables, prompt, AdapterCall(rank), method="encode", mutable=["intermediates"]
+        variables, prompt, 0, AdapterCall(rank), method="prefill", mutable=["intermediates"]
     )
-    attention = sown["intermediates"]["llama"]["blocks"]["attention"]
+    attention = sown["intermediates"]["language_model"]["blocks"]["attention"]
     gates = jnp.stack([attention[name]["gates"][0] for name in "qkvo"], axis=1)
-    return jnp.einsum("lpbtk,bt->lpk", gates, counted)
+    counted = (jnp.arange(gates.shape[3]) < prompt.length[:, None] - 1) * rows[:, None]
+    return jnp.einsum("lpbtk,bt->lpk", gates, counted), counted.sum()

@@ -1,8 +1,9 @@
-"""Llama-2 blocks (section 4.2): RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+"""Decoder-only language models (section 4.2): Llama, Qwen2 and Qwen3, which differ in settings.
 
-One module serves four times: trainable while the tiny model is pretrained, then frozen and int8
-with DyA-MoQPE as the text encoder, the same again as the `llama` decoder with cross-attention,
-and with a cache in generation. Axis letters: see nn/attention.py.
+RMSNorm, SwiGLU, rotary positions, grouped-query attention. One module serves throughout: trained
+while the tiny model is pretrained; frozen and int8 under DyA-MoQPE as sLAVA's text encoder, and
+once more with cross-attention as its `llama` decoder; with image tokens among its own in
+models/inline.py; and with a cache in generation. Axis letters: see nn/attention.py.
 """
 
 import dataclasses
@@ -13,14 +14,19 @@ import jax
 import jax.numpy as jnp
 
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
-from slava_jax.nn.attention import Attention, KeysValues, RMSNorm, swiglu
+from slava_jax.nn.attention import HIDDEN, Attention, KeysValues, RMSNorm, swiglu
 from slava_jax.nn.stack import REMAT, stack
 from slava_jax.nn.vocabulary import Vocabulary, summed_nats
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-    """The defaults are Llama-2-7b."""
+class DecoderConfig:
+    """The shape of a decoder; the defaults are Llama-2-7b.
+
+    What a family is, beside its sizes:
+      qkv_bias: q, k and v have biases (Qwen2).
+      qk_norm: RMSNorm over each head of q and k (Qwen3).
+    """
 
     vocab_size: int = 32_000
     width: int = 4096
@@ -33,28 +39,35 @@ class LlamaConfig:
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     rope_scaling: tuple[float, ...] = ()  # Llama-3's four numbers, see nn/attention.py
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self):
         sizes = (self.width, self.layers, self.heads, self.kv_heads, self.head_width)
         if min(*sizes, self.mlp_width) < 1:
-            raise ValueError(f"llama: sizes must be 1 or more, got {self}")
+            raise ValueError(f"language_model: sizes must be 1 or more, got {self}")
         if self.heads % self.kv_heads:
-            raise ValueError(f"llama.kv_heads must divide llama.heads, got {self}")
+            raise ValueError(f"language_model.kv_heads must divide its heads, got {self}")
+        if self.head_width % 2:
+            raise ValueError(f"language_model.head_width must be even (rotary), got {self}")
         if len(self.rope_scaling) not in (0, 4):
-            raise ValueError(f"llama.rope_scaling must be () or four numbers, got {self}")
+            raise ValueError(f"language_model.rope_scaling must be () or four numbers, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaMode:
-    """How the weights of a Llama are held, trained or frozen (int8) under adapters; and run.
+class DecoderMode:
+    """How the weights of a decoder are held and run.
 
-    int8_activations: see quantized.int8_matmul. remat: one of stack.REMAT.
+    Attributes:
+      frozen: its own weights lie in the collection `frozen`; adapters train beside them.
+      int8_activations: see quantized.int8_matmul.
+      remat: what a block keeps for the backward pass, one of stack.REMAT.
     """
 
     frozen: bool = False
     quantized: bool = False
     adapter: AdapterConfig | None = None
-    cross_attention: bool = False  # of the `llama` decoder
+    cross_attention: bool = False  # of sLAVA's `llama` decoder
     dtype: jnp.dtype = jnp.float32
     int8_activations: bool = False
     remat: str = "none"
@@ -67,18 +80,24 @@ class LlamaMode:
 
 
 @flax.struct.dataclass
-class TextInputs:
+class BlockInputs:
     """What every block of one pass shares.
 
+    Without a cache the tokens stand in the order of their positions, padding last: cuDNN then
+    leaves out the half of the products that is masked.
+
     Attributes:
-      order: int32[B, T], position of each token, rising, `HIDDEN` for the padding behind them.
+      position: int32[B, T], rotary position of each token.
+      order: int32[B, T], visibility: a token attends to those whose order is at most its own;
+        `HIDDEN` for padding.
       call: what the adapters are told.
-      memory, memory_order: float[B, S, D_memory] and int32[B, S], what cross-attention looks at: a
-        decoder at keys of order 0, the grounded encoder at images by their number; `None` for the
-        text encoder, and in later steps of a cached decoding.
+      memory, memory_order: float[B, S, D_memory] and int32[B, S], what cross-attention reads: a
+        decoder keys of order 0, the grounded encoder images by their number; `None` for a plain
+        decoder, and in later steps of a cached decoding.
       slot: int32[], where in the cache the T tokens go.
     """
 
+    position: jax.Array
     order: jax.Array
     call: AdapterCall | None = None
     memory: jax.Array | None = None
@@ -86,47 +105,65 @@ class TextInputs:
     slot: jax.Array | None = None
 
 
+def text_inputs(length: int, lengths, call: AdapterCall | None = None) -> BlockInputs:
+    """Inputs of texts int32[B, length] that begin at position 0 and are padded on the right.
+
+    `lengths`: int32[B], tokens of each.
+    """
+    position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (len(lengths), length))
+    order = jnp.where(position < lengths[:, None], position, HIDDEN)
+    return BlockInputs(position, order, call)
+
+
 @flax.struct.dataclass
 class BlockCache:
-    """One block's cache: the tokens so far and, for a decoder, the memory."""
+    """One block's cache: the tokens so far and, with cross-attention, the memory."""
 
     tokens: KeysValues
     memory: KeysValues | None = None
 
+    @classmethod
+    def empty(cls, layers: int, batch: int, length: int, kv_heads: int, head_width: int, dtype):
+        """Caches with room for `length` tokens, stacked over layers."""
+        one = KeysValues.empty(batch, length, kv_heads, head_width, dtype)
+        return cls(jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one))
 
-def self_attend(attention: Attention, x, text: TextInputs, cache: BlockCache | None):
-    """Causal self-attention over the cache (if any) and x; returns (output, keys and values)."""
-    seen = attention.keys_values(x, text.order, text.call)
+
+def self_attend(attention: Attention, x, inputs: BlockInputs, cache: BlockCache | None):
+    """Self-attention to the cache (if any) and x; returns (output, keys and values)."""
+    i = inputs
+    held = attention.keys_values(x, i.order, i.call, i.position)
     if cache is not None:
-        seen = cache.tokens.write(seen, text.slot)
-    return attention(x, seen, text.order, text.call, causal=cache is None), seen
+        held = cache.tokens.write(held, i.slot)
+    return attention(x, held, i.order, i.call, i.position, causal=cache is None), held
 
 
-def cross_attend(attention: Attention, x, text: TextInputs, cache: BlockCache | None, limit):
+def cross_attend(attention: Attention, x, inputs: BlockInputs, cache: BlockCache | None, limit):
     """Attention to the memory, whose keys and values come from the cache once they are there.
 
-    `limit` int32[B, T]: a token sees the memory's keys with `order <= limit`.
+    `limit` int32[B, T]: a token attends to the memory's keys with `order <= limit`.
     """
-    if text.memory is None:
-        seen = cache.memory
+    if inputs.memory is None:
+        held = cache.memory
     else:
-        seen = attention.keys_values(text.memory, text.memory_order)
-    return attention(x, seen, limit), seen
+        held = attention.keys_values(inputs.memory, inputs.memory_order)
+    return attention(x, held, limit), held
 
 
-class LlamaBlock(nn.Module):
+class DecoderBlock(nn.Module):
     """Pre-norm block; cross-attention stands before the MLP when there is memory.
 
-    It starts as nothing, its output kernel at zero, so that the block starts as the frozen one. A
-    gate at zero says the same, but is opened by a learning rate a step: on the solar cells thirty
-    of them were below 0.07 after 456 steps of 1e-3, and next to nothing was seen of the image.
+    Cross-attention begins as nothing, its output kernel at zero, so that the block starts as the
+    frozen one. A gate at zero would do the same, but a learning rate opens it step by step: on the
+    solar cells thirty of them were below 0.07 after 456 steps of 1e-3, and little of the image
+    came through.
     """
 
-    config: LlamaConfig
-    mode: LlamaMode
+    config: DecoderConfig
+    mode: DecoderMode
 
     @nn.compact
-    def __call__(self, x, cache: BlockCache | None, text: TextInputs):
+    def __call__(self, x, cache: BlockCache | None, inputs: BlockInputs):
         c, m = self.config, self.mode
 
         def norm(name):
@@ -134,21 +171,22 @@ class LlamaBlock(nn.Module):
 
         attention = Attention(
             c.width, c.heads, c.head_width, c.kv_heads, c.rope_theta, c.rope_scaling,
+            biases="qkv" if c.qkv_bias else "", qk_norm=c.norm_eps if c.qk_norm else None,
             frozen=m.frozen, quantized=m.quantized, adapter=m.adapter, dtype=m.dtype,
             int8_activations=m.int8_activations, name='attention',
         )  # fmt: skip
-        h, tokens = self_attend(attention, norm("attention_norm")(x), text, cache)
+        h, tokens = self_attend(attention, norm("attention_norm")(x), inputs, cache)
         x = x + h
         memory = None
-        if m.cross_attention and (text.memory is not None or cache is not None):
-            # Four heads of 32 suffice: the memory is the grounded stack's, not Llama's width.
+        if m.cross_attention and (inputs.memory is not None or cache is not None):
+            # Four heads of 32 suffice: the memory has the grounded stack's width.
             cross = Attention(
                 c.width, 4, 32, null_key=True, dtype=m.dtype, name="cross",
                 out_kernel_init=nn.initializers.zeros,
             )  # fmt: skip
             limit = jnp.zeros(x.shape[:2], jnp.int32)
             h = RMSNorm(c.norm_eps, name="cross_norm")(x)
-            h, memory = cross_attend(cross, h, text, cache, limit)
+            h, memory = cross_attend(cross, h, inputs, cache, limit)
             # A tenth: Adam moves every entry alike, and a step of thirty layers would be too far.
             x = x + 0.1 * h
         h = norm("mlp_norm")(x)
@@ -163,17 +201,17 @@ class LlamaBlock(nn.Module):
         return x + linear(c.width, "down")(h), BlockCache(tokens, memory) if cache else None
 
 
-class Llama(nn.Module):
-    """Token states of a Llama: `embed`, `__call__`, and `vocabulary` are the three steps of it."""
+class Decoder(nn.Module):
+    """Token states of a language model, in three steps: `embed`, `__call__`, `vocabulary`."""
 
-    config: LlamaConfig
-    mode: LlamaMode = LlamaMode()
+    config: DecoderConfig
+    mode: DecoderMode = DecoderMode()
 
     def setup(self):
         c, m = self.config, self.mode
         table = (c.vocab_size, c.width)
         self.embedding = self._table("embedding", table)
-        self.blocks = stack(LlamaBlock, c.layers, (0, nn.broadcast), m.remat)(c, m)
+        self.blocks = stack(DecoderBlock, c.layers, (0, nn.broadcast), m.remat)(c, m)
         self.norm = RMSNorm(c.norm_eps, m.frozen)
         if not c.tie_embeddings:
             self.head = Linear(c.vocab_size, False, m.frozen, m.quantized, dtype=m.dtype)
@@ -188,9 +226,9 @@ class Llama(nn.Module):
         """int32[B, T] -> float[B, T, D]; ids must lie in the base vocabulary."""
         return self.embedding[tokens].astype(self.mode.dtype)
 
-    def __call__(self, x, text: TextInputs, cache: BlockCache | None = None):
+    def __call__(self, x, inputs: BlockInputs, cache: BlockCache | None = None):
         """Embedded tokens float[B, T, D] -> (states float[B, T, D], cache with a layer axis)."""
-        x, cache = self.blocks(x, cache, text)
+        x, cache = self.blocks(x, cache, inputs)
         return self.norm(x), cache
 
     def vocabulary(self, added=None) -> Vocabulary:
@@ -202,20 +240,25 @@ class Llama(nn.Module):
         held = self.head.variables["frozen" if self.mode.frozen else "params"]
         return Vocabulary(held["kernel"], held.get("scale"), added)
 
+    def empty_cache(self, batch: int, length: int) -> BlockCache:
+        """A cache with room for `length` tokens, stacked over layers."""
+        c = self.config
+        return BlockCache.empty(c.layers, batch, length, c.kv_heads, c.head_width, self.mode.dtype)
+
 
 class LanguageModel(nn.Module):
-    """A Llama as a plain language model: what the `language` stage trains."""
+    """A decoder as a plain language model: what the `language` stage trains."""
 
-    config: LlamaConfig
-    mode: LlamaMode = LlamaMode()
+    config: DecoderConfig
+    mode: DecoderMode = DecoderMode()
 
     def setup(self):
-        self.llama = Llama(self.config, self.mode)
+        self.language_model = Decoder(self.config, self.mode)
 
     def __call__(self, tokens, order):
         """int32[B, T] tokens and orders -> next-token logits float32[B, T, V]."""
         states = self._states(tokens, order)
-        return self.llama.vocabulary().logits(states)
+        return self.language_model.vocabulary().logits(states)
 
     def nats(self, tokens, order, targets, weights, call: AdapterCall | None = None):
         """Cross-entropy summed over `targets` int32[B, T] with `weights` float32[B, T]: float32[].
@@ -223,7 +266,8 @@ class LanguageModel(nn.Module):
         `call` is needed by adapted layers.
         """
         states = self._states(tokens, order, call)
-        return summed_nats(self.llama.vocabulary(), states, targets, weights)
+        return summed_nats(self.language_model.vocabulary(), states, targets, weights)
 
     def _states(self, tokens, order, call=None):
-        return self.llama(self.llama.embed(tokens), TextInputs(order, call))[0]
+        inputs = BlockInputs(order, order, call)
+        return self.language_model(self.language_model.embed(tokens), inputs)[0]

@@ -8,7 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from slava_jax.models.decoder import BlockCache, TextInputs, cross_attend, self_attend
+from slava_jax.models.decoder import BlockCache, BlockInputs, cross_attend, self_attend
 from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import MLP, Attention, RMSNorm
 from slava_jax.nn.stack import stack
@@ -31,26 +31,26 @@ class GroundedConfig:
 class GroundedBlock(nn.Module):
     """Causal self-attention, cross-attention to a memory, MLP.
 
-    `limit` int32[B, T] says which memory each token sees (keys with `order <= limit`), beside the
-    learned null key that all see.
+    `limit` int32[B, T]: each token attends to the memory's keys with `order <= limit`, and to a
+    learned null key.
     """
 
     config: GroundedConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, cache: BlockCache | None, text: TextInputs, limit):
+    def __call__(self, x, cache: BlockCache | None, inputs: BlockInputs, limit):
         c = self.config
         attention = Attention(
             c.width, c.heads, c.head_width, rope_theta=_ROPE_THETA, dtype=self.dtype,
             name='attention',
         )  # fmt: skip
-        h, tokens = self_attend(attention, RMSNorm(name="attention_norm")(x), text, cache)
+        h, tokens = self_attend(attention, RMSNorm(name="attention_norm")(x), inputs, cache)
         x = x + h
         cross = Attention(
             c.width, c.heads, c.head_width, null_key=True, dtype=self.dtype, name="cross"
         )
-        h, memory = cross_attend(cross, RMSNorm(name="cross_norm")(x), text, cache, limit)
+        h, memory = cross_attend(cross, RMSNorm(name="cross_norm")(x), inputs, cache, limit)
         x = x + h
         x = x + MLP(c.mlp_width, self.dtype, name="mlp")(RMSNorm(name="mlp_norm")(x))
         return x, BlockCache(tokens, memory) if cache else None
@@ -61,7 +61,7 @@ def _blocks(config, layers, dtype):
 
 
 class GroundedEncoder(nn.Module):
-    """Text states that have seen the images, and the match logit (ITM, section 4.5.1)."""
+    """Fuses text states with images, and gives the match logit (ITM, section 4.5.1)."""
 
     config: GroundedConfig
     dtype: jnp.dtype = jnp.float32
@@ -77,21 +77,21 @@ class GroundedEncoder(nn.Module):
         """Image tokens of the vision encoder, float[..., D_vit] -> float[..., D]."""
         return self.image_projection(tokens)
 
-    def __call__(self, states, images, order, image_order, images_before):
-        """Grounds text in images.
+    def __call__(self, states, images, text: BlockInputs, image_order, images_before):
+        """Fuses text with images.
 
         Args:
-          states: float[B, T, D_llama], the text encoder's.
+          states: float[B, T, D_text], the text encoder's.
           images: float[B, I*N, D], projected; image_order: int32[B, I*N], 1 for the tokens of the
             first image, 2 for the second.
-          order: int32[B, T], of the text; images_before: int32[B, T], so that a token sees
-            the images that stand before it in the prompt.
+          text: positions and visibility of the text; images_before: int32[B, T], so that a token
+            attends to the images that stand before it in the prompt.
 
         Returns:
           float[B, T, D].
         """
-        text = TextInputs(order, memory=images, memory_order=image_order)
-        x, _ = self.blocks(self.text_projection(states), None, text, images_before)
+        inputs = BlockInputs(text.position, text.order, memory=images, memory_order=image_order)
+        x, _ = self.blocks(self.text_projection(states), None, inputs, images_before)
         return self.norm(x)
 
     def match_logits(self, grounded, position):
@@ -110,8 +110,13 @@ class GroundedDecoder(nn.Module):
         self.blocks = _blocks(self.config, self.config.decoder_layers, self.dtype)
         self.norm = RMSNorm()
 
-    def __call__(self, x, text: TextInputs, cache: BlockCache | None = None):
+    def __call__(self, x, inputs: BlockInputs, cache: BlockCache | None = None):
         """Embedded answer float[B, U, D] -> (states float[B, U, D], cache)."""
         limit = jnp.zeros(x.shape[:2], jnp.int32)
-        x, cache = self.blocks(x, cache, text, limit)
+        x, cache = self.blocks(x, cache, inputs, limit)
         return self.norm(x), cache
+
+    def empty_cache(self, batch: int, length: int) -> BlockCache:
+        """A cache with room for `length` tokens, stacked over layers."""
+        c = self.config
+        return BlockCache.empty(c.decoder_layers, batch, length, c.heads, c.head_width, self.dtype)

@@ -28,6 +28,7 @@ class VitConfig:
       pre_norm: a LayerNorm before the first block (CLIP).
       layer_scale: a learned factor a channel on what each block adds (DINOv2).
       patch_bias: the patch embedding has a bias (CLIP's has none).
+      final_norm: a LayerNorm behind the last block (LLaVA reads CLIP before its own).
       mean, deviation: subtracted from pixels in [0, 1], and dividing them; one number for all
         channels, or one for each.
 
@@ -51,6 +52,7 @@ class VitConfig:
     patch_bias: bool = True
     mean: tuple[float, ...] = (0.5,)
     deviation: tuple[float, ...] = (0.5,)
+    final_norm: bool = True
     frozen_layers: int = 0
 
     def __post_init__(self):
@@ -100,7 +102,7 @@ class VitBlock(nn.Module):
         """float[B, N, D] -> float[B, count, D], of the first tokens (`None`: of all), `None`."""
         c = self.config
         attention = Attention(
-            c.width, c.heads, c.head_width, bias=True, dtype=self.dtype, name="attention"
+            c.width, c.heads, c.head_width, biases="qvo", dtype=self.dtype, name="attention"
         )
         everywhere = jnp.zeros(x.shape[:2], jnp.int32)
         h = _layer_norm(self, "attention_norm")(x)
@@ -160,7 +162,7 @@ class Vit(nn.Module):
     """Images to tokens.
 
     Call with uint8[B, S, S, channels], or with what VitStem made of them, float[B, N, D]. Returns
-    float[B, N, D], normalised, `<cls>` first; with `cls_only` float[B, 1, D].
+    float[B, N, D], `<cls>` first; with `cls_only` float[B, 1, D].
     """
 
     config: VitConfig
@@ -181,7 +183,8 @@ class Vit(nn.Module):
             x = self._cls(x)
         else:
             x = _blocks(self, count, x)
-        return _layer_norm(self, "norm")(x)[:, : 1 if cls_only else None]
+        x = x[:, : 1 if cls_only else None]
+        return _layer_norm(self, "norm")(x) if c.final_norm else x
 
     def _cls(self, x):
         """The blocks, of whose last one only the `<cls>` token is computed."""
@@ -212,7 +215,7 @@ def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
         for part in (slice(count), slice(count, None))
     )
     stem = {name: part for name, part in weights.items() if name not in ("blocks", "norm")}
-    params = {"norm": weights["norm"]}
+    params = {"norm": weights["norm"]} if config.final_norm else {}
     if count < config.layers:
         params["blocks"] = late
     return params, {"stem": {**stem, "blocks": first}}

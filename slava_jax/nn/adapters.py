@@ -116,6 +116,18 @@ def split_base(frozen: dict) -> tuple[dict, dict]:
     return base, lora_a
 
 
+def split_frozen(frozen: dict) -> tuple[dict, dict]:
+    """The collection `frozen` of a model as (its language model without adapters, all else).
+
+    The arrays are the same. The first is what several assistants can share; the second belongs to
+    this one: every A, and the frozen layers of the vision encoder.
+    """
+    parts = {"language_model": frozen["language_model"]} if "language_model" in frozen else {}
+    base, own = split_base(parts)
+    beside = {name: part for name, part in frozen.items() if name != "language_model"}
+    return base, {**beside, **own}
+
+
 def joined(left: dict, right: dict) -> dict:
     """One nested dict of the arrays of two; `right`'s where both have one."""
     out = dict(left)
@@ -148,10 +160,16 @@ class Linear(nn.Module):
         x = x.astype(self.dtype)
         y = self._base(x)
         if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + self._bias().astype(self.dtype)
         if self.adapter is not None:
             y = y + self._update(x, call).astype(self.dtype)
         return y
+
+    def _bias(self):
+        shape = (self.features,)
+        if self.frozen:
+            return self.variable("frozen", "bias", jnp.zeros, shape).value
+        return self.param("bias", nn.initializers.zeros, shape)
 
     def _base(self, x):
         shape, init = (x.shape[-1], self.features), self.kernel_init

@@ -4,11 +4,11 @@ Axis letters, here and in every model file: `B` examples, `T` text tokens (queri
 positions, `I` images of an example, `N` image tokens, `D` model width, `F` MLP width, `H` query
 heads, `G` key/value heads, `C` head width, `V` vocabulary, `K` experts, `R` maximum rank.
 
-Who sees whom is said in one way everywhere: each key has an `order`, each query a `limit`, and a
-query sees the keys with `order <= limit`. Causal masks (order and limit are positions), padding
+Visibility has one form everywhere: each key has an `order`, each query a `limit`, and a query
+attends to the keys with `order <= limit`. Causal masks (order and limit count tokens), padding
 (order is `HIDDEN`), "the images before this token" (order is the number of the image, limit the
-number of images read so far) and a KV cache half full are all cases of it, and no `T x S` mask
-has to be stored.
+number of images read so far) and a half-full KV cache are all cases of it, and no `T x S` mask
+is ever stored. Rotary positions are an array of their own.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
 from slava_jax.nn.stack import KEPT_OF_ATTENTION
 
-HIDDEN = 2**30  # the order of a key that nobody sees
+HIDDEN = 2**30  # the order of a key that no query attends to
 _QUERY_BLOCK = 512  # longer queries are taken block by block, so T x S is never whole in memory
 
 
@@ -159,7 +159,12 @@ class KeysValues:
 class Attention(nn.Module):
     """Multi-head attention with q, k, v, o projections.
 
-    `null_key` adds one learned key and value that every query sees, so that no row is empty.
+    Attributes:
+      biases: which of the projections q, k, v, o have a bias, such as 'qvo'. Without rotary
+        positions a bias of the keys adds the same to all logits of a query: softmax ignores it,
+        and Adam would turn the rounding noise of its gradient into full steps.
+      qk_norm: epsilon of an RMSNorm over each head of q and k (Qwen3); `None` for none.
+      null_key: one learned key and value that every query attends to, so that no row is empty.
     """
 
     width: int  # D of the output
@@ -169,7 +174,8 @@ class Attention(nn.Module):
     rope_theta: float | None = None
     rope_scaling: tuple[float, ...] = ()  # see `rope_frequencies`
     null_key: bool = False
-    bias: bool = False
+    biases: str = ""
+    qk_norm: float | None = None
     frozen: bool = False
     quantized: bool = False
     adapter: AdapterConfig | None = None
@@ -180,30 +186,36 @@ class Attention(nn.Module):
     def setup(self):
         groups = self.kv_heads or self.heads
 
-        def linear(features, bias=self.bias, **options):
+        def linear(name, features, **options):
             return Linear(
-                features, bias, self.frozen, self.quantized, self.adapter, self.dtype,
-                self.int8_activations, **options,
+                features, name in self.biases, self.frozen, self.quantized, self.adapter,
+                self.dtype, self.int8_activations, **options,
             )  # fmt: skip
 
-        self.q = linear(self.heads * self.head_width)
-        # A bias of the keys adds the same to all logits of a query: softmax does not see it, and
-        # Adam would turn the rounding noise of its gradient into full steps.
-        self.k = linear(groups * self.head_width, False)
-        self.v = linear(groups * self.head_width)
-        self.o = linear(self.width, kernel_init=self.out_kernel_init)
+        self.q = linear("q", self.heads * self.head_width)
+        self.k = linear("k", groups * self.head_width)
+        self.v = linear("v", groups * self.head_width)
+        self.o = linear("o", self.width, kernel_init=self.out_kernel_init)
+        if self.qk_norm is not None:
+            self.q_norm = RMSNorm(self.qk_norm, self.frozen)
+            self.k_norm = RMSNorm(self.qk_norm, self.frozen)
         if self.null_key:
             init, shape = nn.initializers.normal(0.02), (groups, self.head_width)
             self.null_k = self.param("null_k", init, shape)
             self.null_v = self.param("null_v", init, shape)
 
-    def keys_values(self, x, order, call: AdapterCall | None = None) -> KeysValues:
-        """Keys and values of x `[B, S, D]`; `order` also is the rotary position."""
+    def keys_values(self, x, order, call: AdapterCall | None = None, position=None) -> KeysValues:
+        """Keys and values of x `[B, S, D]`.
+
+        `order` int32[B, S]: visibility. `position` int32[B, S]: rotary, where there is any.
+        """
         B, S, _ = x.shape
         k = self.k(x, call).reshape(B, S, -1, self.head_width)
         v = self.v(x, call).reshape(B, S, -1, self.head_width)
+        if self.qk_norm is not None:
+            k = self.k_norm(k)
         if self.rope_theta is not None:
-            k = rotate(k, order, self.rope_theta, self.rope_scaling)
+            k = rotate(k, position, self.rope_theta, self.rope_scaling)
         k, v = (checkpoint_name(a, KEPT_OF_ATTENTION) for a in (k, v))
         if self.null_key:
             row = (B, 1, *self.null_k.shape)
@@ -213,16 +225,25 @@ class Attention(nn.Module):
         return KeysValues(k, v, order)
 
     def __call__(
-        self, x, memory: KeysValues, limit, call: AdapterCall | None = None, causal: bool = False
+        self,
+        x,
+        memory: KeysValues,
+        limit,
+        call: AdapterCall | None = None,
+        position=None,
+        causal: bool = False,
     ):
-        """x float[B, T, D] looks at `memory`; `limit` int32[B, T] also is the rotary position.
+        """Attention of x float[B, T, D] to `memory`.
 
+        `limit` int32[B, T]: visibility. `position` int32[B, T]: rotary, where there is any.
         `causal`: see `attend`.
         """
         B, T, _ = x.shape
         q = self.q(x, call).reshape(B, T, self.heads, self.head_width)
+        if self.qk_norm is not None:
+            q = self.q_norm(q)
         if self.rope_theta is not None:
-            q = rotate(q, limit, self.rope_theta, self.rope_scaling)
+            q = rotate(q, position, self.rope_theta, self.rope_scaling)
         q = checkpoint_name(q, KEPT_OF_ATTENTION)
         out = attend(q, memory.k, memory.v, memory.order, limit, causal)
         return checkpoint_name(self.o(out.reshape(B, T, -1), call), KEPT_OF_ATTENTION)

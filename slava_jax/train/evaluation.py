@@ -22,8 +22,9 @@ from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
 from slava_jax.eval.yardstick import fit_predict
 from slava_jax.inference import decode
-from slava_jax.inference.assistant import Assistant, as_prompt
-from slava_jax.train.materials import Materials
+from slava_jax.inference.assistant import Assistant
+from slava_jax.train.datasets import Datasets
+from slava_jax.train.recipes import variables_of
 from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
 
@@ -59,7 +60,7 @@ class Findings:
 
 def evaluate(
     config: ConfigDict,
-    materials: Materials,
+    datasets: Datasets,
     trained: Assistant,
     untrained: Assistant,
     progress: Callable[[str], None],
@@ -70,7 +71,7 @@ def evaluate(
       trained, untrained: the assistant after and before its stage.
       progress: told what is being measured.
     """
-    test = TestSplit.of(config, materials)
+    test = TestSplit.of(config, datasets)
     zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
     views = _views(config)
     controls = (
@@ -84,7 +85,7 @@ def evaluate(
         progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
         scores = class_scores(assistant, test, test.class_rows, shown, views=seen)
         labels = test.labels(test.class_rows)
-        names = materials.class_names
+        names = datasets.class_names
         found.metrics.update(tasks.classification(labels, scores, names, control))
         keys = [test.data.images.keys[i] for i in test.data.targets[test.class_rows]]
         found.predictions += _predictions(control, keys, labels, scores, names)
@@ -93,19 +94,20 @@ def evaluate(
             alone = scores
         lost = losses(assistant, test, test.scored_rows, shown)
         found.metrics.update(tasks.language_modelling(lost, control))
-        found.metrics.update(tasks.matching(lost, control))
+        if lost.match is not None:
+            found.metrics.update(tasks.matching(lost, control))
         for task, chosen in test.text_rows.items():
             answers = written(assistant, test, chosen, shown)
             found.metrics.update(_told(task, test, chosen, answers, control))
     for task, chosen in test.text_rows.items():
         asked = [test.data.instructions[row] for row in chosen]
-        answers = blind_answers(asked, materials.train.instructions)
+        answers = blind_answers(asked, datasets.train.instructions)
         found.metrics.update(_told(task, test, chosen, answers, "_blind"))
     if test.few_shot_rows and len(views) > 1:  # as the prompts with examples are scored
         alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
-        found.metrics.update(_few_shot(trained, test, count, alone, materials.class_names))
+        found.metrics.update(_few_shot(trained, test, count, alone, datasets.class_names))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -172,7 +174,9 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
 
 def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float]]:
     """Scores by rank, each image as it is. `top1` of some ranks may be known."""
-    adapter = assistant.model.config.adapter
+    adapter = assistant.model.adapter
+    if adapter is None:
+        return {"Top-1 accuracy": {}, "Answer loss (nats/token)": {}}
     standing = (adapter.r_min, (adapter.r_min + adapter.r_max) // 2, adapter.r_max)
     ranks = sorted({*(test.config.evaluation.ranks or standing)})
     labels = test.labels(test.class_rows)
@@ -190,17 +194,16 @@ def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float
 def _experts(assistant, test) -> dict[str, np.ndarray]:
     """Mean gate of each expert over the tokens of all questions told, by projection."""
     model, rank = assistant.model, jnp.int32(assistant.rank)
-    if model.config.adapter.experts == 1 or model.config.text_encoder != "llama":
+    if not model.adapted or model.adapter.experts == 1:
         return {}
-    total, tokens = 0, 0
+    total = tokens = 0
     for batch in test.batches(test.told_rows):
-        asked = batch["order"] <= batch["encode_at"][:, :1]
-        counted = (asked & (batch["index"] >= 0)[:, None]).astype(np.float32)
-        prompt = as_prompt(batch)
-        if len(prompt.order) < len(counted):  # one text for all images
-            counted = counted.sum(0, keepdims=True)
-        total += np.asarray(decode.gate_use(model, assistant.variables, prompt, counted, rank))
-        tokens += counted.sum()
+        counted = (batch["index"] >= 0).astype(np.float32)
+        prompt = assistant.prompt(batch)
+        if len(prompt.tokens) < len(counted):  # one text for all images
+            counted = counted.sum(keepdims=True)
+        gates, number = decode.gate_use(model, assistant.variables, prompt, counted, rank)
+        total, tokens = total + np.asarray(gates), tokens + float(number)
     mean = total / tokens
     return {f"{name} projection": mean[:, i] for i, name in enumerate("qkvo")}
 
@@ -227,10 +230,10 @@ def _examples(assistant, test) -> list[ReportExample]:
     return out
 
 
-def evaluate_vision(config, stage, params: dict, materials: Materials) -> Findings:
+def evaluate_vision(config, stage, params: dict, datasets: Datasets) -> Findings:
     """`classification_vit.*`: the ViT classifier alone, on the test split."""
-    split, model, names = materials.test, stage.objective.model, materials.class_names
-    variables = {"params": params, "frozen": stage.frozen}
+    split, model, names = datasets.test, stage.objective.model, datasets.class_names
+    variables = variables_of(params, stage.held)
     apply = jax.jit(lambda images: model.apply(variables, images))
     labels, log_p = split.images.labels, []
     for symmetry in _views(config):
@@ -244,10 +247,10 @@ def evaluate_vision(config, stage, params: dict, materials: Materials) -> Findin
     return Findings(metrics, predictions=rows)
 
 
-def yardstick_metrics(materials: Materials) -> dict[str, float]:
+def yardstick_metrics(datasets: Datasets) -> dict[str, float]:
     """`classification_classical.*` and `classification_majority.*`, on the test split."""
-    train, test = materials.train, materials.test
-    labels, names = test.images.labels, materials.class_names
+    train, test = datasets.train, datasets.test
+    labels, names = test.images.labels, datasets.class_names
     fitted = evenly(len(train.images), _YARDSTICK_IMAGES)
     pixels = [train.pixels[i] for i in fitted]
     unseen = [test.pixels[i] for i in range(len(test.images))]

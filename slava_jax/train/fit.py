@@ -24,6 +24,7 @@ from slava_jax.checkpoint import (
     newest,
 )
 from slava_jax.data.pipeline import iterate
+from slava_jax.errors import UserError
 from slava_jax.train.logging import MetricLogger, Progress, Silent
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import make_runner
@@ -33,7 +34,7 @@ from slava_jax.train.step import TrainState
 _HOST_FIELDS = ("index",)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message says where it stopped and what is kept."""
 
 
@@ -43,7 +44,8 @@ class Stage:
 
     Attributes:
       name: also its directory. config: see slava_jax/config.py.
-      objective: see recipes.py. params, frozen: where training starts.
+      objective: see recipes.py. params: what is trained, where it starts; held: the collections
+        `params` and `frozen` of all else.
       batches: training batches in order, at least config.steps of them.
       validation: batches whose mean loss decides the rate, stopping, and which state is best.
       describe: what a batch holds, for the message when its loss is not finite.
@@ -53,7 +55,7 @@ class Stage:
     config: ConfigDict
     objective: object
     params: dict
-    frozen: dict
+    held: dict
     batches: Sequence[dict]
     validation: Sequence[dict]
     describe: Callable[[dict], str] = lambda batch: f"rows {batch['example_id'].tolist()}"
@@ -95,14 +97,14 @@ class Validator:
         self._totals = jax.tree.map(lambda *parts: sum(parts), *counts)
         rank = jnp.int32(objective.adapter.r_max if objective.adapter else 0)
         self._sums = jax.jit(
-            lambda params, frozen, batch: objective.loss(
-                params, frozen, batch, self._totals, None, rank
+            lambda params, held, batch: objective.loss(
+                params, held, batch, self._totals, None, rank
             )[1]
         )
 
-    def __call__(self, params, frozen) -> dict[str, float]:
+    def __call__(self, params, held) -> dict[str, float]:
         """Name -> mean over all batches."""
-        parts = [self._sums(params, frozen, batch) for batch in self._batches]
+        parts = [self._sums(params, held, batch) for batch in self._batches]
         return {name: float(sum(part[name] for part in parts)) for name in parts[0]}
 
 
@@ -125,11 +127,15 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
     last, best = Checkpoints(directory / "last"), Checkpoints(directory / "best")
     optimizer = make_optimizer(stage.config)
     state = TrainState.create(stage.params, optimizer)
-    hashes = {name: content_hash(part) for name, part in stage.frozen.items()}
+    hashes = {
+        f"{collection}/{name}": content_hash({name: part})
+        for collection, parts in stage.held.items()
+        for name, part in parts.items()
+    }
     begin = _Begin(state, Plateau(stage.config.patience, stage.config.stop_patience))
     if last.latest() is not None:
         position, state, facts = last.restore(state)
-        _check_frozen(stage, facts["frozen"], hashes, directory)
+        _check_held(stage, facts["held"], hashes, directory)
         plateau = Plateau(**facts["plateau"])
         begin = _Begin(state, plateau, position, facts["batches"], facts["done"])
     if not begin.done:
@@ -137,7 +143,7 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
     return best.restore(stage.params)[1]
 
 
-def _check_frozen(stage: Stage, begun_with: dict, now: dict, directory: Path) -> None:
+def _check_held(stage: Stage, begun_with: dict, now: dict, directory: Path) -> None:
     """Trained against one base, the parameters mean nothing beside another."""
     changed = sorted(name for name in begun_with | now if begun_with.get(name) != now.get(name))
     if changed:
@@ -194,7 +200,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
     batches = iterate(stage.batches)
     if begin.batches is not None:
         batches.set_state(begin.batches)
-    placed, frozen = runner.place(begin.state, stage.frozen)
+    placed, held = runner.place(begin.state, stage.held)
     key = jax.random.key(seed)
     logger, progress, watch = Silent(), Silent(), _Watch(stage, directory)
     if hosts.is_first():
@@ -205,12 +211,12 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
             upto = min((position // config.eval_every + 1) * config.eval_every, config.steps)
             while position < upto:
                 batch = next(batches)
-                placed, metrics = runner.step(placed, frozen, device_fields(batch), key)
+                placed, metrics = runner.step(placed, held, device_fields(batch), key)
                 position += 1
                 watch.add(position, batch, metrics)
                 progress.update(1, **watch.shown)
             means, state = watch.means(), runner.fetch(placed)
-            values = hosts.as_first(validate(state.params, runner.local(frozen)))
+            values = hosts.as_first(validate(state.params, runner.local(held)))
             watch.check_validation(position, values)
             if plateau.update(values["loss"]) and best.latest() != position:
                 best.save(position, state.params, {"validation": values})
@@ -222,7 +228,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
                 "plateau": dataclasses.asdict(plateau),
                 "done": position == config.steps or plateau.exhausted,
                 "batches": batches.get_state(),
-                "frozen": hashes,
+                "held": hashes,
             }
             last.save(position, state, facts)
 

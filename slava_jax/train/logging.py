@@ -11,10 +11,12 @@ from typing import Self
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from slava_jax.errors import UserError
+
 HISTORY_FILE = "history.jsonl"
 
 
-class HistoryError(ValueError):
+class HistoryError(UserError, ValueError):
     """The history file on disk is damaged; the message names the file and the line."""
 
 

@@ -1,6 +1,7 @@
 """The one linear story of a run: data, stages, evaluation, report."""
 
 import csv
+import dataclasses
 import gc
 import io
 import json
@@ -14,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax import hosts
-from slava_jax.config import check
+from slava_jax.config import check, check_keys
 from slava_jax.convert.pretrained import is_converted
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.images import encode_png
@@ -25,16 +26,22 @@ from slava_jax.eval.text_metrics import caption_scores
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
 from slava_jax.teacher.multi_image import groups_by_likeness
 from slava_jax.train import stages
-from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
-from slava_jax.train.fit import Stage, best_params, fit
-from slava_jax.train.logging import read_history
-from slava_jax.train.materials import (
-    Materials,
+from slava_jax.train.datasets import (
+    Datasets,
     prepare,
     with_frozen_states,
     with_multi_image,
 )
-from slava_jax.train.start import base_place, check_start, pretrained, pretrained_encoder
+from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
+from slava_jax.train.fit import Stage, best_params, fit
+from slava_jax.train.logging import read_history
+from slava_jax.train.start import (
+    base_place,
+    check_start,
+    pretrained,
+    pretrained_encoder,
+    with_pretrained_shapes,
+)
 from slava_jax.train.workdir import (
     CONFIG,
     REPORT,
@@ -45,6 +52,7 @@ from slava_jax.train.workdir import (
     write_atomically,
 )
 
+TITLES = {"slava": "sLAVA", "inline": "LLaVA"}  # of a report, by `config.model`
 # In the work directory.
 NEIGHBOURS, GROUPS = "neighbours.png", "groups.jsonl"
 
@@ -63,9 +71,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
         directory belongs to another config. And what data, checkpoints and training raise.
     """
     started = time.monotonic() if started is None else started
-    check(config)
-    if "assistant" in config.stages:
-        caption_scores("probe", "probe")  # WordNet is missing now, not after training
+    config = _checked(config)
     workdir = Path(workdir)
     new, finished = _claim(workdir, config)
     if finished:
@@ -73,42 +79,57 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
-        materials = _materials(config, workdir, new)
+        datasets = _datasets(config, workdir, new)
     encoder = pretrained_encoder(config)
     if config.vit.frozen_layers:
         with clock.part("frozen"):
-            materials = with_frozen_states(config, materials, encoder[1]["stem"], workdir)
+            datasets = with_frozen_states(config, datasets, encoder[1]["stem"], workdir)
     vision_stage = vision = language = None
     if {"vision", "assistant"} & set(config.stages):
         with clock.part("vision"):
-            vision_stage, vision = _trained_vision(config, materials, workdir, encoder)
+            vision_stage, vision = _trained_vision(config, datasets, workdir, encoder)
     if vision is not None and (config.data.shots or config.data.challenges):
         with clock.part("neighbours"):
-            materials = _with_neighbours(config, materials, (vision, encoder), workdir)
+            datasets = _with_neighbours(config, datasets, (vision, encoder), workdir)
     if {"language", "assistant"} & set(config.stages):
         with clock.part("language"):
-            language = _trained_language(config, materials, workdir)
+            language = _trained_language(config, datasets, workdir)
     if "assistant" not in config.stages:
         found = Findings({})
         if vision_stage is not None:
-            found = evaluate_vision(config, vision_stage, vision, materials)
-        return _finish(config, workdir, clock, materials, found)
+            found = evaluate_vision(config, vision_stage, vision, datasets)
+        return _finish(config, workdir, clock, datasets, found)
     with clock.part("assistant"):
-        start = stages.assistant_start(config, materials, vision, language, encoder)
-        stage = stages.assistant_stage(config, materials, start)
-        params = stages.whole(fit(stage, workdir / "assistant", config.seed), stage)
+        start = aligned = stages.assistant_start(config, datasets, vision, language, encoder)
+        if "alignment" in config.stages:
+            aligned_params = _fitted(config, datasets, start, "alignment", workdir)
+            aligned = dataclasses.replace(start, params=aligned_params)
+        params = _fitted(config, datasets, aligned, "assistant", workdir)
     # Placed alike, or every function of the evaluation would be compiled for either.
     first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
-    untrained = _assistant(start, first, materials)
-    trained = _assistant(start, params, materials)
+    untrained = _assistant(start, first, datasets)
+    trained = _assistant(start, params, datasets)
     if not hosts.as_first(has_assistant(workdir)):
-        save_assistant(trained, config, workdir, base_place(config))
+        save_assistant(trained, config, workdir, base_place(config) if trained.base else None)
     with clock.part("evaluation"):
-        found = evaluate(config, materials, trained, untrained, _say)
+        found = evaluate(config, datasets, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
-            found.add(evaluate_vision(config, vision_stage, vision, materials))
-        found.metrics.update(yardstick_metrics(materials))
-    return _finish(config, workdir, clock, materials, found)
+            found.add(evaluate_vision(config, vision_stage, vision, datasets))
+        found.metrics.update(yardstick_metrics(datasets))
+    return _finish(config, workdir, clock, datasets, found)
+
+
+def _checked(config: ConfigDict) -> ConfigDict:
+    """The config with the shapes of what it starts from, and all that can be told of it beforehand.
+
+    Raises as `run`.
+    """
+    check_keys(config)
+    config = with_pretrained_shapes(config)
+    check(config)
+    if "assistant" in config.stages:
+        caption_scores("probe", "probe")  # WordNet is missing now, not after training
+    return config
 
 
 def _claim(workdir: Path, config) -> tuple[bool, bool]:
@@ -124,18 +145,18 @@ def _claim(workdir: Path, config) -> tuple[bool, bool]:
         return claim(workdir, config, finished), finished
 
 
-def _materials(config, workdir: Path, new: bool) -> Materials:
+def _datasets(config, workdir: Path, new: bool) -> Datasets:
     """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
     gc.disable()
     before = _texts(workdir)
     try:
         with hosts.first_before_others():
-            materials = prepare(config, workdir)
-        stages.check_instructions(config, materials)
+            datasets = prepare(config, workdir)
+        stages.check_instructions(config, datasets)
         # Hundreds of thousands of records stay to the end: looking through them again and again
         # for what can be collected takes a third of the time that making them does.
         gc.freeze()
-        return materials
+        return datasets
     except Exception:
         if new and hosts.is_first():
             # The command with a corrected file or path may take the same directory. What a teacher
@@ -154,39 +175,39 @@ def _texts(workdir: Path) -> set[Path]:
     return {*(data / "instructions").glob("*"), *data.glob("tokenizer")}
 
 
-def _trained_vision(config, materials: Materials, workdir: Path, encoder) -> tuple:
+def _trained_vision(config, datasets: Datasets, workdir: Path, encoder) -> tuple:
     """The stage and its best parameters: trained here, or where `start_from` says.
 
     Converted weights belong to no stage; `None` stands for it then.
     """
     if "vision" not in config.stages and is_converted(config.start_from.vision):
         return None, {"vit": encoder[0]}
-    return _trained(config, "vision", stages.vision_stage(config, materials, encoder), workdir)
+    return _trained(config, "vision", stages.vision_stage(config, datasets, encoder), workdir)
 
 
-def _with_neighbours(config, materials: Materials, vision: tuple, workdir: Path) -> Materials:
+def _with_neighbours(config, datasets: Datasets, vision: tuple, workdir: Path) -> Datasets:
     """With instructions about several images, and a picture of which stand together."""
-    embedded = stages.embeddings(config, materials, *vision)
+    embedded = stages.embeddings(config, datasets, *vision)
     path = workdir / NEIGHBOURS
     if hosts.is_first() and not path.exists():
-        test, train = materials.test.images, materials.train.images
+        test, train = datasets.test.images, datasets.train.images
         sheet = neighbours_sheet(test, train, (embedded["test"], embedded["train"]))
         if sheet is not None:
             unfinished = path.with_suffix(".unfinished")
             unfinished.write_bytes(encode_png(np.asarray(sheet)))
             unfinished.replace(path)
     if hosts.is_first() and config.data.challenges and not (workdir / GROUPS).exists():
-        _write_groups(config.data.challenges, materials, embedded, workdir / GROUPS)
-    materials = with_multi_image(config, materials, embedded, workdir)
-    stages.check_instructions(config, materials)
-    return materials
+        _write_groups(config.data.challenges, datasets, embedded, workdir / GROUPS)
+    datasets = with_multi_image(config, datasets, embedded, workdir)
+    stages.check_instructions(config, datasets)
+    return datasets
 
 
-def _write_groups(kinds, materials: Materials, embedded, path: Path) -> None:
+def _write_groups(kinds, datasets: Datasets, embedded, path: Path) -> None:
     """Groups by likeness for a teacher, of image sets of which no record says what they show."""
-    pool, lines = materials.train.images, []
+    pool, lines = datasets.train.images, []
     for name, vectors in embedded.items():
-        images = getattr(materials, name).images
+        images = getattr(datasets, name).images
         if None in images.records:
             pair = (vectors, embedded["train"])
             lines += [json.dumps(line) for line in groups_by_likeness(images, pool, pair, kinds)]
@@ -194,11 +215,11 @@ def _write_groups(kinds, materials: Materials, embedded, path: Path) -> None:
         write_atomically(path, "\n".join(lines) + "\n")
 
 
-def _trained_language(config, materials: Materials, workdir: Path) -> dict:
+def _trained_language(config, datasets: Datasets, workdir: Path) -> dict:
     place = config.start_from.language
     if "language" not in config.stages and is_converted(place):
-        return pretrained(config, "language", len(materials.tokenizer))
-    return _trained(config, "language", stages.language_stage(config, materials), workdir)[1]
+        return pretrained(place, "language_model")
+    return _trained(config, "language", stages.language_stage(config, datasets), workdir)[1]
 
 
 def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dict]:
@@ -207,9 +228,15 @@ def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dic
     return stage, best_params(stage, Path(config.start_from[name]) / name)
 
 
-def _assistant(start: stages.AssistantStart, params: dict, materials: Materials) -> Assistant:
+def _fitted(config, datasets: Datasets, start, name: str, workdir: Path) -> dict:
+    """Best parameters of the stage 'alignment' or 'assistant', with those that it held."""
+    stage = stages.assistant_stage(config, datasets, start, name)
+    return stages.whole(fit(stage, workdir / name, config.seed), stage)
+
+
+def _assistant(start: stages.AssistantStart, params: dict, datasets: Datasets) -> Assistant:
     variables = {"params": params, "frozen": start.frozen}
-    return Assistant(start.model, variables, materials.tokenizer, tuple(materials.class_names))
+    return Assistant(start.model, variables, datasets.tokenizer, tuple(datasets.class_names))
 
 
 def _say(text: str) -> None:
@@ -235,19 +262,19 @@ def _why_images_stay(data: str) -> str:
     return ""  # drawn, or the user's own
 
 
-def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Findings) -> dict:
+def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Findings) -> dict:
     """Writes metrics.json, predictions.csv and report.html."""
     metrics = {**found.metrics, **clock.metrics(), **machine_metrics()}
-    sizes = {name: len(getattr(materials, name).images) for name in ("train", "validation", "test")}
+    sizes = {name: len(getattr(datasets, name).images) for name in ("train", "validation", "test")}
     metrics.update({f"data.{name}_images": float(count) for name, count in sizes.items()})
     if not hosts.is_first():
         return metrics
     write_atomically(workdir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))
-    write_atomically(workdir / "predictions.csv", _table(materials.class_names, found.predictions))
+    write_atomically(workdir / "predictions.csv", _table(datasets.class_names, found.predictions))
     write_report(
         workdir / REPORT,
         metrics,
-        title=f"sLAVA on {config.data.name} images",
+        title=f"{TITLES[config.model]} on {config.data.name} images",
         description=(
             f"{sizes['train']} images to train on, {sizes['validation']} to validate, "
             f"{sizes['test']} to test; every score is of the test split, seed {config.seed}. "
@@ -256,7 +283,7 @@ def _finish(config, workdir: Path, clock: Clock, materials: Materials, found: Fi
         targets=QUICKSTART if config.data.name == "procedural" else (),
         history={name: read_history(workdir / name) for name in config.stages},
         confusion=found.confusion,
-        class_names=materials.class_names,
+        class_names=datasets.class_names,
         examples=found.examples,
         images_stay=_why_images_stay(config.data.name),
         experts=found.experts,

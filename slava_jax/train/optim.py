@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from slava_jax.train.trainable import matches
+
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
 
 
@@ -81,6 +83,15 @@ def _matrices(params):
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
+def _at(pattern: str):
+    """A mask of the leaves whose path a pattern matches."""
+
+    def here(path, _):
+        return matches(jax.tree_util.keystr(path, simple=True, separator="/"), pattern)
+
+    return lambda params: jax.tree_util.tree_map_with_path(here, params)
+
+
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     """The optimiser of a stage.
 
@@ -88,7 +99,7 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
       config: has optimizer ('adam' as in the paper, or 'muon': orthogonalised momentum for
         kernels, Adam for the rest), learning_rate, warmup (steps), schedule ('constant' or
         'cosine'), steps, weight_decay (on kernels that are not adapters), grad_clip, and
-        vision_rate (factor on the rate of the vision encoder).
+        rates (pairs of a path pattern, see trainable.py, and a factor on the rate there).
     """
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(
@@ -106,9 +117,6 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
 
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) == "kernel", params)
-
-    def vision(params):
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "vit", params)
 
     if config.optimizer == "muon":
         # Its steps are brought to the size of Adam's, and turned back to ascent for the sake of
@@ -131,6 +139,6 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip),
         optax.partition({"rows": row_adam(), "plain": plain}, labels),
-        optax.masked(optax.scale(config.vision_rate), vision),
+        *(optax.masked(optax.scale(factor), _at(pattern)) for pattern, factor in config.rates),
         optax.scale_by_learning_rate(schedule),
     )

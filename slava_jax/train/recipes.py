@@ -1,8 +1,9 @@
-"""What each stage minimises, as pure functions of (params, frozen, microbatch).
+"""What each stage minimises, as pure functions of (params, held, microbatch).
 
 An objective has `counts(batch)`, the denominators of its losses, and `loss(...)`, which gives
 (loss, sums): the loss already divided by the global counts, and sums of what is reported, to be
-added up over microbatches and devices. Validation passes `key = None`: no dropout.
+added up over microbatches and devices. Validation passes `key = None`: no dropout. `params` are
+the parameters that the stage trains; `held` are the collections of all others, which it does not.
 """
 
 import dataclasses
@@ -11,10 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from slava_jax.nn.adapters import AdapterCall, AdapterConfig
+from slava_jax.models.interface import Batch, Prompt, VisionLanguageModel
+from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined
 from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
-
-SETTLED = "settled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Vision:
         """Images of the batch; rows that only fill it up have `row_weight` 0."""
         return {"images": jnp.sum(_row_weights(batch))}
 
-    def loss(self, params, frozen, batch, totals, key, rank):
+    def loss(self, params, held, batch, totals, key, rank):
         """See the module's text."""
-        logits = self.model.apply({"params": params, "frozen": frozen}, batch["images"])
+        logits = self.model.apply(variables_of(params, held), batch["images"])
         weights = _row_weights(batch)
         loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == batch["labels"]) * weights)
@@ -54,43 +54,75 @@ class Language:
         """Target tokens of the batch."""
         return {"tokens": jnp.sum(batch["target_weights"])}
 
-    def loss(self, params, frozen, batch, totals, key, rank):
+    def loss(self, params, held, batch, totals, key, rank):
         """See the module's text."""
         text = [batch[name] for name in ("tokens", "order", "targets", "target_weights")]
-        loss = self.model.apply({"params": params}, *text, method="nats") / totals["tokens"]
+        loss = self.model.apply(variables_of(params, held), *text, method="nats") / totals["tokens"]
         return loss, {"loss": loss}
 
 
 @dataclasses.dataclass(frozen=True)
 class Assistant:
-    """ITM + LM (section 4.5), both over global counts; LM is a mean over answer tokens.
+    """LM, and ITM where the model matches (section 4.5), both over global counts.
 
-    `frozen` may hold, under `SETTLED`, parameters that the stage leaves as they are.
+    LM is a mean over answer tokens.
     """
 
-    model: nn.Module
-    adapter: AdapterConfig | None = None
+    model: VisionLanguageModel
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """Of this stage."""
+        return self.model.adapter
 
     def counts(self, batch):
         """Answer tokens, and right and wrong pairs, of the batch."""
         return {
-            "tokens": jnp.sum(batch["target_weights"]),
+            "tokens": jnp.sum(batch["weights"]),
             "pairs": 2 * jnp.sum(batch["wrong_weight"]),
         }
 
-    def loss(self, params, frozen, batch, totals, key, rank):
+    def loss(self, params, held, batch, totals, key, rank):
         """See the module's text; `rank` int32[] is the microbatch's, `key` seeds its dropout."""
-        held = {name: leaves for name, leaves in frozen.items() if name != SETTLED}
-        variables = {"params": {**params, **frozen.get(SETTLED, {})}, "frozen": held}
-        if key is None:
-            out = self.model.apply(variables, batch, AdapterCall(rank))
-        else:
-            call = AdapterCall(rank, batch["example_id"])
-            out = self.model.apply(variables, batch, call, rngs={"dropout": key})
-        lm = out["nats"] / jnp.maximum(totals["tokens"], 1)
-        itm = match_cross_entropy(out["match"], out["match_wrong"], batch["wrong_weight"])
+        call = AdapterCall(rank, None if key is None else batch["example_id"])
+        out = self.model.apply(
+            variables_of(params, held), model_batch(self.model, batch), call, method="outputs",
+            rngs=None if key is None else {"dropout": key},
+        )  # fmt: skip
+        lm = out.nats / jnp.maximum(totals["tokens"], 1)
+        if not self.model.matches:
+            return lm, {"loss": lm, "lm": lm}
+        itm = match_cross_entropy(out.match, out.match_exchanged, batch["wrong_weight"])
         itm = itm / jnp.maximum(totals["pairs"], 1)
         return lm + itm, {"loss": lm + itm, "lm": lm, "itm": itm}
+
+
+def variables_of(params: dict, held: dict) -> dict:
+    """The collections of a model from what a stage trains and what it holds as it is."""
+    return {
+        "params": joined(held.get("params", {}), params),
+        "frozen": held.get("frozen", {}),
+    }
+
+
+def model_batch(model: VisionLanguageModel, fields: dict) -> Batch:
+    """The fields of an assistant batch (data/assistant_batches.py) as a model reads them."""
+    prompt = Prompt(fields["images"], fields["tokens"], fields["image_index"], fields["length"])
+    exchange = exchanged_images(fields) if model.matches else None
+    return Batch(prompt, fields["answer_start"], fields["weights"], exchange)
+
+
+def exchanged_images(fields: dict):
+    """int32[B, I]: the batch's images in place, each target image replaced by a wrong one.
+
+    Images count row by row; which row lends its target image, the pipeline has chosen
+    (data/pairs.py).
+    """
+    B, I = fields["images"].shape[:2]  # noqa: E741
+    rows, target = jnp.arange(B), jnp.asarray(fields["target_image"])
+    partner = rows + fields["wrong_offset"]
+    wrong = partner * I + target[partner]
+    return jnp.arange(B * I).reshape(B, I).at[rows, target].set(wrong)
 
 
 def draw_rank(key, adapter: AdapterConfig | None):

@@ -1,6 +1,7 @@
-"""The three stages of a run: vision encoder, language model, assistant."""
+"""The stages of a run: vision encoder, language model, alignment, assistant."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,16 +21,17 @@ from slava_jax.data.pipeline import (
     VisionBatches,
     VisionEvaluation,
 )
-from slava_jax.data.tokenizer import special_tokens
-from slava_jax.models.decoder import LanguageModel, LlamaConfig
-from slava_jax.models.presets import hashable, model_config
-from slava_jax.models.slava import Slava, split_frozen
+from slava_jax.models.decoder import DecoderConfig, LanguageModel
+from slava_jax.models.interface import VisionLanguageModel
+from slava_jax.models.presets import build_model, hashable
 from slava_jax.models.vit import Vit, VitClassifier, VitConfig
-from slava_jax.nn.adapters import AdapterCall, joined
+from slava_jax.nn.adapters import AdapterCall, joined, split_frozen
 from slava_jax.nn.quantized import quantize_linear_layers
-from slava_jax.train.fit import Stage, device_fields
-from slava_jax.train.materials import Materials, Split
-from slava_jax.train.recipes import SETTLED, Assistant, Language, Vision
+from slava_jax.train.datasets import Datasets, Split
+from slava_jax.train.fit import Stage
+from slava_jax.train.recipes import Assistant, Language, Vision, model_batch
+from slava_jax.train.start import pretrained_connector
+from slava_jax.train.trainable import chosen, split
 
 
 def _dtype(config):
@@ -87,7 +89,7 @@ class _Steps(Sequence):
 
 
 def vision_stage(
-    config: ConfigDict, materials: Materials, encoder: tuple[dict, dict] | None = None
+    config: ConfigDict, datasets: Datasets, encoder: tuple[dict, dict] | None = None
 ) -> Stage:
     """The ViT as a classifier (section 4.4).
 
@@ -96,19 +98,19 @@ def vision_stage(
     """
     c = config.vision
     model = VitClassifier(
-        VitConfig(**hashable(config.vit)), len(materials.class_names), _dtype(config)
+        VitConfig(**hashable(config.vit)), len(datasets.class_names), _dtype(config)
     )
     augmentation = Augmentation(**config.image.augmentation)
 
     def batches(epochs):
-        split = materials.train
+        split = datasets.train
         return VisionBatches(
             split.images, split.cache, c.batch_size, config.seed, epochs, augmentation, _here(c)
         )
 
     source = _Steps(batches, c.steps)
     validation = list(
-        VisionEvaluation(materials.validation.images, materials.validation.cache, c.batch_size)
+        VisionEvaluation(datasets.validation.images, datasets.validation.cache, c.batch_size)
     )
     init = jax.jit(model.init)
     params = init(jax.random.key(config.seed), source[0]["images"][:1])["params"]
@@ -117,11 +119,11 @@ def vision_stage(
         trained, stem = encoder
         params = {**params, "vit": trained}
         frozen = {"vit": stem} if stem else {}
-    return Stage("vision", c, Vision(model, c.smoothing), params, frozen, source, validation)
+    return _stage("vision", c, Vision(model, c.smoothing), (params, frozen), source, validation)
 
 
 def embeddings(
-    config: ConfigDict, materials: Materials, vision: dict, encoder: tuple[dict, dict] | None
+    config: ConfigDict, datasets: Datasets, vision: dict, encoder: tuple[dict, dict] | None
 ) -> dict[str, np.ndarray]:
     """float32[n, D] of each split: the `<cls>` embeddings of its images (section 4.4).
 
@@ -134,112 +136,125 @@ def embeddings(
     cls = jax.jit(lambda images: model.apply(variables, images, cls_only=True)[:, 0])
     found = {}
     for name in ("train", "validation", "test"):
-        split = getattr(materials, name)
+        split = getattr(datasets, name)
         batches = VisionEvaluation(split.images, split.cache, batch)
         rows = [np.asarray(cls(each["images"]), np.float32) for each in batches]
         found[name] = np.concatenate(rows)[: len(split.images)]
     return found
 
 
-def language_stage(config: ConfigDict, materials: Materials) -> Stage:
+def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
     """A Llama from scratch on the training instructions: the default ships no weights."""
-    c, tokenizer = config.language, materials.tokenizer
-    llama = LlamaConfig(vocab_size=len(tokenizer), **config.llama)
-    model = LanguageModel(llama)
+    c, tokenizer = config.language, datasets.tokenizer
+    model = LanguageModel(DecoderConfig(vocab_size=len(tokenizer), **config.language_model))
 
     def batches(examples, epochs, *shard):
         return LanguageBatches(
             examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, *shard
         )
 
-    source = _Steps(lambda epochs: batches(materials.train.examples, epochs, _here(c)), c.steps)
-    held_out = batches(materials.validation.examples, 1)
+    source = _Steps(lambda epochs: batches(datasets.train.examples, epochs, _here(c)), c.steps)
+    held_out = batches(datasets.validation.examples, 1)
     validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
     first = source[0]
     params = jax.jit(model.init)(
         jax.random.key(config.seed), first["tokens"][:1], first["order"][:1]
     )["params"]
-    return Stage("language", c, Language(model), params, {}, source, validation)
+    return _stage("language", c, Language(model), (params, {}), source, validation)
 
 
 @dataclasses.dataclass(frozen=True)
 class AssistantStart:
     """An assistant before its stage: the model and where its weights start."""
 
-    model: Slava
+    model: VisionLanguageModel
     params: dict
     frozen: dict
 
 
 def assistant_start(
-    config, materials, vision: dict | None, language: dict, encoder: tuple[dict, dict] | None = None
+    config, datasets, vision: dict | None, language: dict, encoder: tuple[dict, dict] | None = None
 ) -> AssistantStart:
-    """Puts the trained ViT and the frozen, int8 Llama into a fresh assistant.
+    """Puts the trained vision encoder and language model into a fresh assistant.
 
     Args:
       vision: parameters of the vision stage; `None` starts the encoder at random.
       encoder: see `pretrained_encoder`.
       language: parameters of the language stage, or converted ones, which may be int8 already.
     """
-    model = Slava(model_config(config, len(materials.tokenizer)), _dtype(config))
-    data = assistant_data(config, materials, materials.validation)
-    batch = device_fields(AssistantEvaluation(data, 2, 2, rows=range(2))[0])
+    model = build_model(config, len(datasets.tokenizer))
+    data = assistant_data(config, datasets, datasets.validation)
+    batch = model_batch(model, AssistantEvaluation(data, 2, 2, rows=range(2))[0])
     keys = dict(
         zip(("params", "dropout"), jax.random.split(jax.random.key(config.seed)), strict=True)
     )
     call = AdapterCall(jnp.int32(1))
-    variables = jax.jit(model.init)(keys, batch, call)
-    params, frozen = variables["params"], variables["frozen"]
+    init = functools.partial(model.init, method="outputs")
+    variables = jax.jit(init)(keys, batch, call)
+    params, frozen = variables["params"], variables.get("frozen", {})
     if vision is not None:
         params = {**params, "vit": vision["vit"]}
-    base = language["llama"]
+    base = language["language_model"]
     if config.quantized:
         base = quantize_linear_layers(base)
-    _, own = split_frozen(frozen)  # every A, as drawn
-    frozen = joined({"llama": base}, own)
+    held, own = split_frozen(frozen)  # its own: every A, as drawn
+    if "language_model" in held:
+        frozen = joined({"language_model": base}, own)
+    else:
+        params = {**params, "language_model": base}
     if encoder and encoder[1]:
         frozen["vit"] = encoder[1]
+    connector = pretrained_connector(config)
+    if connector is not None:
+        params = {**params, "connector": connector}
     variables = {"params": params, "frozen": frozen}
     if config.start_from.adapter:
-        lora = read_peft(Path(config.start_from.adapter), model.config)
+        lora = read_peft(
+            Path(config.start_from.adapter), model.config.language_model, model.adapter
+        )
         variables = with_lora(variables, lora)
     return AssistantStart(model, **variables)
 
 
-def assistant_data(config: ConfigDict, materials: Materials, split: Split) -> AssistantData:
-    """The instructions of a split, checked; training images may stand before a target image."""
-    specials = special_tokens(materials.tokenizer)
+def assistant_data(
+    config: ConfigDict, datasets: Datasets, split: Split, tasks: Sequence[str] = ()
+) -> AssistantData:
+    """The instructions of a split, checked; training images may stand before a target image.
+
+    `tasks`: of these tasks alone, such as ('caption',); () for all.
+    """
     buckets = [tuple(sizes) for sizes in config.assistant.buckets]
-    train = materials.train
+    train = datasets.train
+    rows = [i for i, item in enumerate(split.instructions) if not tasks or item.task in tasks]
     before = None if split is train else (train.images, train.cache)
+    items, examples = ([column[i] for i in rows] for column in (split.instructions, split.examples))
     return AssistantData(
-        split.instructions, split.examples, split.images, split.cache, specials, buckets, before
-    )
+        items, examples, split.images, split.cache, datasets.form, buckets, before,
+        datasets.every_answer,
+    )  # fmt: skip
 
 
-def check_instructions(config: ConfigDict, materials: Materials) -> None:
+def check_instructions(config: ConfigDict, datasets: Datasets) -> None:
     """Raises PipelineError where an instruction of any split cannot stand in a batch.
 
     Else one of the test split would be found after everything is trained, by buckets that a work
     directory cannot change.
     """
     if "assistant" in config.stages:
-        for split in (materials.train, materials.validation, materials.test):
-            assistant_data(config, materials, split)
+        for split in (datasets.train, datasets.validation, datasets.test):
+            assistant_data(config, datasets, split)
 
 
-def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantStart) -> Stage:
-    """ITM + LM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5).
+def assistant_stage(
+    config: ConfigDict, datasets: Datasets, start: AssistantStart, name: str = "assistant"
+) -> Stage:
+    """LM and ITM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5).
 
-    With a `vision_rate` of 0 the vision encoder is no part of what the stage trains: no gradient of
-    it is computed. `whole` puts it back.
+    Args:
+      name: 'assistant', or 'alignment' for the stage before it that trains the connector (LLaVA).
     """
-    c = config.assistant
-    params, frozen = start.params, start.frozen
-    if c.vision_rate == 0:
-        params = {name: leaves for name, leaves in params.items() if name != "vit"}
-        frozen = {**frozen, SETTLED: {"vit": start.params["vit"]}}
-    train = assistant_data(config, materials, materials.train)
+    c = config[name]
+    train = assistant_data(config, datasets, datasets.train, c.tasks)
     augmentation = Augmentation(**config.image.augmentation)
 
     def batches(epochs):
@@ -248,24 +263,33 @@ def assistant_stage(config: ConfigDict, materials: Materials, start: AssistantSt
             augmentation, _here(c),
         )  # fmt: skip
 
-    held_out = assistant_data(config, materials, materials.validation)
+    held_out = assistant_data(config, datasets, datasets.validation, c.tasks)
     evaluation = AssistantEvaluation(held_out, c.batch_size, c.pair_block, config.seed)
-    chosen = evenly(len(evaluation), c.validation_batches)
-    objective = Assistant(start.model, start.model.config.adapter)
+    taken = evenly(len(evaluation), c.validation_batches)
 
     def describe(batch):
         ids = [train.instructions[i].id for i in batch["index"].tolist()]
         return "instructions " + ", ".join(ids)
 
-    return Stage(
-        "assistant", c, objective, params, frozen, _Steps(batches, c.steps),
-        [evaluation[i] for i in chosen], describe,
+    return _stage(
+        name, c, Assistant(start.model), (start.params, start.frozen), _Steps(batches, c.steps),
+        [evaluation[i] for i in taken], describe,
     )  # fmt: skip
 
 
+def _stage(name: str, config, objective, variables: tuple[dict, dict], *data) -> Stage:
+    """The stage, its parameters split into those it trains and those it holds."""
+    params, frozen = variables
+    trained, held = split(params, chosen(params, config.trainable, f"{name}.trainable"))
+    chosen_rates = [pattern for pattern, _ in config.rates]
+    if chosen_rates:
+        chosen(trained, chosen_rates, f"{name}.rates")
+    return Stage(name, config, objective, trained, {"params": held, "frozen": frozen}, *data)
+
+
 def whole(params: dict, stage: Stage) -> dict:
-    """Trained parameters, and those that the stage left as they were."""
-    return {**params, **stage.frozen.get(SETTLED, {})}
+    """Trained parameters, and those that the stage held as they were."""
+    return joined(stage.held["params"], params)
 
 
 def evenly(length: int, most: int) -> list[int]:

@@ -10,23 +10,25 @@ from ml_collections import ConfigDict
 from slava_jax.config import ConfigError
 from slava_jax.convert.peft import read_peft
 from slava_jax.convert.pretrained import described, is_converted, load
-from slava_jax.models.presets import hashable, model_config
+from slava_jax.models.decoder import DecoderConfig
+from slava_jax.models.presets import adapter_config, hashable
 from slava_jax.models.vit import VitConfig, split_stem
 from slava_jax.train.fit import finished
 from slava_jax.train.workdir import CONFIG, run_config
+
+_OWN = ("vocab_size", "frozen_layers", "dropout")  # the tokenizer's, and the run's
+_PARTS = {"vit": "vision", "connector": "connector", "language_model": "language"}
 
 
 def check_start(config: ConfigDict) -> None:
     """Whether what `start_from` names can be started from; arrays of a base are not read yet.
 
     Raises:
-      ConfigError: weights are of another model, a stage there has seen test images of this run, or
-        nothing would start from it. CheckpointError: they cannot be read, or a stage
+      ConfigError: a stage there was trained on test images of this run, or nothing would start
+        from it. CheckpointError: they cannot be read, or a stage
         there is not finished. ConvertError: `adapter` is no LoRA for this config's adapters.
     """
     encoder = _encoder_place(config) if {"vision", "assistant"} & set(config.stages) else None
-    if encoder:
-        _check_weights(config, "vision", encoder, None)
     for name, used in (("vision", encoder), ("language", None)):
         if name in config.stages and config.start_from[name] and not used:
             raise ConfigError(
@@ -34,6 +36,12 @@ def check_start(config: ConfigDict) -> None:
                 f"{name} stage is trained here, and only converted vision weights can begin it "
                 "(docs/convert.md). Correct the path or leave it out"
             )
+    connector = config.start_from.connector
+    if connector and not (config.model == "inline" and is_converted(connector)):
+        raise ConfigError(
+            f"start_from.connector: {connector} holds no converted LLaVA (docs/convert.md), or "
+            "the model is not 'inline' and has no connector"
+        )
     if "assistant" not in config.stages:
         return
     for name in ("vision", "language"):
@@ -41,11 +49,9 @@ def check_start(config: ConfigDict) -> None:
         if name not in config.stages and not is_converted(place):
             _check_split(config, name, place)
             finished(Path(place) / name, name)
-    if "language" not in config.stages and is_converted(config.start_from.language):
-        _check_weights(config, "language", config.start_from.language, None)
     if config.start_from.adapter:
-        sizes = model_config(config, config.tokenizer.vocab_size)  # no tensor is as large as that
-        read_peft(Path(config.start_from.adapter), sizes)
+        shape = DecoderConfig(vocab_size=1, **hashable(config.language_model))
+        read_peft(Path(config.start_from.adapter), shape, adapter_config(config.adapter))
 
 
 def _check_split(config: ConfigDict, name: str, place: str) -> None:
@@ -75,25 +81,23 @@ def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
     """The converted vision encoder that a run starts from, as `params` and `frozen` of its Vit.
 
     Where `start_from.vision` is the work directory of another run, it is the one that run started
-    from. `None` where no converted weights are in play.
+    from. `None` without converted weights.
 
     Raises:
-      ConfigError: it is not the encoder that the config describes, or vit.frozen_layers has none.
+      ConfigError: vit.frozen_layers has none.
       CheckpointError: it cannot be read.
     """
     place = _encoder_place(config)
     if place is None:
         return None
-    weights = pretrained(config, "vision", 1, place)["vit"]
+    weights = pretrained(place, "vit")["vit"]
     return split_stem(weights, VitConfig(**hashable(config.vit)))
 
 
 def _encoder_place(config: ConfigDict) -> str | None:
     """The converted vision encoder of `pretrained_encoder`."""
-    place = config.start_from.vision
-    if place and (Path(place) / CONFIG).exists():
-        place = run_config(Path(place))["start_from"]["vision"]
-    if place and is_converted(place):
+    place = _converted(config, "vision")
+    if place is not None:
         return place
     if config.vit.frozen_layers:
         raise ConfigError(
@@ -103,43 +107,66 @@ def _encoder_place(config: ConfigDict) -> str | None:
     return None
 
 
-def pretrained(config: ConfigDict, name: str, vocab_size: int, place: str | None = None) -> dict:
-    """Converted weights that stand for the stage `name`: `{"vit": ...}` or `{"llama": ...}`.
+def with_pretrained_shapes(config: ConfigDict) -> ConfigDict:
+    """The config with the shapes of the converted weights that it starts from.
 
-    Args:
-      vocab_size: of the run's tokenizer; a vision encoder has none.
-      place: where they are; `start_from` says so by default.
+    `vit`, `connector` and `language_model` describe what is trained from scratch; converted weights
+    know their own shape. `vit.frozen_layers` and `connector.dropout` stay the run's.
 
     Raises:
-      ConfigError: the model they are of is not the one that the config describes.
-      CheckpointError: they cannot be read.
+      ConfigError: `start_from` names weights that lack the part, or they are int8 and `quantized`
+        is False. CheckpointError: they cannot be read.
     """
-    place = place or config.start_from[name]
-    _check_weights(config, name, place, vocab_size)
-    return jax.tree.map(jnp.asarray, load(place).tree)  # on the device, as a stage's weights are
+    config = config.copy_and_resolve_references()
+    for part, name in _PARTS.items():
+        place = _converted(config, name)
+        if place is None:
+            continue
+        held, quantized = described(place)
+        if part not in held:
+            raise ConfigError(f"start_from.{name}: {place} holds no {part}, but {', '.join(held)}")
+        if part == "language_model" and quantized and not config.quantized:
+            raise ConfigError(
+                f"start_from.{name}: the kernels in {place} are int8; set quantized to True, or "
+                "convert without --quantize"
+            )
+        shape = dataclasses.asdict(held[part])
+        config[part].update({key: shape[key] for key in shape if key not in _OWN})
+    return config
 
 
-def _check_weights(config: ConfigDict, name: str, place: str, vocab_size: int | None) -> None:
-    """Raises as `pretrained` does. `vocab_size` None: the tokenizer is not there yet."""
-    part = {"vision": "vit", "language": "llama"}[name]
-    held, quantized = described(place)
-    wanted = getattr(model_config(config, vocab_size or config.tokenizer.vocab_size), part)
-    if type(held) is not type(wanted):
-        raise ConfigError(f"start_from.{name}: holds a {type(held).__name__}, not a {part}")
-    if part == "vit":  # which layers are frozen is the run's affair
-        wanted = dataclasses.replace(wanted, frozen_layers=0)
-    elif vocab_size is None:
-        wanted = dataclasses.replace(wanted, vocab_size=held.vocab_size)
-    stored = dataclasses.asdict(held)
-    problems = [
-        f"{part}.{key}: {stored[key]!r} in start_from.{name}, {value!r} in the config"
-        for key, value in dataclasses.asdict(wanted).items()
-        if stored[key] != value
-    ]
-    if quantized and not config.quantized:
-        problems.append("quantized: False, but the kernels there are int8; convert to float32")
-    if problems:
-        raise ConfigError("\n  ".join(["pretrained weights of another model:", *problems]))
+def _converted(config: ConfigDict, name: str) -> str | None:
+    """The converted weights that stand for a stage, or that it begins with."""
+    if name == "vision":
+        place = config.start_from.vision
+        if place and (Path(place) / CONFIG).exists():
+            place = run_config(Path(place))["start_from"]["vision"]
+    elif name == "connector":
+        place = config.start_from.connector
+    else:
+        place = "" if "language" in config.stages else config.start_from.language
+    return place if place and is_converted(place) else None
+
+
+def pretrained_connector(config: ConfigDict) -> dict | None:
+    """The converted connector that a run starts from, `{"first": ...}`; `None` without one.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    place = _converted(config, "connector")
+    return None if place is None else pretrained(place, "connector")["connector"]
+
+
+def pretrained(place: str, part: str) -> dict:
+    """A part of converted weights on the device: `{part: ...}`.
+
+    `part`: 'vit', 'connector' or 'language_model'.
+
+    Raises:
+      CheckpointError: they cannot be read, or have no such part.
+    """
+    return jax.tree.map(jnp.asarray, load(place, part).tree)
 
 
 def base_place(config: ConfigDict) -> str | None:

@@ -1,4 +1,4 @@
-"""The training step: one pure function of (state, frozen, batch, key), however it is run."""
+"""The training step: one pure function of (state, held, batch, key), however it is run."""
 
 import flax.struct
 import jax
@@ -29,11 +29,11 @@ class TrainState:
         return cls(jnp.int32(0), params, optimizer.init(params), jnp.float32(1))
 
 
-def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=None):
+def train_step(state, held, batch, key, *, objective, optimizer, axis_name=None):
     """One optimiser step over all microbatches.
 
     Args:
-      state: TrainState. frozen: the frozen collection (may be empty).
+      state: TrainState. held: what is not trained (recipes.py).
       batch: arrays `[M, b, ...]`, M microbatches of b examples of this device (under pmap) or of
         all devices (under jit over a mesh).
       key: the run's key; the step and microbatch are folded in here.
@@ -58,7 +58,7 @@ def train_step(state, frozen, batch, key, *, objective, optimizer, axis_name=Non
         rank_key, dropout_key = jax.random.split(micro_key)
         rank = draw_rank(rank_key, adapter)
         gradient = jax.value_and_grad(objective.loss, has_aux=True)
-        (_, sums), g = gradient(state.params, frozen, microbatch, totals, dropout_key, rank)
+        (_, sums), g = gradient(state.params, held, microbatch, totals, dropout_key, rank)
         if adapter is not None and adapter.rank_normalisation:
             g = normalise_rank(g, rank, adapter.r_max)
         return (jax.tree.map(jnp.add, grads, g), jnp.maximum(touched, rank)), sums

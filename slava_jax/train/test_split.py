@@ -19,8 +19,8 @@ from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.synthetic.phrases import readable
 from slava_jax.teacher.multi_image import CHALLENGES, FEW_SHOT, PERMUTED
-from slava_jax.train.fit import device_fields
-from slava_jax.train.materials import Materials
+from slava_jax.train.datasets import Datasets
+from slava_jax.train.recipes import model_batch
 from slava_jax.train.stages import assistant_data
 
 
@@ -51,11 +51,11 @@ class TestSplit:
     exchanged: np.ndarray
 
     @classmethod
-    def of(cls, config: ConfigDict, materials: Materials) -> "TestSplit":
+    def of(cls, config: ConfigDict, datasets: Datasets) -> "TestSplit":
         """Chooses the instructions, at most as many of each kind as `config.evaluation` says."""
-        c, data = config.evaluation, assistant_data(config, materials, materials.test)
+        c, data = config.evaluation, assistant_data(config, datasets, datasets.test)
         items = data.instructions
-        names = materials.class_answers
+        names = datasets.class_answers
         rows_of: dict = {}
         for row, label in enumerate(data.images.labels[data.targets].tolist()):
             rows_of.setdefault(_kind(items[row], names[label]), []).append(row)
@@ -73,7 +73,7 @@ class TestSplit:
 
         challenges = {kind: some((kind, None), c.several) for kind in CHALLENGES}
         return cls(
-            config, data, materials.class_answers, class_rows,
+            config, data, datasets.class_answers, class_rows,
             some("caption", c.captions), some("vqa", c.answers),
             {kind: rows for kind, rows in challenges.items() if len(rows)},
             {n: same_images((FEW_SHOT, n)) for n in sorted(config.data.shots)},
@@ -142,7 +142,7 @@ def class_scores(
     scores = np.zeros((len(views), len(test.data), len(test.answers)), np.float32)
     for of_view, symmetry in zip(scores, views, strict=True):
         for batch in test.batches(rows, shown, symmetry):
-            got = assistant.candidate_scores(assistant.remember(batch, rank), test.answers, rank)
+            got = assistant.candidate_scores(batch, test.answers, rank)
             real = batch["index"] >= 0
             of_view[batch["index"][real]] = got[real]
     return log_mean(scores[:, rows])
@@ -159,9 +159,11 @@ def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -
     index = []
     rank = jnp.int32(assistant.rank if rank is None else rank)
     for batch in test.batches(rows, shown):
-        got = decode.score_batch(assistant.model, assistant.variables, device_fields(batch), rank)
+        inputs = model_batch(assistant.model, batch)
+        got = decode.score_batch(assistant.model, assistant.variables, inputs, rank)
         real = batch["index"] >= 0
-        got = {**got, "paired": batch["wrong_weight"] > 0}
+        if assistant.model.matches:
+            got["paired"] = batch["wrong_weight"] > 0
         for name, values in got.items():
             parts.setdefault(name, []).append(np.asarray(values)[real])
         index.append(batch["index"][real])
@@ -177,6 +179,6 @@ def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str
     length = max(answer for _, answer, _ in test.config.assistant.buckets)
     answers = {}
     for batch in test.batches(rows, shown):
-        got = assistant.answers(assistant.remember(batch), length)
+        got = assistant.answers(batch, length)
         answers.update(zip(batch["index"].tolist(), got, strict=True))
     return [answers[row] for row in rows.tolist()]

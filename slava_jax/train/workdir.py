@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from slava_jax import hosts
+from slava_jax.errors import UserError
 
 CONFIG, REPORT = "config.json", "report.html"  # in a work directory; the report comes last
 _MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in a run that is not finished
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
-class WorkdirError(RuntimeError):
+class WorkdirError(UserError, RuntimeError):
     """The work directory cannot be used for this run; the message says why."""
 
 

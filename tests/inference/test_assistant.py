@@ -7,69 +7,103 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import as_config, random_batch, random_variables, tiny, tiny_model
+from tiny_model import (
+    KINDS,
+    VOCABULARY,
+    as_config,
+    prompt_of,
+    random_batch,
+    random_variables,
+    tiny,
+    tiny_inline,
+    tiny_model,
+)
 
 from slava_jax.checkpoint import CheckpointError
-from slava_jax.data.tokenizer import encode_texts, special_tokens, train_tokenizer
-from slava_jax.inference import assistant as assistant_module
+from slava_jax.data.chat import encode_answers
+from slava_jax.data.collate import prompt_part
+from slava_jax.data.tokenizer import train_tokenizer
 from slava_jax.inference import decode
-from slava_jax.inference.assistant import (
-    Assistant,
-    as_prompt,
-    load_assistant,
-    save_assistant,
-)
-from slava_jax.models.slava import Prompt, Slava
+from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
+from slava_jax.models.inline import Inline
+from slava_jax.models.interface import Batch, Prompt, State
+from slava_jax.models.slava import Slava
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.train import recipes
 
-DECODERS = ["transformer", "llama"]
-START, NEVER, LENGTH = 62, 1000, 9
+NEVER, LENGTH = 1000, 9
 RANK = jnp.int32(6)
 KEY = jax.random.key(0)
 SENTENCES = ("The wires lie in parallel.", "Porous sponge, 40 nm.", "What is shown in the image?")
 
 
 @functools.cache
-def memory_of(decoder="transformer"):
+def state_of(kind="transformer", room=LENGTH):
     """Of six prompts."""
-    model, variables = tiny_model(decoder)
-    return decode.encode(model, variables, as_prompt(random_batch(5, 6)), RANK)
+    model, variables = tiny_model(kind)
+    prompt = prompt_of(random_batch(5, 6, kind))
+    return decode.prefill(model, variables, prompt, RANK, room=room)
 
 
-def generate(decoder="transformer", memory=None, key=KEY, stop=NEVER, **sampling):
-    model, variables = tiny_model(decoder)
-    memory = memory_of(decoder) if memory is None else memory
+def generate(kind="transformer", state=None, key=KEY, stop=NEVER, **sampling):
+    model, variables = tiny_model(kind)
+    state = state_of(kind) if state is None else state
     return np.asarray(
-        decode.generate(
-            model, variables, memory, RANK, key, start=START, stop=stop, length=LENGTH, **sampling
-        )
+        decode.generate(model, variables, state, RANK, key, stop=stop, length=LENGTH, **sampling)
     )
 
 
+def part(state, rows):
+    """Some rows of a state. Its cache has a layer axis before them, its slot none."""
+    cache = jax.tree.map(lambda a: a[:, rows], state.cache)
+    return State(state.start[rows], state.position[rows], state.order[rows], state.slot, cache)
+
+
 @functools.cache
-def naive(decoder="transformer"):
-    """Greedy answers without a cache: the whole answer is decoded anew for each token."""
-    model, variables = tiny_model(decoder)
-    memory = memory_of(decoder)  # not within jit, which would leave a tracer in its cache
+def uncached(kind="transformer"):
+    """Log p int32[6, 9, V] of every token, as the training pass has it, by answers so far."""
+    model, variables = tiny_model(kind)
+    fields = random_batch(5, 6, kind)
+    prompt = prompt_of(fields)
+    room = prompt.tokens.shape[1] + LENGTH + 1
+    size = VOCABULARY + (0 if kind == "inline" else 4)
 
     @jax.jit
-    def logits(tokens):
-        call = AdapterCall(RANK)
-        return model.apply(variables, tokens, memory, call, method="decode")[0]
+    def log_p(answers, count):
+        """Of each token in place `count` of the answers int32[6, 9]."""
 
-    tokens = np.zeros((6, LENGTH + 1), np.int32)
-    tokens[:, 0] = START
-    for t in range(LENGTH):
-        tokens[:, t + 1] = np.argmax(logits(tokens)[:, t], axis=-1)
-    return tokens[:, 1:]
+        def nats(candidate):
+            said = answers.at[:, count].set(candidate)
+            position = jnp.arange(room)
+            place = position - prompt.length[:, None]
+            inside = (place >= 0) & (place < LENGTH)
+            old = jnp.pad(prompt.tokens, ((0, 0), (0, LENGTH + 1)))
+            new = jnp.take_along_axis(said, jnp.clip(place, 0, LENGTH - 1), axis=1)
+            index = jnp.pad(prompt.image_index, ((0, 0), (0, LENGTH + 1)), constant_values=-1)
+            text = Prompt(prompt.images, jnp.where(inside, new, old), index, prompt.length + LENGTH)
+            batch = Batch(text, prompt.length, jnp.ones((6, LENGTH)))
+            out = model.apply(variables, batch, AdapterCall(RANK), True, method="outputs")
+            return out.nats[:, count]
+
+        return -jax.lax.map(nats, jnp.arange(size)).T
+
+    return log_p
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_generation_equals_naive_decoding(decoder):
+@functools.cache
+def naive(kind="transformer"):
+    """Greedy answers without a cache: the training pass scores every token in every place."""
+    answers = jnp.zeros((6, LENGTH), jnp.int32)
+    for count in range(LENGTH):
+        answers = answers.at[:, count].set(uncached(kind)(answers, count).argmax(axis=1))
+    return np.asarray(answers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generation_equals_naive_decoding(kind):
     """Token for token."""
-    np.testing.assert_array_equal(generate(decoder), naive(decoder))
-    assert len(np.unique(naive(decoder))) > 3
+    np.testing.assert_array_equal(generate(kind), naive(kind))
+    assert len(np.unique(naive(kind))) > 3
 
 
 def test_answers_stop_at_eos_each_on_its_own():
@@ -82,11 +116,12 @@ def test_answers_stop_at_eos_each_on_its_own():
     np.testing.assert_array_equal(got, np.where(stopped, stop, free))
 
 
-def test_a_batch_equals_its_single_examples():
+@pytest.mark.parametrize("kind", ["transformer", "inline"])
+def test_a_batch_equals_its_single_examples(kind):
     """Greedy."""
     for i in (0, 4):
-        one = jax.tree.map(lambda a, i=i: a[i : i + 1], memory_of())
-        np.testing.assert_array_equal(generate(memory=one), naive()[i : i + 1])
+        one = part(state_of(kind), slice(i, i + 1))
+        np.testing.assert_array_equal(generate(kind, one), naive(kind)[i : i + 1])
 
 
 def test_a_tiny_top_p_is_greedy():
@@ -101,7 +136,7 @@ def test_sampling_depends_on_the_seed_and_not_on_the_neighbours():
     np.testing.assert_array_equal(a, hot())
     assert np.any(a != hot(key=jax.random.key(1)))
     order = np.array([0, 3, 2, 5, 4, 1])
-    other = hot(memory=jax.tree.map(lambda a: a[order], memory_of()))
+    other = hot(state=part(state_of(), order))
     np.testing.assert_array_equal(other[[0, 2, 4]], a[[0, 2, 4]])
     assert np.any(other[1] != a[1])
 
@@ -123,42 +158,49 @@ def test_draws_follow_the_distribution():
     np.testing.assert_allclose(frequencies(1.0, 0.7), [0.625, 0.375, 0, 0], atol=0.015)
 
 
-def test_scores_of_a_batch_are_the_losses_of_the_objective():
+@pytest.mark.parametrize("kind", ["transformer", "inline"])
+def test_scores_of_a_batch_are_the_losses_of_the_objective(kind):
     """Nats and match logits of each example add up to what training minimises."""
-    model, variables = tiny_model()
-    batch = random_batch(5, 4)
-    parts = decode.score_batch(model, variables, batch, RANK)
-    objective = recipes.Assistant(model, model.config.adapter)
-    totals = objective.counts(batch)
-    args = (variables["params"], variables["frozen"], batch, totals, None, RANK)
+    model, variables = tiny_model(kind)
+    fields = random_batch(5, 4, kind)
+    parts = decode.score_batch(model, variables, recipes.model_batch(model, fields), RANK)
+    objective = recipes.Assistant(model)
+    held = {"frozen": variables["frozen"]}
+    args = (variables["params"], held, fields, objective.counts(fields), None, RANK)
     _, sums = jax.jit(objective.loss, static_argnums=4)(*args)
     nats = float(parts["nats"].sum() / parts["tokens"].sum())
     assert nats == pytest.approx(float(sums["lm"]), rel=1e-5)
+    assert ("match" in parts) == ("itm" in sums) == model.matches
 
 
-def test_gate_use_counts_the_tokens_it_is_told_to():
-    """Fractions of the experts add up to one, whatever stands behind `<Encode>`."""
-    model, variables = tiny_model()
-    batch = random_batch(5, 4)
-    counted = (batch["order"] <= batch["encode_at"][:, :1]).astype(np.float32)
+@pytest.mark.parametrize("kind", ["transformer", "inline"])
+def test_gate_use_counts_the_tokens_of_prompts(kind):
+    """Fractions of the experts add up to one, whatever stands behind the prompt."""
+    model, variables = tiny_model(kind)
+    prompt = prompt_of(random_batch(5, 4, kind))
 
-    def gates(tokens):  # with the answers that as_prompt takes away
-        seen = (batch["images"], tokens, batch["order"], batch["images_before"])
-        prompt = Prompt(*seen, batch["encode_at"][:, 0])
-        return decode.gate_use(model, variables, prompt, counted, RANK) / counted.sum()
+    def gates(tokens):
+        use, count = decode.gate_use(
+            model, variables, prompt.replace(tokens=tokens), np.ones(4, np.float32), RANK
+        )
+        assert count == (prompt.length - 1).sum()
+        return use / count
 
-    use = gates(batch["tokens"])
+    use = gates(prompt.tokens)
     assert use.shape == (2, 4, 4)
     np.testing.assert_allclose(use.sum(axis=-1), 1, atol=1e-5)
-    behind = np.arange(14) > batch["encode_at"][:, :1]
-    np.testing.assert_allclose(gates(np.where(behind, 1, batch["tokens"])), use, atol=1e-6)
+    behind = np.arange(prompt.tokens.shape[1]) >= prompt.length[:, None]
+    np.testing.assert_allclose(gates(np.where(behind, 1, prompt.tokens)), use, atol=1e-6)
 
 
 @functools.cache
-def assistant():
-    """With a tokenizer of three sentences, and random weights that listen to the memory."""
+def assistant(kind="transformer"):
+    """With a tokenizer of three sentences, and random weights that attend to the image."""
     tokenizer = train_tokenizer(SENTENCES, 300)
-    model = Slava(tiny(vocabulary=len(tokenizer)))
+    if kind == "inline":
+        model = Inline(tiny_inline(vocabulary=len(tokenizer)))
+        return Assistant(model, random_variables(model), tokenizer, ("Nanowires", "Powder"))
+    model = Slava(tiny(kind, len(tokenizer)))
     variables = random_variables(model)
     cross = variables["params"]["decoder"]["blocks"]["cross"]
     cross["o"]["kernel"] *= 20
@@ -171,79 +213,61 @@ def images(count=3):
 
 
 QUESTIONS = ("What is shown?", "<image>Are the wires parallel, or is it a porous sponge?", "nm?")
+ASSISTANTS = ["transformer", "inline"]
 
 
-def test_answers_of_a_batch_are_the_answers_one_by_one():
+@pytest.mark.parametrize("kind", ASSISTANTS)
+def test_answers_of_a_batch_are_the_answers_one_by_one(kind):
     """Questions of different lengths: padding is not read."""
-    a = assistant()
-    together = a.answers(a.remember(a.prompts([[i] for i in images()], QUESTIONS)), 8)
+    a = assistant(kind)
+    together = a.answers(a.prompts([[i] for i in images()], QUESTIONS), 8)
     alone = [
-        a.answers(a.remember(a.prompts([[image]], [question])), 8)[0]
+        a.answers(a.prompts([[image]], [question]), 8)[0]
         for image, question in zip(images(), QUESTIONS, strict=True)
     ]
     assert together == alone
     assert len(set(together)) > 1 and all(together)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_one_question_to_several_images_is_read_once(decoder):
-    """The same memory as when every row has a text of its own; other questions stay apart."""
-    model, variables = tiny_model(decoder)
-    batch = random_batch(5, 4)
-    for name in ("tokens", "order", "encode_at"):
-        batch[name] = np.broadcast_to(batch[name][:1], batch[name].shape)
-    prompt = as_prompt(batch)
-    assert prompt.tokens.shape == prompt.order.shape == (1, 14)
-    seen = (batch["images"], batch["tokens"], batch["order"], batch["images_before"])
-    each = decode.encode(model, variables, Prompt(*seen, batch["encode_at"][:, 0]), RANK)
-    once = decode.encode(model, variables, prompt, RANK)
-    visible = np.asarray(each.order) == 0
-    np.testing.assert_array_equal(once.order, each.order)
-    np.testing.assert_allclose(once.values[visible], each.values[visible], atol=1e-5)
-    assert as_prompt(random_batch(5, 4)).tokens.shape == (4, 14)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_question_to_several_images_is_read_once(kind):
+    """The same answers as when every row has a text of its own; other questions stay apart."""
+    model, variables = tiny_model(kind)
+    fields = random_batch(5, 4, kind)
+    for name in ("tokens", "image_index", "answer_start"):
+        fields[name] = np.broadcast_to(fields[name][:1], fields[name].shape)
+    once = prompt_part(fields)
+    assert once["tokens"].shape[0] == len(once["length"]) == 1
+    state = decode.prefill(model, variables, Prompt(fields["images"], **once), RANK, room=LENGTH)
+    each = decode.prefill(model, variables, prompt_of(fields), RANK, room=LENGTH)
+    np.testing.assert_array_equal(generate(kind, state), generate(kind, each))
+    assert len(prompt_part(random_batch(5, 4, kind))["tokens"]) == 4
 
 
-def test_candidate_scores_are_sums_of_log_p():
-    """Over the candidate's tokens and `<EOS>`, each candidate by itself, not divided by length."""
-    a = assistant()
-    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
+@pytest.mark.parametrize("kind", ASSISTANTS)
+def test_candidate_scores_are_sums_of_log_p(kind):
+    """Over the candidate's tokens and the end, each by itself, not divided by length."""
+    a = assistant(kind)
+    batch = a.prompts([[i] for i in images()], QUESTIONS)
     candidates = ("Porous sponge", "Nanowires", "The wires lie in parallel.")
-    got = a.candidate_scores(memory, candidates)
-    special = special_tokens(a.tokenizer)
+    got = a.candidate_scores(batch, candidates)
     call = AdapterCall(jnp.int32(a.rank))
-    for m, ids in enumerate(encode_texts(a.tokenizer, candidates)):
-        tokens = jnp.asarray([[special.decode, *ids]] * 3)
-        logits, _ = jax.jit(functools.partial(a.model.apply, method="decode"))(
-            a.variables, tokens, memory, call
-        )
-        p = np.exp(np.float64(logits))
-        p /= p.sum(axis=-1, keepdims=True)
-        wanted = [sum(np.log(row[t, k]) for t, k in enumerate([*ids, special.eos])) for row in p]
+    decode_next = jax.jit(functools.partial(a.model.apply, method="decode"))
+    for m, ids in enumerate(encode_answers(candidates, a.tokenizer, a.form)):
+        state = decode.prefill(a.model, a.variables, a.prompt(batch), a.rank, room=12)
+        wanted, token = np.zeros(3), state.start
+        for expected in ids:
+            logits, state = decode_next(a.variables, token[:, None], state, call)
+            wanted += np.asarray(jax.nn.log_softmax(logits))[:, 0, expected]
+            token = jnp.full(3, expected)
         np.testing.assert_allclose(got[:, m], wanted, rtol=1e-4)
+        assert ids[-1] == a.form.end_id
 
 
-def test_many_candidates_are_scored_a_few_at_a_time(monkeypatch):
-    a = assistant()
-    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
-    candidates = [f"Class {i}" for i in range(7)]
-    at_once = a.candidate_scores(memory, candidates)
-    seen, scored = [], decode.answer_log_probs
-
-    def counted(*arguments):
-        seen.append(len(arguments[-1]))
-        return scored(*arguments)
-
-    monkeypatch.setattr(decode, "answer_log_probs", counted)
-    width = a._candidates(tuple(candidates))[0].shape[1]
-    room = 3 * len(QUESTIONS) * width * len(a.tokenizer)  # for three candidates
-    monkeypatch.setattr(assistant_module, "_LOGITS_AT_ONCE", room)
-    np.testing.assert_allclose(a.candidate_scores(memory, candidates), at_once, rtol=1e-5)
-    assert seen == [3, 3, 1]
-
-
-def test_a_saved_assistant_answers_the_same(tmp_path):
+@pytest.mark.parametrize("kind", ASSISTANTS)
+def test_a_saved_assistant_answers_the_same(kind, tmp_path):
     """Asked about a file; class names come back too."""
-    a = assistant()
+    a = assistant(kind)
     save_assistant(a, as_config(a.model), tmp_path)
     b = load_assistant(tmp_path)
     Image.fromarray(images()[0][..., 0]).save(tmp_path / "image.png")
@@ -254,11 +278,12 @@ def test_a_saved_assistant_answers_the_same(tmp_path):
     assert (b.class_names, b.model) == (a.class_names, a.model)
 
 
-def test_a_lower_rank_is_another_answer():
+@pytest.mark.parametrize("kind", ASSISTANTS)
+def test_a_lower_rank_is_another_answer(kind):
     """`rank` reaches the adapters; unless asked otherwise it is the largest."""
-    a = assistant()
+    a = assistant(kind)
     batch = a.prompts([[i] for i in images()], QUESTIONS)
-    full, asked, low = (np.asarray(a.remember(batch, rank).values) for rank in (None, 6, 2))
+    full, asked, low = (a.candidate_scores(batch, ["Powder"], rank) for rank in (None, 6, 2))
     np.testing.assert_array_equal(full, asked)
     assert np.abs(full - low).max() > 1e-3
 
@@ -267,10 +292,10 @@ def test_a_lower_rank_is_another_answer():
 def test_a_rank_that_the_adapters_lack_is_refused(rank):
     """Instead of answering as at another one."""
     a = assistant()
-    memory = a.remember(a.prompts([[i] for i in images()], QUESTIONS))
+    batch = a.prompts([[i] for i in images()], QUESTIONS)
     for ask in (
-        lambda: a.answers(memory, 2, rank=rank),
-        lambda: a.candidate_scores(memory, ["a"], rank=rank),
+        lambda: a.answers(batch, 2, rank=rank),
+        lambda: a.candidate_scores(batch, ["a"], rank=rank),
     ):
         with pytest.raises(ValueError, match=rf"rank {rank}: .* 1 to 6"):
             ask()

@@ -53,11 +53,10 @@ def runs(tmp_path_factory):
 
 
 def values(assistant: Assistant) -> np.ndarray:
-    """What an assistant makes of two questions: its decoder's memory."""
+    """What an assistant makes of two questions: scores of an answer."""
     images = list(np.random.default_rng(4).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8))
-    return np.asarray(
-        assistant.remember(assistant.prompts([[i] for i in images], QUESTIONS)).values
-    )
+    batch = assistant.prompts([[i] for i in images], QUESTIONS)
+    return assistant.candidate_scores(batch, ["Powder", "of wires"])
 
 
 def assert_same(left, right):
@@ -83,21 +82,21 @@ def test_assistants_beside_one_base_answer_as_alone(runs):
     own = jax.tree.map(lambda x, y: x is y, first.base, alone.base)
     assert not any(jax.tree.leaves(own))
     wanted = [values(first), values(alone)]
-    compiled = decode.encode._cache_size()
+    compiled = decode.prefill._cache_size()
     chosen = {"a": first, "b": second}
     for name in "abba":
         np.testing.assert_array_equal(values(chosen[name]), wanted["ab".index(name)])
-    assert decode.encode._cache_size() == compiled
+    assert decode.prefill._cache_size() == compiled
     assert np.abs(wanted[0] - wanted[1]).max() > 0.1
 
 
 def changed_base(assistant: Assistant) -> Assistant:
     """One number of one int8 kernel is another."""
     base, lora_a = split_base(assistant.variables["frozen"])
-    blocks = base["llama"]["blocks"]
+    blocks = base["language_model"]["blocks"]
     kernel = blocks["up"]["kernel"].at[0, 0, 0].add(1)
     up = {**blocks["up"], "kernel": kernel}
-    base = {"llama": {**base["llama"], "blocks": {**blocks, "up": up}}}
+    base = {"language_model": {**base["language_model"], "blocks": {**blocks, "up": up}}}
     return dataclasses.replace(
         assistant, variables={**assistant.variables, "frozen": joined(base, lora_a)}
     )
@@ -122,7 +121,7 @@ def test_one_place_of_the_base_not_two(runs, tmp_path):
 def converted(tmp_path):
     """The base of a model, as converted float32 weights."""
     model, variables = made(4)
-    base = base_model(model.config.llama, variables["frozen"]["llama"])
+    base = base_model(model.config.language_model, variables["frozen"]["language_model"])
     write_folder(base, tokenizer(), tmp_path / "theirs")
     write(read_folder(tmp_path / "theirs"), tmp_path / "weights", quantized=True)
     return tmp_path / "weights"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slava_jax.models.decoder import LanguageModel, LlamaConfig
+from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.vit import Vit, VitConfig
 
 torch = pytest.importorskip("torch")
@@ -67,10 +67,10 @@ def test_llama_gives_the_logits_of_transformers(tied):
     llama["norm"] = {"scale": jnp.asarray(state["model.norm.weight"].numpy())}
     if not tied:
         llama["head"] = {"kernel": jnp.asarray(state["lm_head.weight"].numpy().T)}
-    model = LanguageModel(LlamaConfig(50, 32, 3, 4, 2, 8, 48, tie_embeddings=tied))
+    model = LanguageModel(DecoderConfig(50, 32, 3, 4, 2, 8, 48, tie_embeddings=tied))
     tokens = np.random.default_rng(0).integers(0, 50, (2, 20), dtype=np.int32)
     order = np.broadcast_to(np.arange(20, dtype=np.int32), tokens.shape)
-    ours = jax.jit(model.apply)({"params": {"llama": llama}}, tokens, order)
+    ours = jax.jit(model.apply)({"params": {"language_model": llama}}, tokens, order)
     with torch.no_grad():
         wanted = theirs(torch.from_numpy(tokens).long()).logits.numpy()
     assert wanted.std() > 0.3

@@ -5,10 +5,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from slava_jax.models.presets import PAPER, model_config
+from slava_jax.models.presets import PAPER, build_model, variable_shapes
 from slava_jax.models.slava import Slava
-from slava_jax.nn.adapters import AdapterCall
 
 LLAMA_2_7B = 6_738_415_616  # parameters, with embedding and head (the model card of Llama-2-7b)
 
@@ -16,22 +16,8 @@ LLAMA_2_7B = 6_738_415_616  # parameters, with embedding and head (the model car
 @functools.cache
 def shapes(decoder="llama"):
     """Variables of the preset for one example; `llama` has the head that the other never calls."""
-    tokens = jax.ShapeDtypeStruct((1, 32), jnp.int32)
-    answer, one = jax.ShapeDtypeStruct((1, 8), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    batch = {
-        "images": jax.ShapeDtypeStruct((1, 1, 224, 224, 3), jnp.uint8),
-        **{name: tokens for name in ("tokens", "order", "images_before")},
-        "encode_at": jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        "decoder_in": answer,
-        "targets": answer,
-        "wrong_offset": one,
-        "target_image": one,
-    }
     model = Slava(dataclasses.replace(PAPER, decoder=decoder), jnp.bfloat16)
-    call = AdapterCall(jax.ShapeDtypeStruct((), jnp.int32))
-    variables = jax.eval_shape(lambda *args: model.init(jax.random.key(0), *args), batch, call)
-    out = jax.eval_shape(lambda *args: model.apply(*args, each=True), variables, batch, call)
-    assert out["nats"].shape == (1, 8) and out["match"].shape == (1,)
+    variables = variable_shapes(model)
     return variables
 
 
@@ -56,17 +42,17 @@ def size(tree, name=None):
 
 def test_the_text_encoder_is_llama_2_7b():
     """To the parameter; all of it but embedding and norms is int8."""
-    count, stored = base_sizes(shapes()["frozen"]["llama"])
+    count, stored = base_sizes(shapes()["frozen"]["language_model"])
     assert count == LLAMA_2_7B
     assert stored == LLAMA_2_7B - 32_000 * 4096 - 65 * 4096
-    leaves = jax.tree.leaves(shapes()["frozen"]["llama"])
+    leaves = jax.tree.leaves(shapes()["frozen"]["language_model"])
     gib = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**30
     assert 6.0 < gib < 7.0  # beside 25 in float32
 
 
 def test_the_adapters_share_is_half_a_percent():
     """4 experts of 16 rows for q, k, v, o of 32 blocks, and a 16 x 4 router each."""
-    params = shapes()["params"]["llama"]
+    params = shapes()["params"]["language_model"]
     assert size(params, "lora_b") == 32 * 4 * 4 * 16 * 4096
     assert size(params, "router") == 32 * 4 * 16 * 4
     share = (size(params, "lora_b") + size(params, "router")) / LLAMA_2_7B
@@ -90,7 +76,13 @@ def test_the_base_is_whole_whichever_decoder_reads_it():
 
 def test_a_runs_config_gives_the_model_it_describes():
     """The preset, written as a config, comes back; the vocabulary is the tokenizer's."""
-    config = dataclasses.asdict(PAPER)
-    del config["llama"]["vocab_size"]
-    assert model_config(config, 32_000) == PAPER
-    assert model_config(config, 1000).vocab_size == 1004
+    config = {**dataclasses.asdict(PAPER), "model": "slava", "dtype": "bfloat16"}
+    del config["language_model"]["vocab_size"]
+    assert build_model(config, 32_000) == Slava(PAPER, jnp.bfloat16)
+    assert build_model(config, 1000).config.vocab_size == 1004
+    inline = {**config, "model": "inline", "template": "plain"}
+    inline["connector"] = {"kind": "mlp", "dropout": 0.0}
+    built = build_model(inline, 1000).config
+    assert (built.vit, built.connector.kind, built.template) == (PAPER.vit, "mlp", "plain")
+    with pytest.raises(ValueError, match="model: must be one of slava, inline, is 'x'"):
+        build_model({**config, "model": "x"}, 1000)

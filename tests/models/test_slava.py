@@ -10,34 +10,39 @@ import optax
 import pytest
 from tiny_model import VOCABULARY, random_batch, tiny, tiny_model
 
-from slava_jax.models.slava import Slava, SlavaConfig, exchange_target
-from slava_jax.nn.adapters import AdapterCall
-from slava_jax.nn.attention import HIDDEN
+from slava_jax.models.interface import Prompt
+from slava_jax.models.presets import variable_shapes
+from slava_jax.models.slava import Slava, SlavaConfig, _marked
+from slava_jax.nn.adapters import AdapterCall, joined
+from slava_jax.train.recipes import model_batch
 
 DECODERS = ["transformer", "llama"]
+DECODE = VOCABULARY + 2
 CALL = AdapterCall(jnp.int32(4))
 
 
-def batch_of(rows=4):
-    return random_batch(5, rows)
+def batch_of(rows=4, images=1):
+    return random_batch(5, rows, images=images)
 
 
-def two_images():
-    """`batch_of` with a second image, whose token stands at position 3."""
-    batch = batch_of()
-    images = np.random.default_rng(8).integers(0, 256, (4, 2, 32, 32, 1), dtype=np.uint8)
-    before = np.where(np.arange(14) >= 3, 2, 1) * np.ones((4, 1), np.int32)
-    return {**batch, "images": images, "images_before": before.astype(np.int32)}
+def steps(model, embedded, fields, call):
+    """(fused states, memory, answer logits) from embedded tokens, as `outputs` makes them."""
+    batch = model_batch(model, fields)
+    text = _marked(batch.prompt, VOCABULARY, batch.answer_start)
+    image_tokens = model.encode_images(fields["images"])
+    states = model.encode_text(embedded, text.inputs(call))
+    fused = model.fuse(states, image_tokens, text.inputs(), text.images_before)
+    memory = model.memory(fused, image_tokens, text)
+    targets = batch.window(fields["tokens"])
+    read = jnp.concatenate([jnp.full_like(targets[:, :1], DECODE), targets[:, :-1]], axis=1)
+    states = model._answer(read, memory, call)
+    return fused, memory, model.vocabulary().logits(states)
 
 
-def steps(model, embedded, batch, call):
-    """(grounded states, memory, answer logits) from embedded tokens, as `__call__` makes them."""
-    image_tokens = model.see(batch["images"])
-    states = model.read(embedded, batch["order"], call)
-    grounded = model.ground(states, image_tokens, batch["order"], batch["images_before"])
-    first, before = batch["encode_at"][:, 0], batch["images_before"]
-    memory = model.memory(grounded, image_tokens, batch["tokens"], batch["order"], first, before)
-    return grounded, memory, model.decode(batch["decoder_in"], memory, call)[0]
+def marked_tokens(fields):
+    """What the text encoder reads: a question, `<Encode>`, the answer, `<Encode>`."""
+    batch = model_batch(tiny_model()[0], fields)
+    return _marked(batch.prompt, VOCABULARY, batch.answer_start).tokens
 
 
 @functools.cache
@@ -45,30 +50,54 @@ def compiled(decoder):
     """`steps` from token ids, compiled; returns arrays of `batch`."""
     model, variables = tiny_model(decoder)
 
-    def run(model, batch):
-        return steps(model, model.embed(batch["tokens"]), batch, CALL)
+    def run(model, fields):
+        return steps(model, model.embed(marked_tokens(fields)), fields, CALL)
 
-    return jax.jit(lambda batch: model.apply(variables, batch, method=run))
+    return jax.jit(lambda fields: model.apply(variables, fields, method=run))
+
+
+def outputs(decoder="transformer", each=True):
+    """`outputs` from the fields of a batch, compiled."""
+    model, variables = tiny_model(decoder)
+
+    def run(fields):
+        return model.apply(variables, model_batch(model, fields), CALL, each, method="outputs")
+
+    return jax.jit(run)
+
+
+def test_encode_stands_behind_question_and_answer():
+    """`<Encode>` follows the question, and takes the place of the token that ends the answer."""
+    prompt = Prompt(
+        None, np.int32([[5, 60, 7, 8, 9, 63, 1, 1]]), np.int32([[-1, 0] + [-1] * 6]), np.int32([6])
+    )
+    text = _marked(prompt, 60, np.int32([3]))
+    assert text.tokens[0, :7].tolist() == [5, 60, 7, 61, 8, 9, 61]
+    assert text.images_before[0].tolist() == [0] + [1] * 8
+    assert (text.length.tolist(), text.encode_at.tolist()) == ([7], [3])
+    alone = _marked(prompt.replace(length=np.int32([3])), 60)
+    assert alone.tokens[0, :4].tolist() == [5, 60, 7, 61] and alone.length.tolist() == [4]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_the_answer_is_hidden_from_the_decoder(decoder):
     """The LM loss has exactly no gradient at the encoder's answer, and one at its question."""
     model, variables = tiny_model(decoder)
-    batch = batch_of()
+    fields = batch_of()
 
     @jax.jit
     def gradient(embedded):
         def loss(embedded):
-            logits = model.apply(variables, embedded, batch, CALL, method=steps)[2]
-            nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-            return jnp.sum(nats * batch["target_weights"])
+            logits = model.apply(variables, embedded, fields, CALL, method=steps)[2]
+            targets = model_batch(model, fields).window(fields["tokens"])
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+            return jnp.sum(nats * fields["weights"])
 
         return jax.grad(loss)(embedded)
 
-    embedded = model.apply(variables, batch["tokens"], method="embed")
+    embedded = model.apply(variables, marked_tokens(fields), method="embed")
     size = np.abs(np.asarray(gradient(embedded))).max(axis=-1)
-    question = np.arange(14) <= batch["encode_at"][:, :1]
+    question = np.arange(size.shape[1]) <= fields["answer_start"][:, None]
     assert np.all(size[question] > 0)
     assert np.all(size[~question] == 0)
 
@@ -76,141 +105,99 @@ def test_the_answer_is_hidden_from_the_decoder(decoder):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_room_for_more_images_changes_nothing(decoder):
     """An example answers and matches alike in a batch of examples with more images than its own."""
-    model, variables = tiny_model(decoder)
-    batch = two_images()
+    fields = batch_of(images=2)
     noise = np.random.default_rng(2).integers(0, 256, (4, 3, 32, 32, 1), dtype=np.uint8)
-    roomy = {**batch, "images": np.concatenate([batch["images"], noise], axis=1)}
-    target = {"target_image": np.ones(4, np.int32)}
-    out, same = (
-        jax.jit(lambda b: model.apply(variables, b, CALL, each=True))({**b, **target})
-        for b in (batch, roomy)
-    )
-    for name, values in out.items():
-        np.testing.assert_allclose(values, same[name], atol=1e-5, err_msg=name)
+    roomy = {**fields, "images": np.concatenate([fields["images"], noise], axis=1)}
+    out, same = outputs(decoder)(fields), outputs(decoder)(roomy)
+    for name in ("nats", "match", "match_exchanged"):
+        np.testing.assert_allclose(getattr(out, name), getattr(same, name), atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_another_image_changes_memory_and_answer(decoder):
-    """The grounded question and the image tokens, in every example."""
-    batch = batch_of()
-    other = {**batch, "images": 255 - batch["images"]}
-    (grounded, memory, logits), changed = compiled(decoder)(batch), compiled(decoder)(other)
+    """The fused question and the image tokens, in every example."""
+    fields = batch_of()
+    other = {**fields, "images": 255 - fields["images"]}
+    (fused, memory, logits), changed = compiled(decoder)(fields), compiled(decoder)(other)
     assert np.all(np.abs(memory.values - changed[1].values).max(axis=(1, 2)) > 1e-3)
     assert np.all(np.abs(logits - changed[2]).max(axis=(1, 2)) > 1e-3)
-    at_encode = np.abs(grounded - changed[0])[np.arange(4), batch["encode_at"][:, 0]]
+    at_encode = np.abs(fused - changed[0])[np.arange(4), fields["answer_start"]]
     assert np.all(at_encode.max(axis=-1) > 1e-3)
 
 
-def test_text_sees_only_the_images_before_it():
+def test_text_attends_only_to_the_images_before_it():
     """Another second image leaves what stands before the second `<image>` bit for bit."""
-    batch = two_images()
-    images = batch["images"].copy()
+    fields = batch_of(images=2)
+    second = int(np.flatnonzero(fields["image_index"][0] == 1)[0])
+    images = fields["images"].copy()
     images[:, 1] = 255 - images[:, 1]
-    a, b = (compiled("transformer")({**batch, "images": i})[0] for i in (batch["images"], images))
-    np.testing.assert_array_equal(a[:, :3], b[:, :3])
-    assert np.all(np.abs(a - b)[:, 3:9].max(axis=-1) > 1e-5)
+    a, b = (compiled("transformer")({**fields, "images": i})[0] for i in (fields["images"], images))
+    np.testing.assert_array_equal(a[:, :second], b[:, :second])
+    assert np.all(np.abs(a - b)[:, second : second + 3].max(axis=-1) > 1e-5)
 
 
 def test_padding_and_bucket_length_change_nothing():
-    """The same rows in a longer bucket: losses' inputs agree on what is real."""
-    model, variables = tiny_model()
-    run = jax.jit(lambda batch: model.apply(variables, batch, CALL, each=True))
-    batch = batch_of()
-    longer = dict(batch)
-    for name, value in (("tokens", 3), ("order", HIDDEN), ("images_before", 1)):
-        longer[name] = np.pad(batch[name], ((0, 0), (0, 5)), constant_values=value)
-    for name in ("decoder_in", "targets"):
-        longer[name] = np.pad(batch[name], ((0, 0), (0, 4)), constant_values=7)
-    a, b = run(batch), run(longer)
-    np.testing.assert_allclose(b["nats"][:, :8], a["nats"], atol=2e-5)
-    np.testing.assert_allclose(b["match"], a["match"], atol=1e-5)
-    np.testing.assert_allclose(b["match_wrong"], a["match_wrong"], atol=1e-5)
+    """The same rows in a longer bucket: outputs agree on what is real."""
+    fields = batch_of()
+    longer = {**fields, "weights": np.pad(fields["weights"], ((0, 0), (0, 4)))}
+    for name, value in (("tokens", 7), ("image_index", -1)):
+        longer[name] = np.pad(fields[name], ((0, 0), (0, 5)), constant_values=value)
+    a, b = outputs()(fields), outputs()(longer)
+    real = fields["weights"] > 0
+    np.testing.assert_allclose(b.nats[:, :8][real], a.nats[real], atol=2e-5)
+    np.testing.assert_allclose(b.match, a.match, atol=1e-5)
+    np.testing.assert_allclose(b.match_exchanged, a.match_exchanged, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_the_answers_nats_are_those_of_the_logits(decoder):
     """Of each token, and their sum over those that count; logits as generation has them."""
-    model, variables = tiny_model(decoder)
-    batch = batch_of()
-    logits = compiled(decoder)(batch)[2]
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    run = jax.jit(
-        lambda batch, each: model.apply(variables, batch, CALL, each)["nats"], static_argnums=1
-    )
-    each = run(batch, True)
-    np.testing.assert_allclose(each, nats, atol=2e-5)
-    assert float(run(batch, False)) == pytest.approx(
-        float((nats * batch["target_weights"]).sum()), rel=1e-5
+    fields = batch_of()
+    logits = compiled(decoder)(fields)[2]
+    targets = model_batch(tiny_model()[0], fields).window(fields["tokens"])
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    np.testing.assert_allclose(outputs(decoder)(fields).nats, nats, atol=2e-5)
+    assert float(outputs(decoder, False)(fields).nats) == pytest.approx(
+        float((nats * fields["weights"]).sum()), rel=1e-5
     )
 
 
 def test_wrong_pairs_are_the_same_text_with_the_partners_image():
-    """What the training pass calls `match_wrong` is `match` of a batch with those images."""
-    model, variables = tiny_model()
-    run = jax.jit(lambda batch: model.apply(variables, batch, CALL))
-    batch = batch_of()
-    partner = np.arange(4) + batch["wrong_offset"]
-    swapped = {**batch, "images": batch["images"][partner]}
-    np.testing.assert_allclose(run(batch)["match_wrong"], run(swapped)["match"], atol=1e-5)
-    assert np.abs(run(batch)["match"] - run(batch)["match_wrong"]).min() > 1e-4
-
-
-def test_only_the_target_image_is_exchanged():
-    """In prompts of several images, by the partner's own target."""
-    tokens = jnp.arange(3 * 2 * 2 * 1.0).reshape(3, 2, 2, 1)
-    batch = {"wrong_offset": jnp.asarray([2, 1, -1]), "target_image": jnp.asarray([0, 1, 1])}
-    out = exchange_target(tokens, batch)
-    wanted = np.asarray(tokens).copy()
-    wanted[0, 0], wanted[1, 1], wanted[2, 1] = tokens[2, 1], tokens[2, 1], tokens[1, 1]
-    np.testing.assert_array_equal(out, wanted)
-
-
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_cached_decoding_equals_uncached(decoder):
-    """Logits token by token; the memory is handed over once."""
-    model, variables = tiny_model(decoder)
-    batch = batch_of()
-    _, memory, whole = compiled(decoder)(batch)
-
-    @jax.jit
-    def step(tokens, memory, cache, slot):
-        return model.apply(variables, tokens, memory, CALL, cache, slot, method="decode")
-
-    cache = model.apply(variables, 4, 8, method="empty_cache")
-    for t in range(8):
-        tokens = jnp.asarray(batch["decoder_in"][:, t : t + 1])
-        logits, cache = step(tokens, memory if t == 0 else None, cache, jnp.int32(t))
-        np.testing.assert_allclose(logits[:, 0], whole[:, t], atol=2e-5)
-    assert step._cache_size() == 2
+    """`match_exchanged` is `match` of a batch with those images."""
+    fields = batch_of()
+    partner = np.arange(4) + fields["wrong_offset"]
+    swapped = {**fields, "images": fields["images"][partner]}
+    run = outputs()
+    np.testing.assert_allclose(run(fields).match_exchanged, run(swapped).match, atol=1e-5)
+    assert np.abs(run(fields).match - run(fields).match_exchanged).min() > 1e-4
 
 
 def test_the_llama_decoder_starts_as_the_language_model_it_was():
     """Behind the text's first token; whatever the memory, until its output kernel has learnt."""
     model, variables = tiny_model("llama")
-    batch = batch_of()
-    memory = compiled("llama")(batch)[1]
+    fields = batch_of()
+    memory = compiled("llama")(fields)[1]
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    cross = jax.jit(model.init)(keys, batch, CALL)["params"]["llama"]["blocks"]["cross"]
+    init = functools.partial(model.init, method="outputs")
+    params = jax.jit(init)(keys, model_batch(model, fields), CALL)["params"]
+    cross = params["language_model"]["blocks"]["cross"]
     fresh = cross["o"]["kernel"]
     assert not fresh.any() and cross["v"]["kernel"].any()
+    read = np.concatenate([np.full((4, 1), DECODE), fields["tokens"][:, 6:10]], axis=1)
 
     @jax.jit
     def logits(kernel):
-        blocks = variables["params"]["llama"]["blocks"]
-        blocks = {**blocks, "cross": {**blocks["cross"], "o": {"kernel": kernel}}}
-        params = {
-            **variables["params"],
-            "llama": {**variables["params"]["llama"], "blocks": blocks},
-        }
-        changed = {**variables, "params": params}
-        return model.apply(changed, batch["decoder_in"], memory, CALL, method="decode")[0]
+        change = {"language_model": {"blocks": {"cross": {"o": {"kernel": kernel}}}}}
+        changed = {**variables, "params": joined(variables["params"], change)}
+        states = model.apply(changed, read, memory, CALL, method="_answer")
+        return model.apply(changed, states, method=lambda m, s: m.vocabulary().logits(s))
 
     @jax.jit
     def language_model(tokens):
         order = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         return model.apply(variables, tokens, order, CALL, method="next_token_logits")
 
-    text = np.concatenate([batch["tokens"][:, :1], batch["decoder_in"]], axis=1)
+    text = np.concatenate([fields["tokens"][:, :1], read], axis=1)
     np.testing.assert_allclose(logits(fresh), language_model(text)[:, 1:], atol=1e-5)
     assert np.abs(logits(fresh + 0.1) - logits(fresh)).max() > 1e-2
 
@@ -219,7 +206,7 @@ def test_special_tokens_have_rows_of_their_own():
     """Behind the base vocabulary; the table of the others is frozen."""
     model, variables = tiny_model()
     tokens = jnp.asarray([[0, VOCABULARY - 1, VOCABULARY, VOCABULARY + 3]])
-    table = variables["frozen"]["llama"]["embedding"]
+    table = variables["frozen"]["language_model"]["embedding"]
     special = variables["params"]["special_embedding"]
     wanted = jnp.stack([table[0], table[-1], special[0], special[3]])
     np.testing.assert_array_equal(model.apply(variables, tokens, method="embed")[0], wanted)
@@ -228,9 +215,7 @@ def test_special_tokens_have_rows_of_their_own():
 @functools.cache
 def shapes(**changes):
     """The variables' shapes of `tiny()` with these changes, without any array."""
-    model = Slava(dataclasses.replace(tiny("llama"), **changes))
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    return jax.eval_shape(model.init, keys, batch_of(), CALL)
+    return variable_shapes(Slava(dataclasses.replace(tiny("llama"), **changes)))
 
 
 def paths(tree):
@@ -253,7 +238,7 @@ def test_adapting_and_quantising_move_no_path():
 
 def test_nothing_of_llama_is_trained_but_adapters_and_cross_attention():
     """Neither kernels nor norms nor embeddings."""
-    trained = paths(shapes()["params"]["llama"])
+    trained = paths(shapes()["params"]["language_model"])
     assert all("cross" in p or "lora_b" in p or "router" in p for p in trained)
     assert len([p for p in trained if "lora_b" in p]) == 4  # q, k, v, o
 

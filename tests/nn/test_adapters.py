@@ -211,12 +211,12 @@ def test_dropout_keeps_the_mean():
 
 
 def test_what_is_frozen_and_what_is_trained():
-    """A, the int8 kernel and its scale are frozen; B, router and bias are params."""
+    """A, the int8 kernel, its scale and bias are frozen; B and router are params."""
     full = Linear(D_OUT, True, True, True, CONFIG)
     call = AdapterCall(jnp.int32(1))
     shapes = jax.eval_shape(full.init, jax.random.key(0), jnp.zeros((1, 1, D_IN)), call)
-    assert set(shapes["frozen"]) == {"kernel", "scale", "lora_a"}
-    assert set(shapes["params"]) == {"bias", "lora_b", "router"}
+    assert set(shapes["frozen"]) == {"kernel", "scale", "bias", "lora_a"}
+    assert set(shapes["params"]) == {"lora_b", "router"}
     assert shapes["params"]["lora_b"].shape == (4, 6, D_OUT)
 
 

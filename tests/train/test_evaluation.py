@@ -10,8 +10,8 @@ from tiny_run import get_config
 
 from slava_jax.eval.blind import blind_answers
 from slava_jax.inference import decode
+from slava_jax.train.datasets import prepare
 from slava_jax.train.evaluation import evaluate, with_zero_b
-from slava_jax.train.materials import prepare
 from slava_jax.train.test_split import TestSplit
 
 
@@ -27,23 +27,24 @@ class Seer:
     variables: dict
     rank: int = 4
     model = SimpleNamespace(
-        config=SimpleNamespace(adapter=SimpleNamespace(r_min=2, r_max=4, experts=1))
+        adapter=SimpleNamespace(r_min=2, r_max=4, experts=1), adapted=True, matches=True
     )
 
-    def remember(self, batch, rank=None):
-        return [self.seen[image.tobytes()] * looks(self.variables) for image in targets(batch)]
+    def classes(self, batch):
+        shown = targets(batch["images"], batch["image_index"])
+        return [self.seen[image.tobytes()] * looks(self.variables) for image in shown]
 
-    def candidate_scores(self, classes, answers, rank=None):
-        return np.log(np.eye(len(answers), dtype=np.float32)[classes] + 1e-3)
+    def candidate_scores(self, batch, answers, rank=None):
+        return np.log(np.eye(len(answers), dtype=np.float32)[self.classes(batch)] + 1e-3)
 
-    def answers(self, classes, length):
-        return [self.names[label] for label in classes]
+    def answers(self, batch, length):
+        return [self.names[label] for label in self.classes(batch)]
 
 
-def targets(batch):
-    """The target image of each row."""
-    images = np.asarray(batch["images"])
-    return images[np.arange(len(images)), np.asarray(batch["target_image"])]
+def targets(images, image_index):
+    """The target image of each row, the last one that its text shows."""
+    images = np.asarray(images)
+    return images[np.arange(len(images)), np.asarray(image_index).max(axis=1)]
 
 
 def looks(variables) -> bool:
@@ -63,21 +64,22 @@ def held(tmp_path_factory):
 @pytest.fixture
 def metrics(held, monkeypatch):
     """Of one who looks, with one who does not in the place of the untrained assistant."""
-    config, materials = held
-    images, cache = materials.test.images, materials.test.cache
+    config, datasets = held
+    images, cache = datasets.test.images, datasets.test.cache
     seen = {cache[i].tobytes(): int(images.labels[i]) for i in range(len(images))}
 
     def score_batch(model, variables, batch, rank):
         """An answer costs the number of the class that is shown, or 100 for one who is blind."""
-        label = np.asarray([seen[image.tobytes()] for image in targets(batch)], float)
+        shown = targets(batch.prompt.images, batch.prompt.image_index)
+        label = np.asarray([seen[image.tobytes()] for image in shown], float)
         nats, one = label if looks(variables) else label + 100, np.ones_like(label)
         return {"nats": nats, "tokens": one, "match": one, "match_wrong": 0 * one}
 
     monkeypatch.setattr(decode, "score_batch", score_batch)
     weights = {"frozen": {"q": {"lora_a": jnp.ones(2), "lora_b": jnp.ones(2)}}}
-    seer = Seer(seen, materials.class_answers, weights)
+    seer = Seer(seen, datasets.class_answers, weights)
     blind = dataclasses.replace(seer, variables=with_zero_b(weights))
-    return evaluate(config, materials, seer, blind, lambda text: None).metrics
+    return evaluate(config, datasets, seer, blind, lambda text: None).metrics
 
 
 def test_each_control_shows_what_it_takes_away(held, metrics):
@@ -94,8 +96,8 @@ def test_each_control_shows_what_it_takes_away(held, metrics):
 
 
 def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
-    config, materials = held
-    items = materials.test.instructions
+    config, datasets = held
+    items = datasets.test.instructions
     row = next(i for i, item in enumerate(items) if item.task == "classification")
     config = config.copy_and_resolve_references()
     config.evaluation.update(classification=1000, answers=10000)
@@ -104,8 +106,8 @@ def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
         kept = {"question_type": question_type}
         changed = dataclasses.replace(items[row], answer=answer, metadata=kept)
         split = [*items[:row], changed, *items[row + 1 :]]
-        split = dataclasses.replace(materials.test, instructions=split)
-        test = TestSplit.of(config, dataclasses.replace(materials, test=split))
+        split = dataclasses.replace(datasets.test, instructions=split)
+        test = TestSplit.of(config, dataclasses.replace(datasets, test=split))
         assert (row in test.class_rows) != (row in test.vqa_rows)
         return row in test.class_rows
 
@@ -117,11 +119,11 @@ def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
 
 
 def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
-    _, materials = held
+    _, datasets = held
     test = TestSplit.of(*held)
     for task, rows in test.text_rows.items():
         asked = [test.data.instructions[row] for row in rows]
-        told = blind_answers(asked, materials.train.instructions)
+        told = blind_answers(asked, datasets.train.instructions)
         right = np.mean([item.answer == answer for item, answer in zip(asked, told, strict=True)])
         assert metrics[f"{task}_blind.exact"] == right
         assert metrics[f"{task}_blind.n"] == len(rows) == 8

@@ -54,14 +54,14 @@ class Batches:
         return held if held is not None else batch(i)
 
 
-def make_stage(bad=None, validation=None, frozen=None, **changes) -> Stage:
+def make_stage(bad=None, validation=None, held=None, **changes) -> Stage:
     config = default_config().vision
     settings = {"steps": 12, "batch_size": ROWS, "warmup": 2, "eval_every": 3}
     config.update({**settings, "learning_rate": 1e-2, **changes})
     params = MODEL.init(jax.random.key(0), batch(0)["images"])["params"]
     held_out = [batch(100)] if validation is None else validation
     batches = Batches(config.steps, bad)
-    return Stage("vision", config, Vision(MODEL), params, frozen or {}, batches, held_out)
+    return Stage("vision", config, Vision(MODEL), params, held or {}, batches, held_out)
 
 
 def files(directory) -> dict:
@@ -131,16 +131,19 @@ def test_killed_between_the_best_and_the_last_checkpoint(whole, tmp_path):
 @pytest.mark.parametrize("position", [7, 12])
 def test_other_frozen_weights_are_refused_on_the_way_and_at_the_end(tmp_path, position):
     """The base was swapped between the kill and the resumption; put back, the stage goes on."""
-    base = {"stem": {"kernel": np.ones((2, 3), np.int8)}, "llama": {"kernel": np.zeros(2)}}
-    other = {**base, "stem": {"kernel": np.full((2, 3), 2, np.int8)}}
+    llama = {"kernel": np.zeros(2)}
+    base, other = (
+        {"frozen": {"stem": {"kernel": np.full((2, 3), n, np.int8)}, "language_model": llama}}
+        for n in (1, 2)
+    )
     if position < 12:
         with pytest.raises(KeyboardInterrupt):
-            fit(make_stage({position: KeyboardInterrupt()}, frozen=base), tmp_path, 0)
+            fit(make_stage({position: KeyboardInterrupt()}, held=base), tmp_path, 0)
     else:
-        fit(make_stage(frozen=base), tmp_path, 0)
-    with pytest.raises(CheckpointError, match=r"begun with other frozen weights \(stem\)"):
-        fit(make_stage(frozen=other), tmp_path, 0)
-    fit(make_stage(frozen=base), tmp_path, 0)
+        fit(make_stage(held=base), tmp_path, 0)
+    with pytest.raises(CheckpointError, match=r"begun with other frozen weights \(frozen/stem\)"):
+        fit(make_stage(held=other), tmp_path, 0)
+    fit(make_stage(held=base), tmp_path, 0)
 
 
 def flat_validation():

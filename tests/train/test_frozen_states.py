@@ -19,14 +19,14 @@ from slava_jax.data.images import symmetric
 from slava_jax.data.pipeline import Augmentation, stream
 from slava_jax.inference.assistant import load_assistant
 from slava_jax.models.presets import hashable
-from slava_jax.models.slava import split_frozen
 from slava_jax.models.vit import Vit, VitConfig, split_stem
+from slava_jax.nn.adapters import split_frozen
 from slava_jax.train import frozen_states, stages
+from slava_jax.train.datasets import prepare, with_frozen_states
 from slava_jax.train.evaluation import evaluate_vision
 from slava_jax.train.fit import device_fields
 from slava_jax.train.loop import run
-from slava_jax.train.materials import prepare, with_frozen_states
-from slava_jax.train.start import pretrained, pretrained_encoder
+from slava_jax.train.start import pretrained, pretrained_encoder, with_pretrained_shapes
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,7 @@ def config(tmp_path_factory):
     config = get_config()
     config.stages = ("vision", "assistant")
     config.start_from.update(vision=str(folder / "vit"), language=str(folder / "llama"))
-    llama = dataclasses.asdict(load(folder / "llama").config)
-    del llama["vocab_size"]
-    config.llama.update(llama)
-    config.vit.update(dataclasses.asdict(load(folder / "vit").config))
+    config = with_pretrained_shapes(config)
     config.vit.frozen_layers = config.vit.layers - 1
     config.image.states = str(folder / "states")
     config.image.augmentation.update(flips=True, turns=2, shift=0)
@@ -56,7 +53,7 @@ def whole_encoder(config):
 
 
 @pytest.fixture(scope="module")
-def materials(config, tmp_path_factory):
+def datasets(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     held = prepare(config, workdir)
     stem = pretrained_encoder(config)[1]["stem"]
@@ -83,7 +80,7 @@ def test_an_initialised_model_has_the_shapes_of_a_split_one(config):
     assert shapes == jax.tree.map(np.shape, {"params": params, "frozen": frozen})
 
 
-def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, materials):
+def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, datasets):
     """What comes out of the last layers is what the whole encoder makes of the changed picture."""
     model, weights = whole_encoder(config)
     vit = VitConfig(**hashable(config.vit))
@@ -91,33 +88,33 @@ def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, materials):
     change = Augmentation(**config.image.augmentation)
     seen = set()
     for i in range(8):
-        states = materials.train.cache.augmented(i, stream(0, i), change)
-        pixels = materials.train.pixels.augmented(i, stream(0, i), change)
+        states = datasets.train.cache.augmented(i, stream(0, i), change)
+        pixels = datasets.train.pixels.augmented(i, stream(0, i), change)
         got = Vit(vit).apply({"params": params, "frozen": frozen}, states[None])
         want = model.apply({"params": weights}, np.ascontiguousarray(pixels)[None])
         np.testing.assert_allclose(got, want, atol=0.02)  # float16 on the way
-        plain = materials.train.pixels[i]
+        plain = datasets.train.pixels[i]
         names = [(m, q) for m in (0, 1) for q in (0, 2)]
         seen |= {n for n in names if np.array_equal(symmetric(plain, *n), pixels)}
     assert len(seen) > 1
-    assert materials.test.cache[0].shape == (vit.tokens, vit.width)
+    assert datasets.test.cache[0].shape == (vit.tokens, vit.width)
 
 
-def test_what_is_there_is_not_computed_again(config, materials, monkeypatch):
+def test_what_is_there_is_not_computed_again(config, datasets, monkeypatch):
     """Not by another run, and after a kill only what is missing."""
-    states = materials.train.cache
+    states = datasets.train.cache
     change = Augmentation(**config.image.augmentation)
     files = sorted(states._folder.iterdir())
     assert len(files) == sum(
         len(split.images) * count
-        for split, count in ((materials.train, 4), (materials.validation, 1), (materials.test, 1))
+        for split, count in ((datasets.train, 4), (datasets.validation, 1), (datasets.test, 1))
     )
     before = {file: file.stat().st_mtime_ns for file in files}
     lost = files[0]
     content = lost.read_bytes()
     os.remove(lost)
-    for split in (materials.train, materials.validation, materials.test):
-        split.cache.compute(change if split is materials.train else frozen_states.UNCHANGED)
+    for split in (datasets.train, datasets.validation, datasets.test):
+        split.cache.compute(change if split is datasets.train else frozen_states.UNCHANGED)
     assert lost.read_bytes() == content
     after = {file: file.stat().st_mtime_ns for file in files}
     assert [file for file in files if after[file] != before[file]] == [lost]
@@ -147,11 +144,11 @@ def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp
     assert np.abs(views[0] - np.mean(views, axis=0)).max() > 2e-2
 
 
-def test_states_beyond_float16_stop_the_run(config, materials, tmp_path):
+def test_states_beyond_float16_stop_the_run(config, datasets, tmp_path):
     """The image is named."""
     vit = VitConfig(**hashable(config.vit))
     stem = jax.tree.map(lambda a: a * 1e4, pretrained_encoder(config)[1]["stem"])
-    split = materials.test
+    split = datasets.test
     states = frozen_states.FrozenStates(tmp_path, vit, stem, split.images, split.pixels)
     with pytest.raises(DataError, match=r"test split.*image .*too large for float16"):
         states.compute(frozen_states.UNCHANGED)
@@ -171,8 +168,7 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
     )
     assert all(jax.tree.leaves(moved))
     image = np.zeros((32, 32, 3), np.uint8)
-    memory = held.remember(held.prompts([[image]], ["What is this?"]))
-    assert isinstance(held.answers(memory, 4)[0], str)
+    assert isinstance(held.answers(held.prompts([[image]], ["What is this?"]), 4)[0], str)
     with open(tmp_path / "run" / "predictions.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["control"] == ""]
     names = list(held.class_names)
@@ -193,23 +189,23 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
-def test_a_vision_rate_of_zero_settles_the_encoder(config, materials):
+def test_what_no_pattern_chooses_is_held(config, datasets):
     """It is no part of the state, has no moments, and the loss is that of the whole."""
     other = config.copy_and_resolve_references()
     encoder = pretrained_encoder(other)
-    language = pretrained(other, "language", len(materials.tokenizer))
-    start = stages.assistant_start(other, materials, {"vit": encoder[0]}, language, encoder)
-    free = stages.assistant_stage(other, materials, start)
-    other.assistant.vision_rate = 0.0
-    settled = stages.assistant_stage(other, materials, start)
-    assert "vit" in free.params and "vit" not in settled.params
-    jax.tree.map(np.testing.assert_array_equal, stages.whole(settled.params, settled), start.params)
+    language = pretrained(other.start_from.language, "language_model")
+    start = stages.assistant_start(other, datasets, {"vit": encoder[0]}, language, encoder)
+    free = stages.assistant_stage(other, datasets, start)
+    other.assistant.update(trainable=("**", "!vit/**"), rates=())
+    held = stages.assistant_stage(other, datasets, start)
+    assert "vit" in free.params and "vit" not in held.params
+    jax.tree.map(np.testing.assert_array_equal, stages.whole(held.params, held), start.params)
     batch = device_fields(free.batches[0])
     losses = [
         stage.objective.loss(
-            stage.params, stage.frozen, batch, stage.objective.counts(batch), None, jnp.int32(2)
+            stage.params, stage.held, batch, stage.objective.counts(batch), None, jnp.int32(2)
         )[0]
-        for stage in (free, settled)
+        for stage in (free, held)
     ]
     assert losses[0] == losses[1]
 

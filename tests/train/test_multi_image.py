@@ -14,8 +14,8 @@ from slava_jax.data.instructions import read_jsonl
 from slava_jax.inference.assistant import load_assistant
 from slava_jax.teacher.multi_image import CHALLENGES, PERMUTED
 from slava_jax.teacher.sources import read_groups
+from slava_jax.train.datasets import open_image_sets, prepare, with_multi_image
 from slava_jax.train.loop import run
-from slava_jax.train.materials import open_image_sets, prepare, with_multi_image
 from slava_jax.train.test_split import TestSplit
 
 
@@ -94,19 +94,19 @@ def few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished):
 
 def test_controls_of_few_shot_are_of_the_images_that_are_asked_without_examples(tmp_path):
     c = config()
-    materials = prepare(c, tmp_path)
+    datasets = prepare(c, tmp_path)
     embedded = {
-        name: np.random.default_rng(0).normal(size=(len(getattr(materials, name).images), 4))
+        name: np.random.default_rng(0).normal(size=(len(getattr(datasets, name).images), 4))
         for name in ("train", "validation", "test")
     }
-    materials = with_multi_image(c, materials, embedded, tmp_path)
-    held = materials.test
+    datasets = with_multi_image(c, datasets, embedded, tmp_path)
+    held = datasets.test
     kept = [i for i, item in enumerate(held.instructions) if i > 1]  # one image has no question
     kept += kept[:30]  # and one has two
     test = TestSplit.of(
         c,
         replace(
-            materials,
+            datasets,
             test=replace(
                 held,
                 instructions=[held.instructions[i] for i in kept],
@@ -144,11 +144,10 @@ def a_trained_assistant_is_asked_about_several_images(finished):
     question = "<image> shows Tips. <image> shows Powder. <image> What is it?"
     batch = assistant.prompts([pixels, pixels[:1]], [question, "What is it?"])
     assert batch["images"].shape == (2, 3, 32, 32, 1)
-    last = batch["encode_at"][:, 0]
-    assert batch["images_before"][range(2), last].tolist() == [3, 1]
-    together = assistant.candidate_scores(assistant.remember(batch), ["Tips", "Powder"])
+    assert batch["image_index"].max(axis=1).tolist() == [2, 0]
+    together = assistant.candidate_scores(batch, ["Tips", "Powder"])
     alone = assistant.prompts([pixels[:1]], ["What is it?"])
-    scores = assistant.candidate_scores(assistant.remember(alone), ["Tips", "Powder"])
+    scores = assistant.candidate_scores(alone, ["Tips", "Powder"])
     np.testing.assert_allclose(together[1:], scores, atol=1e-4)
 
 

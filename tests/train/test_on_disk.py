@@ -6,7 +6,7 @@ from tiny_run import get_config
 
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.train import loop
-from slava_jax.train.materials import prepare
+from slava_jax.train.datasets import prepare
 
 
 def save(path, seed):
@@ -27,9 +27,9 @@ def test_the_scale_of_an_image_is_in_its_prompts(tmp_path):
         save(tmp_path / "mine" / f"{i}.png", i)
         rows.append(f"{i}.png,{'ab'[i % 2]},{'' if i < 4 else 2.5},{'' if i < 8 else 40000}")
     (tmp_path / "mine" / "labels.csv").write_text("\n".join(rows))
-    materials = prepare(on_disk("folder", tmp_path / "mine"), tmp_path / "run")
+    datasets = prepare(on_disk("folder", tmp_path / "mine"), tmp_path / "run")
     said = {}
-    for split in (materials.train, materials.validation, materials.test):
+    for split in (datasets.train, datasets.validation, datasets.test):
         said |= {item.images[0]: item.metadata["supplement"] for item in split.instructions}
     assert len(said) == 12
     for key, supplement in said.items():
@@ -43,10 +43,10 @@ def test_a_published_set_is_read_by_its_name(tmp_path):
     for c in range(5):
         for i in range(4):
             save(tmp_path / "cmi" / "test" / str(5 + c) / f"{i}.jpg", 10 * c + i)
-    materials = prepare(on_disk("cmi", tmp_path / "cmi"), tmp_path / "run")
-    assert materials.class_names == names
-    assert materials.class_answers[0] == "corrosion 5"
-    assert len(materials.test.images) == 5
+    datasets = prepare(on_disk("cmi", tmp_path / "cmi"), tmp_path / "run")
+    assert datasets.class_names == names
+    assert datasets.class_answers[0] == "corrosion 5"
+    assert len(datasets.test.images) == 5
 
 
 def test_a_report_shows_drawn_images_and_ones_own_alone():

@@ -71,7 +71,7 @@ def test_rank_normalisation_scales_every_b_and_nothing_else():
 
 def settings(**changes):
     given = {
-        "optimizer": "adam", "vision_rate": 1.0, "learning_rate": 0.1, "warmup": 4,
+        "optimizer": "adam", "rates": (), "learning_rate": 0.1, "warmup": 4,
         "schedule": "constant", "steps": 40,
         "weight_decay": 0.0, "grad_clip": 1e6,
     }  # fmt: skip
@@ -114,9 +114,9 @@ def test_only_kernels_decay():
 
 
 def test_the_vision_encoder_can_learn_more_slowly():
-    """It comes trained, the rest does not."""
+    """A factor on the rate of what a path pattern matches."""
     params = {name: {"kernel": jnp.ones((2, 2))} for name in ("vit", "encoder")}
-    optimizer = make_optimizer(settings(vision_rate=0.1))
+    optimizer = make_optimizer(settings(rates=(("vit/**", 0.1),)))
     state = optimizer.init(params)
     for _ in range(2):
         updates, state = jax.jit(optimizer.update)(params, state, params, touched=0)

@@ -20,7 +20,7 @@ from slava_jax.train.step import TrainState, train_step
 
 OPTIMIZER = SimpleNamespace(
     optimizer="adam",
-    vision_rate=1.0,
+    rates=(),
     learning_rate=1e-3,
     warmup=2,
     schedule="constant",
@@ -35,13 +35,13 @@ MICROBATCHES = 2
 def setup(decoder="transformer"):
     """(objective, optimizer, state, frozen) with random weights, Bs away from zero."""
     model, variables = tiny_model(decoder)
-    objective = recipes.Assistant(model, model.config.adapter)
+    objective = recipes.Assistant(model)
     optimizer = make_optimizer(OPTIMIZER)
     return (
         objective,
         optimizer,
         TrainState.create(variables["params"], optimizer),
-        variables["frozen"],
+        {"frozen": variables["frozen"]},
     )
 
 
@@ -66,7 +66,7 @@ def adapted(**changes):
     """(compiled step, state, frozen) of `setup` with other settings of the adapters."""
     _, optimizer, state, frozen = setup()
     adapter = dataclasses.replace(tiny().adapter, **changes)
-    objective = recipes.Assistant(Slava(dataclasses.replace(tiny(), adapter=adapter)), adapter)
+    objective = recipes.Assistant(Slava(dataclasses.replace(tiny(), adapter=adapter)))
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     return step, state, frozen
 
@@ -79,15 +79,24 @@ def largest_difference(a, b):
     )
 
 
-@pytest.mark.parametrize("strategy", ["pmap", "mesh", "mesh with a model axis"])
-def test_four_devices_equal_one(strategy, caplog, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        ("transformer", "pmap"),
+        ("transformer", "mesh"),
+        ("transformer", "mesh with a model axis"),
+        ("inline", "pmap"),
+        ("inline", "mesh with a model axis"),
+    ],
+)
+def test_four_devices_equal_one(kind, strategy, caplog, monkeypatch):
     """To 1e-6 after three steps: losses, ranks, dropout, pairs and Adam's state all agree.
 
     And the first of them compiles for all: a step's own output goes in as it came out.
     """
     monkeypatch.setattr(parallel, "_BIG", 1)  # the model is tiny, and is to be split all the same
-    objective, optimizer, state, frozen = setup()
-    batches, key = [random_batch(i) for i in range(3)], jax.random.key(7)
+    objective, optimizer, state, frozen = setup(kind)
+    batches, key = [random_batch(i, kind=kind) for i in range(3)], jax.random.key(7)
     runner = {
         "pmap": lambda: Pmap(objective, optimizer, MICROBATCHES),
         "mesh": lambda: Mesh(objective, optimizer, MICROBATCHES),
@@ -99,7 +108,7 @@ def test_four_devices_equal_one(strategy, caplog, monkeypatch):
         for batch in batches[1:]:
             placed, metrics = runner.step(placed, placed_frozen, batch, key)
     assert "Compiling" not in caplog.text
-    wanted, wanted_metrics = one_device(batches, key)
+    wanted, wanted_metrics = one_device(batches, key, kind)
     assert jax.device_count() == 4
     assert largest_difference(runner.fetch(placed).params, wanted.params) < 1e-6
     assert largest_difference(metrics, wanted_metrics) < 1e-5
@@ -111,8 +120,8 @@ def test_a_model_axis_splits_outputs_and_what_reads_them(monkeypatch):
     monkeypatch.setattr(parallel, "_BIG", 1)
     objective, optimizer, state, frozen = setup()
     state, frozen = Mesh(objective, optimizer, model_axis=2).place(state, frozen)
-    llama = frozen["llama"]["blocks"]
-    trained = state.params["llama"]["blocks"]["attention"]
+    llama = frozen["frozen"]["language_model"]["blocks"]
+    trained = state.params["language_model"]["blocks"]["attention"]
     for tree, split in (
         (llama["attention"]["q"]["kernel"], (None, None, "model")),
         (llama["attention"]["q"]["lora_a"], (None, None, None)),
@@ -167,8 +176,8 @@ def test_dropout_and_rank_depend_on_the_key(changes, differ):
 def test_microbatches_weigh_by_what_they_hold():
     """Without dropout, at one rank: microbatches of unequal token counts equal the whole batch."""
     step, start, frozen = adapted(r_min=6, dropout=0.0)
-    batch = random_batch(3)
-    halves = batch["target_weights"].reshape(2, -1).sum(axis=1)
+    batch = random_batch(4)
+    halves = batch["weights"].reshape(2, -1).sum(axis=1)
     assert halves[0] != halves[1]
     results = []
     for count in (1, 2):

@@ -16,9 +16,14 @@ from slava_jax.convert.pretrained import load, write
 from slava_jax.convert.rules import ConvertError
 from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
+from slava_jax.train.datasets import prepare
 from slava_jax.train.loop import run
-from slava_jax.train.materials import prepare
-from slava_jax.train.start import base_place, pretrained, pretrained_encoder
+from slava_jax.train.start import (
+    base_place,
+    pretrained,
+    pretrained_encoder,
+    with_pretrained_shapes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +37,28 @@ def converted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(converted):
-    """A config that describes them, as a file in configs/ would."""
+    """A config that starts from them, whose shapes no file in configs/ repeats."""
     config = get_config()
     config.stages = ("assistant",)
     config.start_from.update(vision=str(converted / "vit"), language=str(converted / "llama"))
-    llama = dataclasses.asdict(load(converted / "llama").config)
-    del llama["vocab_size"]
-    config.llama.update(llama)
-    config.vit.update(dataclasses.asdict(load(converted / "vit").config))
-    return config
+    return with_pretrained_shapes(config)
 
 
 @pytest.fixture(scope="module")
 def start(config, tmp_path_factory):
     check(config)
     workdir = tmp_path_factory.mktemp("run")
-    materials = prepare(config, workdir)
+    datasets = prepare(config, workdir)
     encoder = pretrained_encoder(config)
-    language = pretrained(config, "language", len(materials.tokenizer))
-    return materials, stages.assistant_start(config, materials, {"vit": encoder[0]}, language)
+    language = pretrained(config.start_from.language, "language_model")
+    return datasets, stages.assistant_start(config, datasets, {"vit": encoder[0]}, language)
 
 
 def test_the_weights_are_those_that_were_converted(start, converted):
     """int8 kernels as they are on disk, the ViT to train on; the adapters are new."""
     _, held = start
-    wanted = load(converted / "llama").tree["llama"]["blocks"]["attention"]["q"]
-    found = held.frozen["llama"]["blocks"]["attention"]["q"]
+    wanted = load(converted / "llama").tree["language_model"]["blocks"]["attention"]["q"]
+    found = held.frozen["language_model"]["blocks"]["attention"]["q"]
     np.testing.assert_array_equal(found["kernel"], wanted["kernel"])
     np.testing.assert_array_equal(found["scale"], wanted["scale"])
     assert found["kernel"].dtype == jnp.int8 and "lora_a" in found
@@ -67,13 +68,13 @@ def test_the_weights_are_those_that_were_converted(start, converted):
 
 def test_it_speaks_the_models_own_tokens(start):
     """The tokenizer came along, and an untrained assistant answers with it."""
-    materials, held = start
-    assert len(materials.tokenizer) == held.model.config.llama.vocab_size == 270
+    datasets, held = start
+    assert len(datasets.tokenizer) == held.model.config.language_model.vocab_size == 270
     variables = {"params": held.params, "frozen": held.frozen}
-    assistant = Assistant(held.model, variables, materials.tokenizer)
+    assistant = Assistant(held.model, variables, datasets.tokenizer)
     image = np.zeros((32, 32, 3), np.uint8)
-    memory = assistant.remember(assistant.prompts([[image]], ["What is this?"]))
-    assert isinstance(assistant.answers(memory, 4)[0], str)
+    prompts = assistant.prompts([[image]], ["What is this?"])
+    assert isinstance(assistant.answers(prompts, 4)[0], str)
 
 
 def test_a_whole_run_ends_with_its_report(config, tmp_path):
@@ -82,23 +83,33 @@ def test_a_whole_run_ends_with_its_report(config, tmp_path):
     assert "classification_untrained.top1" in metrics
     assert "classification_vit.top1" not in metrics  # a pretrained encoder has no classifier
     assert (tmp_path / "run" / "report.html").exists()
-    assert load_assistant(tmp_path / "run").model.config.llama.vocab_size == 270
+    assert load_assistant(tmp_path / "run").model.config.language_model.vocab_size == 270
 
 
-def test_a_config_of_another_model_is_refused(config, start):
-    """Every setting that differs is named; int8 weights are no float weights."""
+def test_shapes_are_read_from_the_converted_folders(config, converted):
+    """Whatever the config says of them, but for the layers that it freezes."""
     other = config.copy_and_resolve_references()
-    other.unlock()
-    other.llama.update(rope_theta=5.0, mlp_width=40)
+    other.language_model.update(rope_theta=5.0, mlp_width=40)
+    other.vit.update(width=99, frozen_layers=1)
+    found = with_pretrained_shapes(other)
+    llama = dataclasses.asdict(load(converted / "llama").configs["language_model"])
+    assert {**found.language_model, "vocab_size": 270} == llama
+    vit = dataclasses.asdict(load(converted / "vit").configs["vit"])
+    assert found.vit.to_dict() == {**vit, "frozen_layers": 1}
+    own = get_config()  # trains its own: nothing is read
+    assert with_pretrained_shapes(own) == own
+
+
+def test_weights_of_another_kind_are_refused(config):
+    """A language model is no vision encoder, and int8 weights are no float weights."""
+    other = config.copy_and_resolve_references()
     other.quantized = False
-    with pytest.raises(ConfigError) as error:
-        pretrained(other, "language", 270)
-    text = str(error.value)
-    assert "llama.rope_theta: 10000.0 in start_from.language, 5.0 in the config" in text
-    assert "llama.mlp_width: 48" in text and "quantized: False" in text
+    with pytest.raises(ConfigError, match=r"start_from\.language: the kernels in .* are int8"):
+        with_pretrained_shapes(other)
+    other = config.copy_and_resolve_references()
     other.start_from.vision = other.start_from.language
-    with pytest.raises(ConfigError, match="holds a LlamaConfig, not a vit"):
-        pretrained(other, "vision", 270)
+    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
+        with_pretrained_shapes(other)
 
 
 def test_the_base_stays_where_it_was_converted(config, converted):
@@ -113,21 +124,23 @@ def test_the_base_stays_where_it_was_converted(config, converted):
 
 def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
     """As the first expert, its A in the place of the one that was drawn."""
-    materials, held = start
+    datasets, held = start
     size, rng = held.model.config, np.random.default_rng(0)
-    attention = held.params["llama"]["blocks"]["attention"]
+    attention = held.params["language_model"]["blocks"]["attention"]
     shapes = {name: attention[name]["lora_b"].shape for name in "qkvo"}
-    frozen = held.frozen["llama"]["blocks"]["attention"]
+    frozen = held.frozen["language_model"]["blocks"]["attention"]
     a = {n: rng.normal(size=frozen[n]["lora_a"].shape).astype(np.float32) for n in "qkvo"}
     b = {n: rng.normal(size=(s[0], *s[2:])).astype(np.float32) for n, s in shapes.items()}
-    write_peft(Lora(size.adapter.r_max, size.adapter.alpha, a, b), size.llama, tmp_path / "lora")
+    write_peft(
+        Lora(size.adapter.r_max, size.adapter.alpha, a, b), size.language_model, tmp_path / "lora"
+    )
     other = config.copy_and_resolve_references()
     other.start_from.adapter = str(tmp_path / "lora")
-    language = pretrained(other, "language", 270)
-    found = stages.assistant_start(other, materials, None, language)
+    language = pretrained(other.start_from.language, "language_model")
+    found = stages.assistant_start(other, datasets, None, language)
     for n in "qkvo":
-        trained = found.params["llama"]["blocks"]["attention"][n]["lora_b"]
-        kept = found.frozen["llama"]["blocks"]["attention"][n]
+        trained = found.params["language_model"]["blocks"]["attention"][n]["lora_b"]
+        kept = found.frozen["language_model"]["blocks"]["attention"][n]
         np.testing.assert_array_equal(kept["lora_a"], a[n])
         np.testing.assert_array_equal(kept["kernel"], frozen[n]["kernel"])
         np.testing.assert_allclose(trained[:, 0], b[n], rtol=1e-6)

@@ -12,6 +12,7 @@ import pytest
 from tiny_model import random_batch, tiny, tiny_model
 
 from slava_jax.models.decoder import LanguageModel
+from slava_jax.models.slava import Slava
 from slava_jax.models.vit import VitClassifier
 from slava_jax.nn.adapters import AdapterConfig
 from slava_jax.train import recipes
@@ -20,7 +21,7 @@ from slava_jax.train.step import TrainState, train_step
 
 OPTIMIZER = SimpleNamespace(
     optimizer="adam",
-    vision_rate=1.0,
+    rates=(),
     learning_rate=1e-2,
     warmup=0,
     schedule="constant",
@@ -34,11 +35,11 @@ OPTIMIZER = SimpleNamespace(
 def assistant():
     """(compiled step, state, frozen)."""
     model, variables = tiny_model()
-    objective = recipes.Assistant(model, model.config.adapter)
+    objective = recipes.Assistant(model)
     optimizer = make_optimizer(OPTIMIZER)
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     state = TrainState.create(variables["params"], optimizer)
-    return step, state, variables["frozen"]
+    return step, state, {"frozen": variables["frozen"]}
 
 
 @functools.cache
@@ -134,7 +135,8 @@ def test_rank_normalisation_can_be_left_out():
     found = []
     for on in (True, False):
         adapter = dataclasses.replace(model.config.adapter, r_max=6, rank_normalisation=on)
-        objective = recipes.Assistant(model, adapter)
+        config = dataclasses.replace(model.config, adapter=adapter)
+        objective = recipes.Assistant(Slava(config))
         optimizer = make_optimizer(OPTIMIZER)
         step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
         found.append(step(state, frozen, split, jax.random.key(4))[1])
@@ -174,7 +176,7 @@ def test_fill_rows_of_a_vision_batch_do_not_count():
 
 def test_the_language_model_learns_what_comes_next():
     """A Llama on a sentence it can learn by heart, through the same step."""
-    llama = dataclasses.replace(tiny().llama, layers=1, tie_embeddings=True)
+    llama = dataclasses.replace(tiny().language_model, layers=1, tie_embeddings=True)
     model = LanguageModel(llama)
     tokens = np.tile(np.arange(9, dtype=np.int32) * 5 % 23, (4, 1))
     order = np.tile(np.arange(8, dtype=np.int32), (4, 1))

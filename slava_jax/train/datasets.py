@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from slava_jax import hosts
 from slava_jax.checkpoint import appearing
 from slava_jax.convert.pretrained import TOKENIZER, is_converted
+from slava_jax.data.chat import Example, TextForm, encode_examples
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.datasets.elpv import Elpv
@@ -22,14 +23,13 @@ from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
 from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
-from slava_jax.data.prompts import Example, encode_examples
 from slava_jax.data.tokenizer import (
     TokenizerError,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
 )
-from slava_jax.models.presets import hashable
+from slava_jax.models.presets import build_model, hashable
 from slava_jax.models.vit import VitConfig
 from slava_jax.synthetic.facts import supplement_text
 from slava_jax.synthetic.records import GroundTruth
@@ -56,8 +56,14 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Materials:
-    """Everything a run reads. `class_answers` are the class names as answers say them."""
+class Datasets:
+    """Everything a run reads.
+
+    Attributes:
+      class_answers: the class names as answers say them.
+      form: how the model wants its text. every_answer: it learns all answers of a conversation;
+        else each turn is an instruction of its own.
+    """
 
     train: Split
     validation: Split
@@ -65,14 +71,16 @@ class Materials:
     tokenizer: PreTrainedTokenizerFast
     class_names: list[str]
     class_answers: list[str]
+    form: TextForm
+    every_answer: bool
 
 
-def prepare(config: ConfigDict, workdir: Path) -> Materials:
+def prepare(config: ConfigDict, workdir: Path) -> Datasets:
     """Builds what is not there yet under `workdir/data`, and reads it.
 
     Raises:
       DataError, ImageError, InstructionError: images or instructions that cannot be used.
-      PromptError: an instruction's `<image>` tokens do not match its images.
+      ChatError: an instruction cannot be written as a conversation.
     """
     images = open_image_sets(config, workdir / "data")
     names = images["train"].class_names
@@ -85,18 +93,26 @@ def prepare(config: ConfigDict, workdir: Path) -> Materials:
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
     tokenizer = _tokenizer(config, folder, images["train"], instructions["train"], answers)
+    model = build_model(config, len(tokenizer))
+    form = model.text_form(tokenizer.eos_token_id)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
     splits = {}
     for name in images:
         pixels = ImageCache(images[name], size, channels, cache_mb)
-        examples = encode_examples(instructions[name], tokenizer)
-        splits[name] = Split(images[name], pixels, pixels, instructions[name], examples)
-    return Materials(**splits, tokenizer=tokenizer, class_names=names, class_answers=answers)
+        items = instructions[name]
+        if not model.every_answer:
+            items = [turn for item in items for turn in item.each_turn()]
+        examples = encode_examples(items, tokenizer, form)
+        splits[name] = Split(images[name], pixels, pixels, items, examples)
+    return Datasets(
+        **splits, tokenizer=tokenizer, class_names=names, class_answers=answers, form=form,
+        every_answer=model.every_answer,
+    )  # fmt: skip
 
 
 def with_frozen_states(
-    config: ConfigDict, materials: Materials, stem: dict, workdir: Path
-) -> Materials:
+    config: ConfigDict, datasets: Datasets, stem: dict, workdir: Path
+) -> Datasets:
     """The same, the model to be given the states of its frozen layers, which are computed here.
 
     Args:
@@ -109,17 +125,17 @@ def with_frozen_states(
     changes = {"train": change, "validation": UNCHANGED, "test": tested}
     splits = {}
     for name, augmentation in changes.items():
-        split = getattr(materials, name)
+        split = getattr(datasets, name)
         states = FrozenStates(place, vit, stem, split.images, split.pixels)
         with hosts.first_before_others():
             states.compute(augmentation)
         splits[name] = dataclasses.replace(split, cache=states)
-    return dataclasses.replace(materials, **splits)
+    return dataclasses.replace(datasets, **splits)
 
 
 def with_multi_image(
-    config: ConfigDict, materials: Materials, embeddings: Mapping[str, np.ndarray], workdir: Path
-) -> Materials:
+    config: ConfigDict, datasets: Datasets, embeddings: Mapping[str, np.ndarray], workdir: Path
+) -> Datasets:
     """The same with the instructions about several images that `data.shots` and `challenges` ask.
 
     Args:
@@ -128,7 +144,7 @@ def with_multi_image(
     """
     splits = {}
     for name, embedded in embeddings.items():
-        split, pool = getattr(materials, name), materials.train
+        split, pool = getattr(datasets, name), datasets.train
         path = workdir / "data" / "instructions" / f"{name}-multi_image.jsonl"
         with hosts.first_before_others():
             if not path.exists():
@@ -139,9 +155,9 @@ def with_multi_image(
         splits[name] = dataclasses.replace(
             split,
             instructions=split.instructions + items,
-            examples=split.examples + encode_examples(items, materials.tokenizer),
+            examples=split.examples + encode_examples(items, datasets.tokenizer, datasets.form),
         )
-    return dataclasses.replace(materials, **splits)
+    return dataclasses.replace(datasets, **splits)
 
 
 def _about_several(
@@ -241,7 +257,8 @@ def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction],
             tokenizer = _tokenizer_of(Path(start))
         else:
             items = train + _wordings(config, images)
-            texts = [text for item in items for text in (item.question, item.answer)]
+            turns = [turn for i in items for turn in (*i.turns, (i.question, i.answer))]
+            texts = [text for turn in turns for text in turn]
             texts += [item.metadata.get("supplement", "") for item in items]
             texts = [text.replace("<image> ", "") for text in texts + answers]
             tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)

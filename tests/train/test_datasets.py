@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from tiny_run import get_config
 
+from slava_jax.commands.reformat import main
 from slava_jax.data.datasets.base import DataError
-from slava_jax.data.formats.__main__ import main
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.data.pipeline import PipelineError
-from slava_jax.errors import USER_ERRORS
+from slava_jax.errors import UserError
+from slava_jax.train.datasets import prepare
 from slava_jax.train.loop import run
-from slava_jax.train.materials import prepare
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def config(images, tmp_path):
         records.append({"id": key, "image": key, "conversations": turns})
     (tmp_path / "llava.json").write_text(json.dumps(records))
     command = ("--from", tmp_path / "llava.json", "--to", tmp_path / "mine.jsonl")
-    main([str(a) for a in (*command, "--images", images, "--history", "metadata")])
+    main([str(a) for a in (*command, "--images", images)])
     config = get_config()
     config.data.update(
         name="folder", folder=str(images), size=32, instructions=str(tmp_path / "mine.jsonl")
@@ -54,25 +54,27 @@ def config(images, tmp_path):
 def test_every_split_gets_its_own(config, tmp_path, capsys):
     pair = json.loads((tmp_path / "mine.jsonl").read_text().splitlines()[0])
     keys = [f"round/{i}.png" for i in range(12)]
-    pair.update(id="all", images=keys, question="<image>" * len(keys))
+    pair.update(id="all", images=keys, question="<image>" * len(keys), turns=[])
     with (tmp_path / "mine.jsonl").open("a") as file:
         file.write(json.dumps(pair) + "\n")
-    materials = prepare(config, tmp_path / "run")
+    datasets = prepare(config, tmp_path / "run")
     folder = tmp_path / "run" / "data" / "instructions"
     assert f"1 instructions show images of other splits and are left out: {folder}" in (
         capsys.readouterr().err
     )
     assert [item.id for item in read_jsonl(folder / "left_out.jsonl")] == ["all"]
     for name in ("train", "validation", "test"):
-        split = getattr(materials, name)
+        split = getattr(datasets, name)
         types = [item.question_type for item in split.instructions]
         assert types.count("vqa") == 2 * len(split.images)
         assert types.count("class") == types.count("caption") == len(split.images)
         assert {item.target for item in split.instructions} == set(split.images.keys)
         assert all(item.category == item.target.split("/")[0] for item in split.instructions)
-        assert split.instructions == read_jsonl(folder / f"{name}.jsonl")
+        written = read_jsonl(folder / f"{name}.jsonl")
+        assert split.instructions == [turn for item in written for turn in item.each_turn()]
+        assert len([item for item in written if item.turns]) == len(split.images)
     again = prepare(config, tmp_path / "run")
-    assert again.test.instructions == materials.test.instructions
+    assert again.test.instructions == datasets.test.instructions
 
 
 @pytest.mark.parametrize("wrong", ["no file", "no image", "no line"])
@@ -86,7 +88,7 @@ def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
     config.stages = ("vision",)
     with pytest.raises(DataError, match=r"other\.jsonl") as caught:
         run(config, tmp_path / "run")
-    assert isinstance(caught.value, USER_ERRORS)
+    assert isinstance(caught.value, UserError)
     config.data.instructions = right
     assert run(config, tmp_path / "run")
 
@@ -100,7 +102,7 @@ def test_a_corrected_file_is_read_anew(config, tmp_path):
     long = json.loads(right.splitlines()[0])
     long["answer"] = "long " * 10_000
     mine.write_text(right + json.dumps({**long, "id": "long"}) + "\n")
-    with pytest.raises(PipelineError, match="instruction 'long': needs"):
+    with pytest.raises(PipelineError, match="instruction 'long/2': needs"):
         run(config, run_dir)
     assert [p.name for p in (run_dir / "data/instructions").iterdir()] == ["journal.jsonl"]
     assert not (run_dir / "config.json").exists()

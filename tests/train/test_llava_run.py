@@ -1,0 +1,94 @@
+"""LLaVA's two stages as a whole run, on parts as small as they can be."""
+
+import numpy as np
+import pytest
+from tiny_run import get_config
+
+from slava_jax.checkpoint import Checkpoints, load_tree
+from slava_jax.config import ConfigError
+from slava_jax.inference.assistant import load_assistant
+from slava_jax.train.loop import run
+from slava_jax.train.trainable import TrainableError, leaf_paths
+
+ADAPTED = ("connector/**", "**/lora_b", "**/router")
+
+
+def config():
+    c = get_config()
+    c.model, c.template = "inline", "vicuna_v1"
+    c.stages = ("vision", "language", "alignment", "assistant")
+    for name in ("batch_size", "microbatches", "pair_block", "steps", "eval_every", "warmup"):
+        c.alignment[name] = c.assistant[name]
+    c.alignment.update(trainable=("connector/**",), validation_batches=1, per_image=1, always=())
+    c.assistant.update(trainable=ADAPTED, rates=(), buckets=((500, 256, 1),))
+    return c
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("llava")
+    return workdir, run(config(), workdir)
+
+
+def best(directory):
+    return load_tree(directory / str(Checkpoints(directory).latest()))[0]
+
+
+def test_each_stage_trains_what_its_patterns_choose(finished):
+    """The connector alone, then the connector and the adapters; the encoder stays as it was."""
+    workdir, _ = finished
+    aligned = set(leaf_paths(best(workdir / "alignment/best")))
+    assert aligned == {"connector/first/kernel", "connector/first/bias"}
+    trained = {path.split("/")[-1] for path in leaf_paths(best(workdir / "assistant/best"))}
+    assert trained == {"kernel", "bias", "lora_b", "router"}
+    held = load_assistant(workdir)
+    vision = best(workdir / "vision/best")["vit"]
+    for path, ours in zip(
+        leaf_paths(vision), _leaves(held.variables["params"]["vit"]), strict=True
+    ):
+        np.testing.assert_array_equal(ours, _at(vision, path))
+
+
+def _leaves(tree):
+    return [_at(tree, path) for path in leaf_paths(tree)]
+
+
+def _at(tree, path):
+    for name in path.split("/"):
+        tree = tree[name]
+    return np.asarray(tree)
+
+
+def test_it_is_evaluated_with_every_control_but_matching(finished):
+    """A model without match logits has no AUC; everything else is there."""
+    workdir, metrics = finished
+    for control in ("", "_shuffled", "_zero_b", "_untrained"):
+        assert f"classification{control}.top1" in metrics
+        assert np.isfinite(metrics[f"lm.nats_per_token{control}"])
+    assert not [name for name in metrics if name.startswith("itm")]
+    assert (workdir / "report.html").exists()
+
+
+def test_it_can_be_asked(finished):
+    held = load_assistant(finished[0])
+    image = np.zeros((32, 32, 1), np.uint8)
+    answer = held.answers(held.prompts([[image]], ["What is this?"]), 4)[0]
+    assert isinstance(answer, str)
+
+
+def test_a_pattern_without_a_parameter_stops_the_run(tmp_path):
+    c = config()
+    c.assistant.trainable = ("conector/**",)
+    c.stages = ("vision", "language", "assistant")
+    for name in ("vision", "language"):
+        c[name].update(steps=2, warmup=1, eval_every=2)
+    with pytest.raises(TrainableError, match=r"assistant\.trainable: 'conector/\*\*' matches no"):
+        run(c, tmp_path / "run")
+
+
+def test_a_connector_that_is_not_there_is_refused(tmp_path):
+    c = config()
+    c.start_from.connector = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"start_from\.connector: .* no converted"):
+        run(c, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
