@@ -221,6 +221,7 @@ def assistant_data(
 ) -> AssistantData:
     """The instructions of a split, checked; training images may stand before a target image.
 
+    Of the test split the last answer of a conversation alone counts: it is what is asked for.
     `tasks`: of these tasks alone, such as ('caption',); () for all.
     """
     buckets = [tuple(sizes) for sizes in config.assistant.buckets]
@@ -230,7 +231,7 @@ def assistant_data(
     items, examples = ([column[i] for i in rows] for column in (split.instructions, split.examples))
     return AssistantData(
         items, examples, split.images, split.cache, datasets.form, buckets, before,
-        datasets.every_answer,
+        datasets.every_answer and split is not datasets.test,
     )  # fmt: skip
 
 
