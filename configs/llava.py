@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.quickstart import get_config as quickstart
 
-_ADAPTED = ("connector/**", "**/lora_b", "**/router")
+ADAPTED = ("connector/**", "**/lora_b", "**/router")
 
 
 def get_config() -> ConfigDict:
@@ -33,5 +33,5 @@ def get_config() -> ConfigDict:
         per_image=1,
         eval_every=120,
     )
-    config.assistant.update(steps=400, eval_every=200, trainable=_ADAPTED, rates=())
+    config.assistant.update(steps=400, eval_every=200, trainable=ADAPTED, rates=())
     return config

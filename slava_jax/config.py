@@ -1,24 +1,20 @@
-"""Every setting of a run and what it means. The files in configs/ change values, never keys."""
+"""Every setting of a run and what it means. The files in configs/ change values, never keys.
+
+What a value may be stands with the code that uses it; train/settings.py collects it.
+"""
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from slava_jax.data.datasets.catalogue import PUBLISHED
-from slava_jax.data.instructions import IMAGE_TOKEN, TASKS
 from slava_jax.errors import UserError
 from slava_jax.models.connectors import ConnectorConfig
-from slava_jax.models.presets import PAPER, build_model
-from slava_jax.synthetic.scenes.geometry import SMALLEST
-from slava_jax.teacher.multi_image import CHALLENGES, MOST_SHOTS
+from slava_jax.models.presets import PAPER
 
 STAGES = ("vision", "language", "alignment", "assistant")
 _DEFAULT_STAGES = ("vision", "language", "assistant")
-ON_DISK = ("folder", *PUBLISHED)  # data sets that are read where data.folder says
-DATA_SETS = ("procedural", "elpv", *ON_DISK)
-_SMALLEST_VOCABULARY = 260  # 256 bytes and 4 special tokens
 
 
 class ConfigError(UserError, ValueError):
@@ -170,26 +166,23 @@ def _stage(**own) -> dict:
     return {**common, **own}
 
 
-def check(config: ConfigDict | Mapping) -> None:
-    """Checks names, types and values before anything is built.
+def check_keys(config: ConfigDict | Mapping) -> None:
+    """Checks names and types. What a value may be, its owner says: see train/settings.py.
 
     Raises:
-      ConfigError: lists every key that is unknown, missing, or has a value that cannot be used.
+      ConfigError: lists every key that is unknown, missing or of another type.
     """
-    check_keys(config)
-    _raise(list(_value_problems(_plain(config))))
+    raise_problems(_key_problems(plain(config), default_config().to_dict(), ""))
 
 
-def check_keys(config: ConfigDict | Mapping) -> None:
-    """The part of `check` that looks at no value. Raises ConfigError."""
-    _raise(list(_key_problems(_plain(config), default_config().to_dict(), "")))
+def plain(config: ConfigDict | Mapping) -> Mapping:
+    """The settings as nested dicts: a ConfigDict is no Mapping."""
+    return config.to_dict() if isinstance(config, ConfigDict) else config
 
 
-def _plain(config: ConfigDict | Mapping) -> Mapping:
-    return config.to_dict() if isinstance(config, ConfigDict) else config  # it is no Mapping
-
-
-def _raise(problems: list[str]) -> None:
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raises ConfigError with all of the problems, if there are any."""
+    problems = list(problems)
     if problems:
         raise ConfigError("the config cannot be used:\n  " + "\n  ".join(problems))
 
@@ -226,145 +219,3 @@ def _type_name(example) -> str:
     if isinstance(example, Mapping):
         return "a group of settings"
     return names.get(type(example), "a tuple")
-
-
-def _value_problems(config) -> Iterator[str]:
-    stages, start = config["stages"], config["start_from"]
-    if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
-        yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
-    if "alignment" in stages and "assistant" not in stages:
-        yield "stages: 'alignment' prepares 'assistant', which must follow it"
-    for name in ("vision", "language"):
-        if "assistant" in stages and name not in stages and not start[name]:
-            yield (
-                f"start_from.{name}: must name a work directory with a finished {name} stage, or "
-                f"converted weights, because stages leaves {name!r} out"
-            )
-    if config["dtype"] not in ("float32", "bfloat16"):
-        yield f"dtype: must be float32 or bfloat16, is {config['dtype']!r}"
-    if config["seed"] < 0 or config["data"]["seed"] < 0:
-        yield "seed, data.seed: must be 0 or more"
-    yield from _data_problems(config)
-    yield from _image_problems(config)
-    for name in STAGES:
-        if name in stages:
-            yield from (f"{name}.{problem}" for problem in _stage_problems(config[name]))
-    for name in ("alignment", "assistant", "evaluation"):
-        group = config[name]
-        if group["pair_block"] < 2 or group["batch_size"] % group["pair_block"]:
-            yield f"{name}.pair_block: must be 2 or more and divide {name}.batch_size"
-    if not all(_is_bucket(sizes) for sizes in config["assistant"]["buckets"]):
-        yield "assistant.buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
-    elif "assistant" in stages:
-        yield from _room_problems(config)
-    yield from _evaluation_problems(config["evaluation"], config["adapter"]["r_max"])
-    try:
-        build_model(config, config["tokenizer"]["vocab_size"])
-    except (ValueError, TypeError) as error:
-        yield str(error)
-
-
-def _evaluation_problems(evaluation, r_max: int) -> Iterator[str]:
-    for name in ("batch_size", "classification"):
-        if evaluation[name] < 1:
-            yield f"evaluation.{name}: must be 1 or more, is {evaluation[name]}"
-    for name in ("captions", "answers", "several", "examples"):
-        if evaluation[name] < 0:
-            yield f"evaluation.{name}: must be 0 or more, is {evaluation[name]}"
-    if not all(type(rank) is int and 1 <= rank <= r_max for rank in evaluation["ranks"]):
-        yield f"evaluation.ranks: must be whole numbers in 1..adapter.r_max, {r_max}"
-
-
-def _data_problems(config) -> Iterator[str]:
-    data, vocabulary = config["data"], config["tokenizer"]["vocab_size"]
-    if data["name"] not in DATA_SETS:
-        yield f"data.name: must be one of {', '.join(DATA_SETS)}, is {data['name']!r}"
-    if data["name"] in ON_DISK and not data["folder"]:
-        yield "data.folder: must name the folder of your images (--config.data.folder=DIR)"
-    if data["name"] not in ON_DISK and data["crop_bar"]:
-        yield f"data.crop_bar: must be False, because {data['name']!r} does not read your files"
-    if data["name"] == "procedural" and data["images_per_category"] < 3:
-        yield "data.images_per_category: must be 3 or more, one for each split"
-    smallest = SMALLEST if data["name"] == "procedural" else 1
-    if data["size"] < smallest:
-        yield f"data.size: must be {smallest} or more, is {data['size']}"
-    if not all(type(n) is int and 1 <= n <= MOST_SHOTS for n in data["shots"]):
-        yield f"data.shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
-    if not all(kind in CHALLENGES for kind in data["challenges"]):
-        yield f"data.challenges: must be some of {', '.join(CHALLENGES)}"
-    if IMAGE_TOKEN in data["question"]:
-        yield f"data.question: must not hold {IMAGE_TOKEN}, which is put before it"
-    if vocabulary < _SMALLEST_VOCABULARY:
-        yield f"tokenizer.vocab_size: must be {_SMALLEST_VOCABULARY} or more, is {vocabulary}"
-    if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):
-        yield "data.validation, data.test: must be above 0, and their sum below 1"
-
-
-def _room_problems(config) -> Iterator[str]:
-    """Prompts of several images that no bucket has room for, which only a batch would notice."""
-    room = max(images for _, _, images in config["assistant"]["buckets"])
-    shots, several = config["data"]["shots"], config["data"]["challenges"]
-    if all(type(n) is int for n in shots) and shots and max(shots) >= room:
-        yield f"data.shots: {max(shots)} examples and the image need a bucket of {max(shots) + 1}"
-    if several and room < 3:
-        yield "data.challenges: need a bucket of 3 images in assistant.buckets"
-
-
-def _image_problems(config) -> Iterator[str]:
-    change = config["image"]["augmentation"]
-    side = config["vit"]["image_size"]
-    if not 0 <= change["shift"] < side:
-        yield f"image.augmentation.shift: must be 0 or more and below vit.image_size, {side}"
-    if change["turns"] not in (1, 2, 4):
-        yield f"image.augmentation.turns: must be 1, 2 or 4, is {change['turns']}"
-    if config["vit"]["frozen_layers"]:
-        if change["shift"]:
-            yield "image.augmentation.shift: must be 0, because vit.frozen_layers are computed once"
-        if not config["start_from"]["vision"]:
-            yield "start_from.vision: must name converted weights for vit.frozen_layers"
-
-
-def _stage_problems(stage) -> Iterator[str]:
-    counts = ("steps", "batch_size", "microbatches", "eval_every", "patience", "stop_patience")
-    for name in (*counts, "mesh_model", "per_image", "length", "validation_batches"):
-        if stage.get(name, 1) < 1:
-            yield f"{name}: must be 1 or more, is {stage[name]}"
-    for name in ("learning_rate", "grad_clip"):
-        if not stage[name] > 0:
-            yield f"{name}: must be above 0, is {stage[name]}"
-    if not 0 <= stage.get("smoothing", 0) < 1:
-        yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
-    if not all(_is_rate(pair) for pair in stage["rates"]):
-        yield f"rates: must be pairs of a path pattern and a factor above 0, is {stage['rates']}"
-    if not all(isinstance(pattern, str) for pattern in stage["trainable"]):
-        yield f"trainable: must be path patterns, is {stage['trainable']}"
-    if not all(task in TASKS for task in stage.get("tasks", ())):
-        yield f"tasks: must be some of {', '.join(TASKS)}, is {stage['tasks']}"
-    if stage["batch_size"] % max(stage["microbatches"], 1):
-        yield f"microbatches: must divide batch_size, {stage['batch_size']}"
-    if stage["optimizer"] not in ("adam", "muon"):
-        yield f"optimizer: must be adam or muon, is {stage['optimizer']!r}"
-    if stage["schedule"] not in ("constant", "cosine"):
-        yield f"schedule: must be constant or cosine, is {stage['schedule']!r}"
-    if stage["schedule"] == "cosine" and not 0 <= stage["warmup"] < stage["steps"]:
-        yield f"warmup: must be below steps ({stage['steps']}), is {stage['warmup']}"
-    if stage["strategy"] not in ("pmap", "mesh"):
-        yield f"strategy: must be pmap or mesh, is {stage['strategy']!r}"
-
-
-def _is_rate(pair) -> bool:
-    return (
-        isinstance(pair, tuple | list)
-        and len(pair) == 2
-        and isinstance(pair[0], str)
-        and isinstance(pair[1], int | float)
-        and pair[1] > 0
-    )
-
-
-def _is_bucket(sizes) -> bool:
-    return (
-        isinstance(sizes, tuple | list)
-        and len(sizes) == 3
-        and all(type(n) is int and n > 0 for n in sizes)
-    )

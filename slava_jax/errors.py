@@ -1,9 +1,12 @@
-"""The base of every error whose message is all that its reader needs, and how a command ends."""
+"""The base of every error whose message is all that its reader needs, and how a command ends.
+
+And the one bound that every room sets on its settings.
+"""
 
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 # Of the disk and not of this program; what was written before stays.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -35,3 +38,10 @@ def reported(resume: str | None = None) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             raise
         sys.exit(f"error: {error}\n{resume}")
+
+
+def too_small(settings: Mapping, least: int, *names: str) -> Iterator[str]:
+    """What is wrong with settings that must be `least` or more."""
+    for name in names:
+        if settings[name] < least:
+            yield f"{name}: must be {least} or more, is {settings[name]}"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from slava_jax.config import ON_DISK, ConfigError, check, default_config
+from slava_jax.config import ConfigError, default_config
+from slava_jax.train.datasets import ON_DISK
+from slava_jax.train.settings import check
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
@@ -82,7 +84,8 @@ def test_unknown_and_missing_keys_are_all_listed():
         ),
         ("stages", (), "stages: must be some of"),
         ("dtype", "float8", "dtype: must be float32 or bfloat16, is 'float8'"),
-        ("seed", -1, "seed, data.seed: must be 0 or more"),
+        ("seed", -1, "seed: must be 0 or more, is -1"),
+        ("data.seed", -1, "data.seed: must be 0 or more, is -1"),
         ("data.name", "sme", "data.name: must be one of procedural, elpv, folder, sem, neu, cmi,"),
         ("data.name", "sem", "data.folder: must name the folder of your images"),
         ("data.crop_bar", True, "data.crop_bar: must be False, because 'procedural' does not"),

@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,8 +20,8 @@ from matplotlib.figure import Figure
 from configs.quickstart import get_config
 from experiments import results
 from experiments.readme_results import replaced, table
+from experiments.shared_stages import assistant_run, shared_stages
 from slava_jax.pages import use_large_pages
-from slava_jax.train.loop import run
 from slava_jax.train.workdir import environment, write_atomically
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -49,34 +48,18 @@ KEPT = (
 )  # fmt: skip
 
 
-def shared(seed: int) -> Path:
-    """The work directory of a seed's vision and language stages, which are run if need be."""
-    config = get_config()
-    config.seed, config.stages = seed, ("vision", "language")
-    workdir = RUNS / f"seed{seed}"
-    run(config, workdir)
-    return workdir
-
-
 def do(seed: int, decoder: str, variant: str) -> None:
     """One assistant stage and its results, unless they are there."""
     name = name_of(seed, decoder, variant)
     if name in results.read(RESULTS):
         return
-    before = shared(seed)
     config = get_config()
-    config.seed, config.stages, config.decoder = seed, ("assistant",), decoder
-    config.start_from.update(vision=str(before), language=str(before))
+    config.seed, config.decoder = seed, decoder
     config.evaluation.update(captions=0, answers=128, ranks=RANKS)
     config.update_from_flattened_dict(VARIANTS[variant])
-    workdir = RUNS / name.replace(" ", "_")
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "data").exists():
-        (workdir / "data").symlink_to((before / "data").absolute())  # the same images and texts
-    metrics = run(config, workdir)
+    metrics = assistant_run(config, RUNS / name.replace(" ", "_"), shared_stages(RUNS, seed))
     kept = {metric: metrics[metric] for metric in KEPT}
     results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
-    jax.clear_caches()  # a run's compiled programs are more than 1 GB
 
 
 def name_of(seed: int, decoder: str, variant: str) -> str:

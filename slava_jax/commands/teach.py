@@ -19,10 +19,10 @@ flags.declare_key_flag("workdir")
 def main(_) -> None:
     """Entry point."""
     # Only now, so that --help and wrong flags answer at once.
-    from slava_jax.config import check
     from slava_jax.teacher.settings import TeacherError
     from slava_jax.teacher.settings import check as check_settings
     from slava_jax.train.datasets import open_image_sets
+    from slava_jax.train.settings import check
 
     logging.set_verbosity(logging.WARNING)
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)

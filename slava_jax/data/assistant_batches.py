@@ -7,12 +7,13 @@ all its rows fit; the number of batches is the same in every epoch.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.collate import assistant_fields
+from slava_jax.data.instructions import TASKS
 from slava_jax.data.pipeline import (
     ONE_HOST,
     STREAM_PAIRS,
@@ -27,6 +28,21 @@ from slava_jax.data.pipeline import (
     stream,
     whole_batches,
 )
+from slava_jax.errors import too_small
+
+
+def pair_problems(settings: Mapping) -> Iterator[str]:
+    """What is wrong with the block of rows in which wrong pairs are chosen."""
+    if settings["pair_block"] < 2 or settings["batch_size"] % settings["pair_block"]:
+        yield "pair_block: must be 2 or more and divide batch_size"
+
+
+def setting_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with the batches of a stage that trains on instructions."""
+    yield from too_small(stage, 1, "per_image", "validation_batches")
+    yield from pair_problems(stage)
+    if not all(task in TASKS for task in stage["tasks"]):
+        yield f"tasks: must be some of {', '.join(TASKS)}, is {stage['tasks']}"
 
 
 class AssistantBatches:

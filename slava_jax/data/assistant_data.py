@@ -1,6 +1,6 @@
 """The instructions of the assistant stage with their token ids and the images they speak of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,20 @@ from slava_jax.data.pipeline import (
     PipelineError,
     stream,
 )
+
+
+def bucket_problems(buckets: Sequence) -> Iterator[str]:
+    """What is wrong with the sizes that a batch may have."""
+    if not all(_is_bucket(sizes) for sizes in buckets):
+        yield "buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
+
+
+def _is_bucket(sizes) -> bool:
+    return (
+        isinstance(sizes, tuple | list)
+        and len(sizes) == 3
+        and all(type(n) is int and n > 0 for n in sizes)
+    )
 
 
 class AssistantData:

@@ -8,7 +8,7 @@ plan of an epoch (which rows, in which order) is a seeded permutation made when 
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from slava_jax.data.chat import Example
 from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.images import Symmetry, augment, read_image, symmetric
-from slava_jax.errors import UserError
+from slava_jax.errors import UserError, too_small
 
 # What a random stream is for; part of its seed, so that no two streams coincide.
 STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
@@ -67,6 +67,19 @@ class Augmentation:
     flips: bool = True
     turns: int = 4
     shift: int = 0  # pixels, along each axis
+
+
+def augmentation_problems(settings: Mapping, side: int) -> Iterator[str]:
+    """What is wrong with the augmentation of images of `side` pixels."""
+    if not 0 <= settings["shift"] < side:
+        yield f"shift: must be 0 or more and below vit.image_size, {side}"
+    if settings["turns"] not in (1, 2, 4):
+        yield f"turns: must be 1, 2 or 4, is {settings['turns']}"
+
+
+def text_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with the batches of a stage that trains on text alone."""
+    yield from too_small(stage, 1, "length", "validation_batches")
 
 
 class ImageCache:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from slava_jax.errors import UserError
 
 PAD_ID = 0
+SMALLEST = 260  # tokens: 256 bytes and 4 special ones
 _OWN_SPECIALS = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
@@ -30,10 +31,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         (ids 0 to 3) among them; fewer where the texts do not give that many.
 
     Raises:
-      ValueError: vocab_size below 260.
+      ValueError: vocab_size below SMALLEST.
     """
-    if vocab_size < 260:
-        raise ValueError(f"vocab_size must be at least 260 (256 bytes, 4 specials): {vocab_size}")
+    if vocab_size < SMALLEST:
+        raise ValueError(f"vocab_size must be at least {SMALLEST}, is {vocab_size}")
     model = Tokenizer(models.BPE(unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()

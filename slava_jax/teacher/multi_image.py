@@ -36,6 +36,15 @@ _EXCHANGED = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
+
+def setting_problems(data: Mapping) -> Iterator[str]:
+    """What is wrong with the questions about several images that are asked for."""
+    if not all(type(n) is int and 1 <= n <= MOST_SHOTS for n in data["shots"]):
+        yield f"shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
+    if not all(kind in CHALLENGES for kind in data["challenges"]):
+        yield f"challenges: must be some of {', '.join(CHALLENGES)}"
+
+
 _QUESTIONS = {
     "intra_class": (
         "These images are of one class. Which is it, and what is different in the last one?",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
 from slava_jax.data.datasets.published import Published
 from slava_jax.data.datasets.store import image_sets
-from slava_jax.data.instructions import Instruction, read_jsonl, write_jsonl
+from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, read_jsonl, write_jsonl
 from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.tokenizer import (
@@ -29,14 +29,18 @@ from slava_jax.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from slava_jax.errors import too_small
 from slava_jax.models.presets import build_model, hashable
 from slava_jax.models.vit import VitConfig
 from slava_jax.synthetic.facts import supplement_text
 from slava_jax.synthetic.records import GroundTruth
+from slava_jax.synthetic.scenes.geometry import SMALLEST
 from slava_jax.teacher import procedural as teacher
 from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 
+ON_DISK = ("folder", *PUBLISHED)  # data sets that are read where data.folder says
+DATA_SETS = ("procedural", "elpv", *ON_DISK)
 LEFT_OUT = "left_out.jsonl"  # beside the instructions of the splits
 
 
@@ -73,6 +77,25 @@ class Datasets:
     class_answers: list[str]
     form: TextForm
     every_answer: bool
+
+
+def setting_problems(data: Mapping) -> Iterator[str]:
+    """What is wrong with the images, the split or the question that a run asks for."""
+    name = data["name"]
+    if name not in DATA_SETS:
+        yield f"name: must be one of {', '.join(DATA_SETS)}, is {name!r}"
+    if name in ON_DISK and not data["folder"]:
+        yield "folder: must name the folder of your images (--config.data.folder=DIR)"
+    if name not in ON_DISK and data["crop_bar"]:
+        yield f"crop_bar: must be False, because {name!r} does not read your files"
+    if name == "procedural" and data["images_per_category"] < 3:
+        yield "images_per_category: must be 3 or more, one for each split"
+    yield from too_small(data, SMALLEST if name == "procedural" else 1, "size")
+    yield from too_small(data, 0, "seed")
+    if IMAGE_TOKEN in data["question"]:
+        yield f"question: must not hold {IMAGE_TOKEN}, which is put before it"
+    if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):
+        yield "validation, test: must be above 0, and their sum below 1"
 
 
 def prepare(config: ConfigDict, workdir: Path) -> Datasets:

@@ -6,16 +6,18 @@ they are answered as the training answers suggest, without any image (`_blind`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from slava_jax.data.assistant_batches import pair_problems
 from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
 from slava_jax.data.instructions import STYLES
 from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
+from slava_jax.errors import too_small
 from slava_jax.eval import tasks
 from slava_jax.eval.blind import blind_answers
 from slava_jax.eval.classification import confusion_matrix, predictions
@@ -31,6 +33,15 @@ from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses
 # Training images that the yardstick is fitted to: as many as when the difficulty of the drawn
 # micrographs was fixed by it (experiments/yardstick.json).
 _YARDSTICK_IMAGES = 2800
+
+
+def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
+    """What is wrong with how much is evaluated, at which ranks of adapters of rank `r_max`."""
+    yield from too_small(evaluation, 1, "batch_size", "classification")
+    yield from too_small(evaluation, 0, "captions", "answers", "several", "examples")
+    yield from pair_problems(evaluation)
+    if not all(type(rank) is int and 1 <= rank <= r_max for rank in evaluation["ranks"]):
+        yield f"ranks: must be whole numbers in 1..adapter.r_max, {r_max}"
 
 
 @dataclasses.dataclass

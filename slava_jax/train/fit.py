@@ -6,7 +6,7 @@ and dropout, and ends with the same numbers.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from slava_jax.checkpoint import (
     newest,
 )
 from slava_jax.data.pipeline import iterate
-from slava_jax.errors import UserError
+from slava_jax.errors import UserError, too_small
 from slava_jax.train.logging import MetricLogger, Progress, Silent
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import make_runner
@@ -36,6 +36,11 @@ _HOST_FIELDS = ("index",)
 
 class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message says where it stopped and what is kept."""
+
+
+def setting_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with how long a stage trains, and how often it is validated."""
+    yield from too_small(stage, 1, "steps", "eval_every", "patience", "stop_patience")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from slava_jax import hosts
-from slava_jax.config import check, check_keys
+from slava_jax.config import check_keys
 from slava_jax.convert.pretrained import is_converted
 from slava_jax.data.datasets.catalogue import PUBLISHED
 from slava_jax.data.images import encode_png
@@ -35,6 +35,7 @@ from slava_jax.train.datasets import (
 from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
+from slava_jax.train.settings import check
 from slava_jax.train.start import (
     base_place,
     check_start,

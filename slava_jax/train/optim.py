@@ -1,5 +1,6 @@
 """Adam, and what dynamic rank asks of it (sections 4.1 and 4.7)."""
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -92,6 +93,31 @@ def _at(pattern: str):
     return lambda params: jax.tree_util.tree_map_with_path(here, params)
 
 
+def setting_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with the settings that `make_optimizer` reads."""
+    for name in ("learning_rate", "grad_clip"):
+        if not stage[name] > 0:
+            yield f"{name}: must be above 0, is {stage[name]}"
+    if not all(_is_rate(pair) for pair in stage["rates"]):
+        yield f"rates: must be pairs of a path pattern and a factor above 0, is {stage['rates']}"
+    if stage["optimizer"] not in ("adam", "muon"):
+        yield f"optimizer: must be adam or muon, is {stage['optimizer']!r}"
+    if stage["schedule"] not in ("constant", "cosine"):
+        yield f"schedule: must be constant or cosine, is {stage['schedule']!r}"
+    if stage["schedule"] == "cosine" and not 0 <= stage["warmup"] < stage["steps"]:
+        yield f"warmup: must be below steps ({stage['steps']}), is {stage['warmup']}"
+
+
+def _is_rate(pair) -> bool:
+    return (
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and isinstance(pair[1], int | float)
+        and pair[1] > 0
+    )
+
+
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     """The optimiser of a stage.
 
@@ -101,14 +127,11 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
         'cosine'), steps, weight_decay (on kernels that are not adapters), grad_clip, and
         rates (pairs of a path pattern, see trainable.py, and a factor on the rate there).
     """
+    schedule = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, config.warmup, config.steps, config.learning_rate * 0.01
         )
-    elif config.schedule == "constant":
-        schedule = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
-    else:
-        raise ValueError(f"schedule must be 'constant' or 'cosine', got {config.schedule!r}")
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(
@@ -118,6 +141,10 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     def kernels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: _name(path) == "kernel", params)
 
+    plain = optax.chain(
+        optax.scale_by_adam(_B1, _B2, _EPS),
+        optax.add_decayed_weights(config.weight_decay, kernels),
+    )
     if config.optimizer == "muon":
         # Its steps are brought to the size of Adam's, and turned back to ascent for the sake of
         # the rate below, which descends.
@@ -129,13 +156,6 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
             muon_weight_dimension_numbers=_matrices,
         )
         plain = optax.chain(muon, optax.scale(-1.0))
-    elif config.optimizer == "adam":
-        plain = optax.chain(
-            optax.scale_by_adam(_B1, _B2, _EPS),
-            optax.add_decayed_weights(config.weight_decay, kernels),
-        )
-    else:
-        raise ValueError(f"optimizer must be 'adam' or 'muon', got {config.optimizer!r}")
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip),
         optax.partition({"rows": row_adam(), "plain": plain}, labels),

@@ -5,12 +5,14 @@ Both have `place(state, frozen)`, `step(state, frozen, batch, key)`, `fetch(stat
 """
 
 import functools
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from flax import jax_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from slava_jax.errors import too_small
 from slava_jax.train.step import train_step
 
 _AXIS = "data"  # examples are split over it
@@ -172,10 +174,17 @@ class Mesh:
     local = fetch
 
 
+def setting_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with how a stage's batches are shared, whatever the devices."""
+    yield from too_small(stage, 1, "batch_size", "microbatches", "mesh_model")
+    if stage["batch_size"] % max(stage["microbatches"], 1):
+        yield f"microbatches: must divide batch_size, {stage['batch_size']}"
+    if stage["strategy"] not in ("pmap", "mesh"):
+        yield f"strategy: must be pmap or mesh, is {stage['strategy']!r}"
+
+
 def make_runner(config, objective, optimizer):
     """`Pmap` or `Mesh`, as `config.strategy` ('pmap' or 'mesh') says."""
     if config.strategy == "pmap":
         return Pmap(objective, optimizer, config.microbatches)
-    if config.strategy == "mesh":
-        return Mesh(objective, optimizer, config.microbatches, config.mesh_model)
-    raise ValueError(f"strategy must be 'pmap' or 'mesh', got {config.strategy!r}")
+    return Mesh(objective, optimizer, config.microbatches, config.mesh_model)

@@ -7,6 +7,7 @@ the parameters that the stage trains; `held` are the collections of all others, 
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,12 @@ import jax.numpy as jnp
 from slava_jax.models.interface import Batch, Prompt, VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined
 from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
+
+
+def vision_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with the loss of the vision stage."""
+    if not 0 <= stage["smoothing"] < 1:
+        yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
 
 
 @dataclasses.dataclass(frozen=True)

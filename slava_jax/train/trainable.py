@@ -6,7 +6,7 @@ the base under adapters, every A) is never trained.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
@@ -15,6 +15,12 @@ from slava_jax.errors import UserError
 
 class TrainableError(UserError, ValueError):
     """Path patterns that choose nothing; the message names them and the paths there are."""
+
+
+def setting_problems(stage: Mapping) -> Iterator[str]:
+    """What is wrong with `trainable`, whatever the model."""
+    if not all(isinstance(pattern, str) for pattern in stage["trainable"]):
+        yield f"trainable: must be path patterns, is {stage['trainable']}"
 
 
 def chosen(params: dict, patterns: Sequence[str], setting: str) -> set[str]:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slava_jax.config import ON_DISK
 from slava_jax.data.datasets import catalogue
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.catalogue import PUBLISHED, find_images
 from slava_jax.data.datasets.published import Published
 from slava_jax.data.datasets.store import image_sets
+from slava_jax.train.datasets import ON_DISK
 
 STEEL = list(PUBLISHED["neu"].counts)
 EACH = 4  # images a class here

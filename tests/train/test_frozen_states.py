@@ -11,7 +11,7 @@ import pytest
 from reference_models import tiny_folder, tiny_vit
 from tiny_run import get_config
 
-from slava_jax.config import ConfigError, check
+from slava_jax.config import ConfigError
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.datasets.base import DataError
@@ -26,6 +26,7 @@ from slava_jax.train.datasets import prepare, with_frozen_states
 from slava_jax.train.evaluation import evaluate_vision
 from slava_jax.train.fit import device_fields
 from slava_jax.train.loop import run
+from slava_jax.train.settings import check
 from slava_jax.train.start import pretrained, pretrained_encoder, with_pretrained_shapes
 
 

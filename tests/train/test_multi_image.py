@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from tiny_run import get_config
 
-from slava_jax.config import ConfigError, check
+from slava_jax.config import ConfigError
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.inference.assistant import load_assistant
 from slava_jax.teacher.multi_image import CHALLENGES, PERMUTED
 from slava_jax.teacher.sources import read_groups
 from slava_jax.train.datasets import open_image_sets, prepare, with_multi_image
 from slava_jax.train.loop import run
+from slava_jax.train.settings import check
 from slava_jax.train.test_split import TestSplit
 
 

@@ -9,7 +9,7 @@ import pytest
 from reference_models import tiny_folder, tiny_vit
 from tiny_run import get_config
 
-from slava_jax.config import ConfigError, check
+from slava_jax.config import ConfigError
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.peft import Lora, write_peft
 from slava_jax.convert.pretrained import load, write
@@ -18,6 +18,7 @@ from slava_jax.inference.assistant import Assistant, load_assistant
 from slava_jax.train import stages
 from slava_jax.train.datasets import prepare
 from slava_jax.train.loop import run
+from slava_jax.train.settings import check
 from slava_jax.train.start import (
     base_place,
     pretrained,
