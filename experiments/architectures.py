@@ -79,8 +79,9 @@ def do(seed: int, model: str) -> None:
     if name in results.read(RESULTS):
         return
     place = "".join(c if c.isalnum() else "_" for c in name)
-    metrics = assistant_run(config_of(seed, model), RUNS / place, shared_stages(RUNS, seed))
-    kept = {metric: metrics[metric] for metric in KEPT}
+    before = shared_stages(llava.get_config(), RUNS, seed)
+    metrics = assistant_run(config_of(seed, model), RUNS / place, before)
+    kept = {metric: metrics[metric] for metric in KEPT if metric in metrics}
     results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
 
 
@@ -97,12 +98,14 @@ def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:
         held = [found[name]["metrics"] for name in names if name in found]
         if held:
             held = [{**m, "minutes": m["run.seconds.assistant"] / 60} for m in held]
-            cells = (_cell([m[key] for m in held], key) for _, key in _COLUMNS)
+            cells = (_cell([m.get(key) for m in held], key) for _, key in _COLUMNS)
             out.append((model, str(len(held)), *cells))
     return out
 
 
-def _cell(values: list[float], key: str) -> str:
+def _cell(values: list[float | None], key: str) -> str:
+    if None in values:  # without adapters there is no B
+        return ""
     digits = 1 if key == "minutes" else 3
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{spread}"

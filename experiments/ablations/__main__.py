@@ -57,7 +57,8 @@ def do(seed: int, decoder: str, variant: str) -> None:
     config.seed, config.decoder = seed, decoder
     config.evaluation.update(captions=0, answers=128, ranks=RANKS)
     config.update_from_flattened_dict(VARIANTS[variant])
-    metrics = assistant_run(config, RUNS / name.replace(" ", "_"), shared_stages(RUNS, seed))
+    before = shared_stages(get_config(), RUNS, seed)
+    metrics = assistant_run(config, RUNS / name.replace(" ", "_"), before)
     kept = {metric: metrics[metric] for metric in KEPT}
     results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
 

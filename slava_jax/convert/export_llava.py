@@ -20,7 +20,13 @@ from slava_jax.convert.export import (
     tensors_of,
     text_limits,
 )
-from slava_jax.convert.llava import Names, llava_settings, pixel_settings, projector_table
+from slava_jax.convert.llava import (
+    Names,
+    feature_strategy,
+    llava_settings,
+    pixel_settings,
+    projector_table,
+)
 from slava_jax.convert.vision import clip_rows
 from slava_jax.data.instructions import IMAGE_TOKEN
 from slava_jax.models.connectors import ConnectorConfig
@@ -99,7 +105,7 @@ class LlavaModel:
                 "processor_class": "LlavaProcessor",
                 "image_token": IMAGE_TOKEN,
                 "patch_size": self.vit.patch,
-                "vision_feature_select_strategy": "default",
+                "vision_feature_select_strategy": feature_strategy(self.connector),
                 "num_additional_image_tokens": 1,
             },
         }  # fmt: skip

@@ -73,9 +73,10 @@ def llava_parts(
     Raises:
       ConvertError, KeyError, ValueError: a setting is missing, or ours does not have it.
     """
-    if config.get("vision_feature_select_strategy", "default") != "default":
+    strategy = config.get("vision_feature_select_strategy", "default")
+    if strategy not in ("default", "full"):
         raise ValueError(
-            "vision_feature_select_strategy: only 'default', without <cls>, is built here"
+            f"vision_feature_select_strategy: {strategy!r} is neither 'default' nor 'full'"
         )
     said, text = mapping(config, "vision_config"), _text(config)
     vision = clip_vision(said)
@@ -86,7 +87,8 @@ def llava_parts(
     layers = _feature_layers(config, whole(vision, "num_hidden_layers"))
     vit, vit_table = clip_below(vision, pixels, names.vision, image_size, layers)
     decoder = decoder_config(text, path)
-    connector = ConnectorConfig("linear" if identity_projector(config) else "mlp")
+    kind = "linear" if identity_projector(config) else "mlp"
+    connector = ConnectorConfig(kind, cls=strategy == "full")
     parts = {
         "vit": Part(vit, vit_table),
         "connector": Part(connector, projector_table(connector, vit, decoder, names)),
@@ -189,11 +191,11 @@ def llava_settings(
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "image_token_index": image_token,
-        "image_seq_length": vit.tokens - 1,
+        "image_seq_length": vit.tokens - (not connector.cls),
         "projector_hidden_act": "gelu" if connector.kind == "mlp" else "linear",
         "multimodal_projector_bias": True,
         "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "default",
+        "vision_feature_select_strategy": feature_strategy(connector),
         "tie_word_embeddings": decoder.tie_embeddings,
         "torch_dtype": "float32",
         "text_config": text,
@@ -210,6 +212,11 @@ def llava_settings(
             "layer_norm_eps": vit.norm_eps,
         },
     }
+
+
+def feature_strategy(connector: ConnectorConfig) -> str:
+    """What transformers calls the tokens that a connector reads."""
+    return "full" if connector.cls else "default"
 
 
 def pixel_settings(vit: VitConfig) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Assistant:
     def candidate_scores(
         self, batch: dict, candidates: Sequence[str], rank: int | None = None
     ) -> np.ndarray:
-        """float32[B, M]: sum of log p over each candidate answer and its end (docs/paper.md)."""
+        """float32[B, candidates]: sum of log p over each answer and its end (docs/paper.md)."""
         answers, weights = self._candidates(tuple(candidates))
         rank = self._rank(rank)
         state = decode.prefill(

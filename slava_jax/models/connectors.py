@@ -19,10 +19,16 @@ KINDS = ("linear", "mlp")
 
 @dataclasses.dataclass(frozen=True)
 class ConnectorConfig:
-    """Which connector, and the dropout behind it in training (LiMBeR: 0.1)."""
+    """Which connector, what it reads, and the dropout behind it in training (LiMBeR: 0.1).
+
+    `cls`: the `<cls>` token stands before the patches. LLaVA reads patches alone, which suits an
+    encoder whose patches were trained for it, as CLIP's; one that was trained to tell classes has
+    them in `<cls>`.
+    """
 
     kind: str = "linear"
     dropout: float = 0.0
+    cls: bool = False
 
     def __post_init__(self):
         if self.kind not in KINDS:

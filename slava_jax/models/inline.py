@@ -4,7 +4,8 @@
                                 v
     text   -> embedding ------> sequence -> Decoder (int8, DyA-MoQPE) -> next token
 
-An image takes `M` positions of the sequence, its patches in reading order. What is trained on what
+An image takes `M` positions of the sequence: its patches in reading order, behind `<cls>` where the
+connector reads it. What is trained on what
 is a recipe's affair (config.py, train/recipes.py). Axis letters: see nn/attention.py.
 """
 
@@ -52,6 +53,11 @@ class InlineConfig:
     def __post_init__(self):
         self.decoder_mode(jnp.float32)  # which checks its own settings
 
+    @property
+    def image_tokens(self) -> int:
+        """M: the patches of an image, and `<cls>` where the connector reads it."""
+        return self.vit.tokens - (not self.connector.cls)
+
     def decoder_mode(self, dtype) -> DecoderMode:
         """How the decoder is held and run."""
         frozen = self.quantized or self.adapter is not None
@@ -86,14 +92,15 @@ class Inline(nn.Module):
         return self.adapter is not None
 
     def text_form(self, eos_id: int) -> TextForm:
-        """An image takes as many positions as it has patches; any id may stand there."""
-        return TextForm(self.config.template, self.config.vit.tokens - 1, 0, eos_id)
+        """An image takes as many positions as the connector reads; any id may stand there."""
+        return TextForm(self.config.template, self.config.image_tokens, 0, eos_id)
 
     def encode_images(self, images, call: AdapterCall):
         """Images as those of a Prompt -> tokens of the decoder, float[B, I * M, D]."""
         B, I = images.shape[:2]  # noqa: E741
-        patches = self.vit(images.reshape(B * I, *images.shape[2:]))[:, 1:]
-        tokens = self.connector(patches.reshape(B, -1, patches.shape[-1]), call)
+        tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
+        tokens = tokens[:, -self.config.image_tokens :]
+        tokens = self.connector(tokens.reshape(B, -1, tokens.shape[-1]), call)
         return tokens.astype(self.dtype)
 
     def embed(self, prompt: Prompt, call: AdapterCall):

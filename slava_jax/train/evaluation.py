@@ -1,7 +1,7 @@
 """Evaluates a trained assistant on the test split, with the controls that keep it honest.
 
 The same questions are put to the assistant with the right image, with an image of another category
-(`_shuffled`), before its stage (`_untrained`) and with every adapter's B at zero (`_zero_b`); and
+(`_shuffled`), with every adapter's B at zero (`_zero_b`) and before its stage (`_untrained`); and
 they are answered as the training answers suggest, without any image (`_blind`).
 """
 
@@ -83,14 +83,15 @@ def evaluate(
       progress: told what is being measured.
     """
     test = TestSplit.of(config, datasets)
-    zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
     views = _views(config)
-    controls = (
+    controls = [
         ("", trained, None, views),
         ("_shuffled", trained, test.exchanged, (UPRIGHT,)),
-        ("_zero_b", zero_b, None, views),
         ("_untrained", untrained, None, (UPRIGHT,)),
-    )
+    ]
+    if trained.model.adapter is not None:
+        zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
+        controls.insert(2, ("_zero_b", zero_b, None, views))
     found = Findings({})
     for control, assistant, shown, seen in controls:
         progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")

