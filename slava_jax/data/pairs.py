@@ -77,7 +77,7 @@ class PairChooser:
         return wrong_offset, weight
 
 
-def _asked(item: Instruction) -> tuple[str, str]:
-    """What makes two questions the same: their type, and where that says nothing their words."""
+def _asked(item: Instruction) -> tuple:
+    """What makes two questions the same: their type; else their words and those before them."""
     plain = item.question_type == "vqa"
-    return (item.question if plain else item.question_type), item.style
+    return (item.questions if plain else item.question_type), item.style

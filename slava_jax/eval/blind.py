@@ -18,6 +18,7 @@ _COMPARED = 200
 
 # Which training answers are those to the same question, from the closest on.
 _ALIKE: tuple[Callable[[Instruction], Hashable], ...] = (
+    lambda item: (item.questions, item.style, item.question_type),
     lambda item: (item.question, item.style, item.question_type),
     lambda item: (item.question_type, item.style),
     lambda item: item.task,
@@ -28,7 +29,8 @@ _ALIKE: tuple[Callable[[Instruction], Hashable], ...] = (
 def blind_answers(asked: Sequence[Instruction], known: Sequence[Instruction]) -> list[str]:
     """An answer to each of `asked`, from the instructions of training (`known`) and no image.
 
-    A question that is not among them is answered like others of its type and style, else of its
+    A question is the same after the same earlier ones, else wherever it stands. One that is not
+    among them is answered like others of its type and style, else of its
     task, else like any. Raises ValueError where `known` is empty.
     """
     if not known:

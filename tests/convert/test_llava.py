@@ -49,7 +49,7 @@ TEXTS = {
 def theirs(kind="llama", **settings):
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION), text_config=TEXTS[kind](),
-        image_token_index=IMAGE, image_seq_length=M, attn_implementation="eager", **settings,
+        image_token_index=IMAGE, attn_implementation="eager", **settings,
     )  # fmt: skip
     return randomise(transformers.LlavaForConditionalGeneration(config), 0.2)
 
@@ -77,16 +77,16 @@ def ours(loaded, template="plain"):
     return Inline(config), {"params": params, "frozen": frozen}
 
 
-def prompt(images=1, channels=3, rows=2) -> Prompt:
-    """Texts with images at other places in each row, and as many tokens in all."""
+def prompt(images=1, channels=3, rows=2, size=M) -> Prompt:
+    """Texts with images of `size` tokens at other places in each row; as many tokens in all."""
     rng = np.random.default_rng(1)
-    length = 10 + images * M
+    length = 10 + images * size
     tokens = rng.integers(4, 260, (rows, length), dtype=np.int32)
     index = np.full((rows, length), -1, np.int32)
     for row in range(rows):
         for image in range(images):
-            start = 1 + row + image * (M + 2)
-            index[row, start : start + M] = image * M + np.arange(M)
+            start = 1 + row + image * (size + 2)
+            index[row, start : start + size] = image * size + np.arange(size)
     tokens[index >= 0] = IMAGE
     pixels = rng.integers(0, 256, (rows, images, 32, 32, channels), dtype=np.uint8)
     return Prompt(pixels, tokens, index, np.full(rows, length, np.int32))
@@ -150,6 +150,26 @@ def test_the_layer_that_is_read(layer, layers, tmp_path):
     assert vit.layers == layers and not vit.final_norm and "norm" not in loaded.tree["vit"]
     found = logits(*ours(loaded), p)
     np.testing.assert_allclose(found, wanted(model, p, MEAN, DEVIATION), atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_cls_token_is_read_where_the_strategy_is_full(images, tmp_path):
+    """In, and out again: it stands before the patches of its image."""
+    model = theirs(vision_feature_select_strategy="full")
+    p = prompt(images, size=M + 1)
+    loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
+    assert loaded.configs["connector"].cls
+    reference = wanted(model, p, MEAN, DEVIATION)
+    np.testing.assert_allclose(logits(*ours(loaded), p), reference, atol=1e-4)
+    assert ours(loaded)[0].text_form(2).image_tokens == M + 1
+    leaving.write_converted(tmp_path / "ours", tmp_path / "out")
+    again = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    out = p.replace(tokens=np.where(p.tokens == IMAGE, 270, p.tokens))
+    found = wanted(again, out, MEAN, DEVIATION)
+    np.testing.assert_allclose(found[..., :270], reference, atol=1e-4)
+    assert again.config.image_seq_length == M + 1
+    processor = json.loads((tmp_path / "out" / "processor_config.json").read_text())
+    assert processor["vision_feature_select_strategy"] == "full"
 
 
 LAYOUTS = {

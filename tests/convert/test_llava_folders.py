@@ -76,7 +76,7 @@ def test_a_projector_of_one_layer(tmp_path):
         ({"vision_feature_layer": [-2, -1]}, "vision_feature_layer"),
         ({"vision_feature_layer": 0}, "behind none of 3 layers"),
         ({"vision_feature_layer": -5}, "behind none of 3 layers"),
-        ({"vision_feature_select_strategy": "full"}, "only 'default'"),
+        ({"vision_feature_select_strategy": "cls"}, "neither 'default' nor 'full'"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act: 'relu'"),
         ({"multimodal_projector_bias": False}, "multimodal_projector_bias"),
         (

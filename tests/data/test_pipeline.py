@@ -184,6 +184,23 @@ def test_an_answer_to_another_question_makes_no_wrong_pair():
     assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
 
 
+def test_a_question_after_others_is_another_question():
+    """How large the grains are, and how large the pores are, may both be asked as 'How large?'."""
+
+    def vqa(name, image, first, answer):
+        turns = ((f"<image> Are there {first}?", "Yes."),)
+        item = ask(name, image, "vqa", answer)
+        return dataclasses.replace(item, question="How large?", turns=turns)
+
+    items = [
+        vqa("a", "k0", "grains", "Small."),
+        vqa("b", "k1", "pores", "Large."),
+        vqa("c", "k2", "grains", "Large."),
+    ]
+    data = make_data(items)
+    assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
+
+
 def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
     data = make_data()
     rows = np.array([0, 4, 8, 12, 20, -1], np.int32)  # class questions of images 0 to 3, 5; filling

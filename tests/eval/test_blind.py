@@ -6,12 +6,11 @@ from slava_jax.data.instructions import Instruction
 from slava_jax.eval.blind import blind_answers, commonest
 
 
-def item(question, answer="", task="vqa", style="short", question_type="size"):
+def item(question, answer="", task="vqa", style="short", question_type="size", turns=()):
     metadata = {"question_type": question_type}
     answer = answer or "unknown to it"
-    return Instruction(
-        "-", ("image",), f"<image> {question}", answer, task, style, "Tips", metadata
-    )
+    question = question if turns else f"<image> {question}"
+    return Instruction("-", ("image",), question, answer, task, style, "Tips", metadata, turns)
 
 
 def test_it_is_the_answer_that_has_most_in_common_with_the_others():
@@ -35,6 +34,18 @@ def test_only_answers_to_the_same_question_in_the_same_style_count():
     asked = [item("How many?", question_type="number"), item("How large?")]
     asked.append(item("How large?", style="detailed"))
     assert blind_answers(asked, known) == ["Few.", "Some 20 nm.", "They measure some 20 nm."]
+
+
+def test_a_question_after_others_is_answered_as_after_those():
+    fibres, pores = ((("<image> What is there?", what),) for what in ("Fibres.", "Pores."))
+    holes = (("<image> Are there holes?", "Yes."),)
+    known = [
+        *[item("How large?", "Some 20 nm.", turns=fibres)] * 2,
+        *[item("How large?", "About a micron.", turns=holes)] * 3,
+    ]
+    asked = [item("How large?", turns=turns) for turns in (pores, holes, ())]
+    answers = ["Some 20 nm.", "About a micron.", "About a micron."]
+    assert blind_answers(asked, known) == answers
 
 
 def test_an_unknown_question_is_answered_like_others_of_its_kind():
