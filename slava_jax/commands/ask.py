@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         help="e.g. 'What does this image show?'; with one <image> where each image stands, or none",
     )
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
-    options.add_argument("--base", help="its converted Llama, if that is not where it was")
+    options.add_argument("--base", help="its converted language model, if that is not where it was")
     options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
     options.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
     options.add_argument("--detailed", action="store_true", help="asks for a longer answer")

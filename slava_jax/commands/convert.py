@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--as", dest="form", choices=FORMS,
         help="weights out: the adapters for peft, the text encoder with them merged in, or the "
-        "frozen Llama alone (of converted weights, too)",
+        "frozen language model alone (of converted weights, too)",
     )  # fmt: skip
     options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
     options.add_argument(
@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
         help="several experts as one, mixed as the router does on average over these texts",
     )  # fmt: skip
     options.add_argument(
-        "--base", help="converted weights, where the frozen Llama of a run is not where it was"
+        "--base",
+        help="converted weights, where the frozen language model of a run is not where it was",
     )
     return options
 

@@ -48,7 +48,7 @@ def setting_problems(stage: Mapping) -> Iterator[str]:
 class AssistantBatches:
     """Training batches: a new sample of the instructions, in a new order, every epoch.
 
-    A batch of this host's B rows, with I images an example: images uint8[B, I, S, S, ch]; tokens,
+    A batch of this host's B rows, with I images an example: images uint8[B, I, P, P, ch]; tokens,
     image_index int32[B, T]; length, answer_start int32[B]; weights float32[B, U]
     (collate.assistant_fields); wrong_offset int32[B], how many
     rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
@@ -235,7 +235,7 @@ def _pixels(
     augmentation: Augmentation | None,
     shown: np.ndarray,
 ) -> np.ndarray:
-    """uint8[B, I, S, S, ch]; black where an example has fewer than I images.
+    """uint8[B, I, P, P, ch]; black where an example has fewer than I images.
 
     `place` is the instruction of each row, and I.
     """

@@ -83,12 +83,12 @@ class Example:
 
     @property
     def prompt_ids(self) -> np.ndarray:
-        """int32[P]: all before the last answer."""
+        """int32[n]: all before the last answer."""
         return self.ids[: self.answers[-1, 0]]
 
     @property
     def answer_ids(self) -> np.ndarray:
-        """int32[U]: the last answer without its end."""
+        """int32[n]: the last answer without its end."""
         return self.ids[self.answers[-1, 0] : self.answers[-1, 1] - 1]
 
     @property
@@ -148,7 +148,7 @@ def encode_prompt(
       images: how many there are.
 
     Returns:
-      ids int32[P], spans int32[I, 2]: start and stop of each image's positions.
+      ids int32[n], spans int32[I, 2]: start and stop of each image's positions.
 
     Raises:
       ChatError: the messages come in another order, or their `<image>` marks do not match the

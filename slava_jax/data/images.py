@@ -144,7 +144,7 @@ def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> Symmetry
 
 
 def symmetric(image: np.ndarray, mirrored: int, quarters: int) -> np.ndarray:
-    """The image [S, S, ch] under a symmetry of the square; a view of it."""
+    """The image [P, P, ch] under a symmetry of the square; a view of it."""
     return np.rot90(image[:, ::-1] if mirrored else image, quarters)
 
 
@@ -160,13 +160,13 @@ def augment(
     """A random member of the square's symmetries, then a random shift by reflection.
 
     Args:
-      image: uint8[S, S, ch].
+      image: uint8[P, P, ch].
       rng: draws the flip, the turn and the shift, always in this order and number.
       flips, turns: see draw_symmetry.
       shift: furthest shift along each axis, pixels; less than S.
 
     Returns:
-      uint8[S, S, ch], a new array unless nothing is to be done.
+      uint8[P, P, ch], a new array unless nothing is to be done.
     """
     image = symmetric(image, *draw_symmetry(rng, flips, turns))
     for axis, step in enumerate(rng.integers(-shift, shift + 1, 2).tolist()):

@@ -53,13 +53,13 @@ class PairChooser:
         """A wrong partner for every row of one block, drawn evenly from all there are.
 
         Args:
-          rows: int32[P], instruction of each row; negative for padding.
-          shown: int32[P], index of the target image each row shows.
+          rows: int32[rows], instruction of each row; negative for padding.
+          shown: int32[rows], index of the target image each row shows.
 
         Returns:
-          wrong_offset int32[P], how many rows further down (or up, if negative) the row stands
+          wrong_offset int32[rows], how many rows further down (or up, if negative) the row stands
           whose target image makes the wrong pair, 0 where there is none; and wrong_weight
-          float32[P], 0 where there is none, else 1.
+          float32[rows], 0 where there is none, else 1.
         """
         count = len(rows)
         wrong_offset = np.zeros(count, np.int32)

@@ -98,7 +98,7 @@ class ImageCache:
         self._done = np.zeros(len(images), bool)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """uint8[S, S, ch]; not to be written to. Raises ImageError, naming set and image."""
+        """uint8[P, P, ch]; not to be written to. Raises ImageError, naming set and image."""
         if self._pixels is not None and self._done[i]:
             return self._pixels[i]
         name = f"{self._images.name}: image {self._images.keys[i]!r}"
@@ -188,7 +188,7 @@ def iterate(batches: Sequence[dict[str, np.ndarray]], prefetch: int = 8) -> grai
 class VisionBatches:
     """Images and labels in a new order every epoch; the rows beyond the last whole batch wait.
 
-    A batch: images uint8[B, S, S, ch], labels int32[B], example_id uint32[B] (row of the global
+    A batch: images uint8[B, P, P, ch], labels int32[B], example_id uint32[B] (row of the global
     batch), index int32[B] (row of the image set); B rows of this host.
     """
 

@@ -25,7 +25,7 @@ _MANY = 500  # images that are worth starting processes for
 def features(images: Sequence[np.ndarray]) -> np.ndarray:
     """float32[n, F]: histogram, gradient statistics and radial power spectrum of each image.
 
-    images: n of uint8[S, S], or uint8[S, S, ch] of which the channels are averaged.
+    images: n of uint8[P, P], or uint8[P, P, ch] of which the channels are averaged.
     """
     shape = np.shape(images[0]) if len(images) else ()
     if len(shape) not in (2, 3):

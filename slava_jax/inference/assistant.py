@@ -32,7 +32,7 @@ from slava_jax.models.presets import build_model, variable_shapes
 from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
-# Below that. The adapters are everything that was trained, and what is frozen beside the Llama.
+# Below that. The adapters are everything that was trained, and all that is frozen but the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 
 
@@ -130,7 +130,7 @@ class Assistant:
         """A batch of prompts.
 
         Args:
-          images: uint8[S, S, channels] each (see `read`), those of each question in its order;
+          images: uint8[P, P, channels] each (see `read`), those of each question in its order;
             the last one is asked about.
           questions: with one `<image>` where each image stands, or none: they come first then.
           supplement: pixel size and magnification as text, where known.
@@ -193,24 +193,24 @@ class Assistant:
 
 
 def load_assistant(
-    path: str | Path, base: str | Path | None = None, beside: Assistant | None = None
+    path: str | Path, base: str | Path | None = None, sharing: Assistant | None = None
 ) -> Assistant:
     """The assistant that a run left in its work directory, or in a folder copied from it.
 
     Args:
       path: the work directory, or its folder assistant/model.
-      base: converted weights (docs/convert.md) to take the frozen Llama from, where it is neither
-        in the folder nor where it was.
-      beside: an assistant whose frozen Llama this one shall share, without a copy; instead of
-        `base`.
+      base: converted weights (docs/convert.md) to take the frozen language model from, where it is
+        neither in the folder nor where it was.
+      sharing: an assistant whose frozen language model this one shall share, without a copy;
+        instead of `base`.
 
     Raises:
       CheckpointError: there is none, it is not whole, its arrays are not of its config, or the
-        frozen Llama is not the one that it was trained on.
-      TokenizerError: its tokenizer is gone or damaged. ValueError: both `base` and `beside`.
+        frozen language model is not the one that it was trained on.
+      TokenizerError: its tokenizer is gone or damaged. ValueError: both `base` and `sharing`.
     """
-    if base is not None and beside is not None:
-        raise ValueError("base and beside both say where the frozen Llama is from: give one")
+    if base is not None and sharing is not None:
+        raise ValueError("base and sharing both say where the language model is from: give one")
     folder = _folder(Path(path))
     facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))
@@ -219,15 +219,15 @@ def load_assistant(
     shapes = variable_shapes(model)
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
-    if beside is not None:
-        shared, found, place = beside.base, beside.base_hash, "that of the assistant beside it"
+    if sharing is not None:
+        shared, found, place = sharing.base, sharing.base_hash, "that of the assistant it shares"
     else:
         place = _base_place(folder, facts["base"]["place"], base)
         shared, _ = load_tree(place, base_shapes)
         found = content_hash(shared)
     if found != facts["base"]["sha256"]:
         raise CheckpointError(
-            f"{folder}: its adapters were trained on the frozen Llama of SHA-256 "
+            f"{folder}: its adapters were trained on the frozen language model of SHA-256 "
             f"{facts['base']['sha256']}, but {place} is {found}: give the right one"
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
@@ -251,14 +251,14 @@ def _folder(path: Path) -> Path:
 
 
 def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> Path:
-    """The checkpoint of the frozen Llama."""
+    """The checkpoint of the frozen language model."""
     if asked is None and stored is None:
         return folder / _BASE
     place = Path(asked or stored)
     if not is_converted(place):
         raise CheckpointError(
-            f"{folder}: its frozen Llama is not in {place}; say where the converted weights are "
-            "(--base DIR, or load_assistant(..., base=DIR))"
+            f"{folder}: its frozen language model is not in {place}; say where the converted "
+            "weights are (--base DIR, or load_assistant(..., base=DIR))"
         )
     return part_place(place, "language_model")
 
@@ -272,8 +272,8 @@ def save_assistant(
     """Writes what `load_assistant` reads: one folder that can be copied and holds all it needs.
 
     Args:
-      base_place: converted weights in which the frozen Llama lies exactly as the assistant holds
-        it. It is not written again then; its place and hash are.
+      base_place: converted weights in which the frozen language model lies exactly as the assistant
+        holds it. It is not written again then; its place and hash are.
 
     Raises:
       CheckpointError: there is one already, or the disk is full. Nothing is taken for an assistant

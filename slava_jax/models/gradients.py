@@ -16,7 +16,7 @@ _GAIN = 2.0  # brings the mean strengths near 1
 
 
 def gradient_cells(images):
-    """float[B, S, S, channels] -> float[B, S/8, S/8, 30]; S is a multiple of 8."""
+    """float[B, P, P, channels] -> float[B, P/8, P/8, 30]; P is a multiple of 8."""
     grey = images.mean(axis=-1)
     deviation = grey.std(axis=(1, 2), keepdims=True)
     grey = (grey - grey.mean(axis=(1, 2), keepdims=True)) / (deviation + 1e-3)

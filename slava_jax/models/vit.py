@@ -119,7 +119,7 @@ class VitBlock(nn.Module):
 
 
 def _embed(module, images):
-    """uint8[B, S, S, channels] -> float[B, N, D] before the first block, by parameters of `module`.
+    """uint8[B, P, P, channels] -> float[B, N, D] before the first block, by parameters of `module`.
 
     Mean and deviation are taken off here (the paper's 0.5 and 0.5 give [-1, 1]).
     """
@@ -148,7 +148,7 @@ def _blocks(module, layers: int, x):
 
 
 class VitStem(nn.Module):
-    """The embedding and the first `frozen_layers` blocks: uint8[B, S, S, channels] to states."""
+    """The embedding and the first `frozen_layers` blocks: uint8[B, P, P, channels] to states."""
 
     config: VitConfig
     dtype: jnp.dtype = jnp.float32
@@ -161,7 +161,7 @@ class VitStem(nn.Module):
 class Vit(nn.Module):
     """Images to tokens.
 
-    Call with uint8[B, S, S, channels], or with what VitStem made of them, float[B, N, D]. Returns
+    Call with uint8[B, P, P, channels], or with what VitStem made of them, float[B, N, D]. Returns
     float[B, N, D], `<cls>` first; with `cls_only` float[B, 1, D].
     """
 

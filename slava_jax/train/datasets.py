@@ -273,7 +273,7 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
 
 
 def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction], answers):
-    """Trained once a run; the Llama of another run comes with the tokenizer it was trained on."""
+    """Trained once a run; a language model from elsewhere comes with its own."""
     if not folder.exists():
         start = config.start_from.language if "language" not in config.stages else ""
         if start:

@@ -52,7 +52,7 @@ def _row_weights(batch):
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Next-token prediction by the plain Llama on instruction text."""
+    """Next-token prediction by the plain language model on instruction text."""
 
     model: nn.Module
     adapter = None  # of this stage

@@ -144,7 +144,7 @@ def embeddings(
 
 
 def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
-    """A Llama from scratch on the training instructions: the default ships no weights."""
+    """A language model from scratch on the training instructions: the default ships no weights."""
     c, tokenizer = config.language, datasets.tokenizer
     model = LanguageModel(DecoderConfig(vocab_size=len(tokenizer), **config.language_model))
 

@@ -170,7 +170,7 @@ def pretrained(place: str, part: str) -> dict:
 
 
 def base_place(config: ConfigDict) -> str | None:
-    """Converted weights that hold the frozen Llama exactly as the assistant does, if it is in any.
+    """Converted weights that hold the language model exactly as the assistant does, if any do.
 
     Kernels that the run itself made int8 are not in them.
     """

@@ -107,7 +107,7 @@ def test_a_text_file_and_a_missing_one_are_no_images(workdir, tmp_path):
 
 def test_a_base_that_is_not_there(workdir, tmp_path, image):
     text = refusal(workdir, image, QUESTION, "--base", tmp_path)
-    assert f"its frozen Llama is not in {tmp_path}" in text
+    assert f"its frozen language model is not in {tmp_path}" in text
 
 
 def test_a_question_that_asks_for_more_images_is_refused(workdir, image):

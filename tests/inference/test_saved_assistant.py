@@ -76,7 +76,7 @@ def test_one_folder_is_all_it_needs(runs, tmp_path):
 def test_assistants_beside_one_base_answer_as_alone(runs):
     """The base is there once: the same buffers; and a call compiles nothing anew."""
     first, alone = load_assistant(runs / "a"), load_assistant(runs / "b")
-    second = load_assistant(runs / "b", beside=first)
+    second = load_assistant(runs / "b", sharing=first)
     shared = jax.tree.map(lambda x, y: x is y, first.base, second.base)
     assert all(jax.tree.leaves(shared)) and len(jax.tree.leaves(shared)) > 10
     own = jax.tree.map(lambda x, y: x is y, first.base, alone.base)
@@ -106,15 +106,15 @@ def test_another_base_is_refused_beside_an_assistant(runs):
     """Both hashes are named."""
     other = changed_base(pair()[0])
     with pytest.raises(CheckpointError) as error:
-        load_assistant(runs / "b", beside=other)
+        load_assistant(runs / "b", sharing=other)
     text = str(error.value)
     assert other.base_hash in text and pair()[0].base_hash in text and "beside it" in text
 
 
 def test_one_place_of_the_base_not_two(runs, tmp_path):
     """Neither wins in silence."""
-    with pytest.raises(ValueError, match="base and beside"):
-        load_assistant(runs / "b", base=tmp_path, beside=pair()[0])
+    with pytest.raises(ValueError, match="base and sharing"):
+        load_assistant(runs / "b", base=tmp_path, sharing=pair()[0])
 
 
 @pytest.fixture
