@@ -37,13 +37,7 @@ MODELS = {
         llava,
         {"adapter.experts": 0, "assistant.trainable": ("connector/**",)},
     ),
-    "LLaVA, vision encoder trained too": (
-        llava,
-        {
-            "assistant.trainable": ("vit/**", *llava.ADAPTED),
-            "assistant.rates": (("vit/**", 0.1),),
-        },
-    ),
+    "LLaVA, for as long as sLAVA": (llava, {"alignment.steps": 280, "assistant.steps": 920}),
 }
 LOSS, TOP1 = "lm.nats_per_token", "classification.top1"
 _COLUMNS = (

@@ -67,14 +67,14 @@ def config_of(encoder: str) -> ConfigDict:
     """The configuration of one run; only what it starts from differs between encoders."""
     config = get_config()
     config.seed, config.model, config.template = SEED, "inline", "plain"
-    config.connector.dropout = 0.1
+    config.connector.update(dropout=0.1, cls=True)  # what each encoder has, <cls> and patches
     config.adapter.experts = 0
     config.start_from.language = str(LANGUAGE)
     if encoder != f"{TINY}, class-trained":
         config.start_from.vision = str(_weights(encoder))
     config.assistant.update(
-        steps=300,
-        batch_size=16,
+        steps=200,
+        batch_size=8,
         microbatches=1,
         optimizer="adam",
         learning_rate=2e-3,
@@ -84,8 +84,9 @@ def config_of(encoder: str) -> ConfigDict:
         tasks=("classification", "caption"),
         buckets=((40, 8, 1), (96, 56, 1)),
         eval_every=100,
+        validation_batches=8,
     )
-    config.evaluation.update(classification=400, captions=64, answers=0)
+    config.evaluation.update(classification=160, captions=32, answers=0, examples=6)
     return config
 
 
@@ -119,7 +120,7 @@ def do(encoder: str) -> None:
     if encoder in results.read(RESULTS):
         return
     make_encoder(encoder)
-    before = shared_stages(get_config(), RUNS, SEED)
+    before = shared_stages(get_config(), RUNS, SEED, ("vision",))
     place = RUNS / "".join(c if c.isalnum() else "_" for c in encoder)
     metrics = assistant_run(config_of(encoder), place, before)
     kept = {metric: metrics[metric] for metric in KEPT}

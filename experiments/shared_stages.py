@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 from slava_jax.train.loop import run
 
 
-def shared_stages(config: ConfigDict, runs: Path, seed: int) -> Path:
-    """The work directory of a seed's vision and language stages, which are run if need be."""
-    config.seed, config.stages = seed, ("vision", "language")
+def shared_stages(
+    config: ConfigDict, runs: Path, seed: int, stages: tuple[str, ...] = ("vision", "language")
+) -> Path:
+    """The work directory of a seed's first stages, which are run if need be."""
+    config.seed, config.stages = seed, stages
     workdir = runs / f"seed{seed}"
     run(config, workdir)
     return workdir
