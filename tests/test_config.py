@@ -158,8 +158,8 @@ def test_an_assistant_alone_needs_the_stages_before_it():
     config = quickstart()
     config.stages = ("assistant",)
     text = refusal(config)
-    assert "start_from.vision: must name a work directory with a finished vision stage" in text
-    assert "start_from.language: must name" in text
+    assert "start_from.vision: must be a work directory with a finished vision stage" in text
+    assert "start_from.language: must be" in text
     config.start_from.update(vision="a", language="b")
     check(config)
 

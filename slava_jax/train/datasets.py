@@ -1,4 +1,4 @@
-"""What a run trains on: image sets, instructions on disk, the tokenizer."""
+"""The data of a run: image sets, instructions on disk, the tokenizer."""
 
 import dataclasses
 import sys
@@ -39,17 +39,17 @@ from slava_jax.teacher import procedural as teacher
 from slava_jax.teacher.multi_image import multi_image_instructions
 from slava_jax.train.frozen_states import UNCHANGED, FrozenStates
 
-ON_DISK = ("folder", *PUBLISHED)  # data sets that are read where data.folder says
+ON_DISK = ("folder", *PUBLISHED)  # data sets read from data.folder
 DATA_SETS = ("procedural", "elpv", *ON_DISK)
-LEFT_OUT = "left_out.jsonl"  # beside the instructions of the splits
+LEFT_OUT = "left_out.jsonl"  # next to the instructions of the splits
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split: its images, the instructions about them, their token ids.
 
-    `pixels` are the decoded images; `cache` is what the model is given: the same, or the states of
-    frozen layers (frozen_states.py).
+    `pixels` are the decoded images; `cache` is the model's input: the same pixels, or the states
+    of frozen layers (frozen_states.py).
     """
 
     images: ImageSet
@@ -64,9 +64,9 @@ class Datasets:
     """Everything a run reads.
 
     Attributes:
-      class_answers: the class names as answers say them.
-      form: how the model wants its text. every_answer: it learns all answers of a conversation;
-        else each turn is an instruction of its own.
+      class_answers: the class names as worded in answers.
+      form: the text format of the model. every_answer: train on all answers of a conversation at
+        once; otherwise each turn is a separate instruction.
     """
 
     train: Split
@@ -80,7 +80,7 @@ class Datasets:
 
 
 def setting_problems(data: Mapping) -> Iterator[str]:
-    """What is wrong with the images, the split or the question that a run asks for."""
+    """Problems with the settings of images, splits and question."""
     name = data["name"]
     if name not in DATA_SETS:
         yield f"name: must be one of {', '.join(DATA_SETS)}, is {name!r}"
@@ -93,24 +93,24 @@ def setting_problems(data: Mapping) -> Iterator[str]:
     yield from too_small(data, SMALLEST if name == "procedural" else 1, "size")
     yield from too_small(data, 0, "seed")
     if IMAGE_TOKEN in data["question"]:
-        yield f"question: must not hold {IMAGE_TOKEN}, which is put before it"
+        yield f"question: must not contain {IMAGE_TOKEN}, which is added automatically"
     if not (data["validation"] > 0 and data["test"] > 0 and data["validation"] + data["test"] < 1):
         yield "validation, test: must be above 0, and their sum below 1"
 
 
 def prepare(config: ConfigDict, workdir: Path) -> Datasets:
-    """Builds what is not there yet under `workdir/data`, and reads it.
+    """Builds the missing files under `workdir/data`, then reads them all.
 
     Raises:
-      DataError, ImageError, InstructionError: images or instructions that cannot be used.
-      ChatError: an instruction cannot be written as a conversation.
+      DataError, ImageError, InstructionError: unusable images or instructions.
+      ChatError: an instruction cannot be formatted as a conversation.
     """
     images = open_image_sets(config, workdir / "data")
     names = images["train"].class_names
     if len(names) < 2:
         raise DataError(
-            f"{images['train'].name}: all images are of one class, {names[0]!r}, and every score "
-            "is compared with that of an image of another: add images of a second class"
+            f"{images['train'].name}: all images are of one class, {names[0]!r}, but the "
+            "evaluation needs mismatched images: add images of a second class"
         )
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
@@ -136,7 +136,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
 def with_frozen_states(
     config: ConfigDict, datasets: Datasets, stem: dict, workdir: Path
 ) -> Datasets:
-    """The same, the model to be given the states of its frozen layers, which are computed here.
+    """The data sets with the states of the frozen layers, computed here, as the model's input.
 
     Args:
       stem: weights of models/vit.VitStem.
@@ -159,10 +159,10 @@ def with_frozen_states(
 def with_multi_image(
     config: ConfigDict, datasets: Datasets, embeddings: Mapping[str, np.ndarray], workdir: Path
 ) -> Datasets:
-    """The same with the instructions about several images that `data.shots` and `challenges` ask.
+    """The data sets with the multi-image instructions of `data.shots` and `data.challenges` added.
 
     Args:
-      embeddings: split -> float32[n, D], of its images, by the trained vision encoder (section
+      embeddings: split -> float32[n, D], image embeddings of the trained vision encoder (section
         4.4).
     """
     splits = {}
@@ -193,7 +193,7 @@ def _about_several(
 
 
 def _wordings(config, images: ImageSet) -> list[Instruction]:
-    """Such instructions with images thrown together: the tokenizer is to know their words."""
+    """Multi-image instructions with arbitrary groups, so that the tokenizer knows their words."""
     if not (config.data.shots or config.data.challenges):
         return []
     anything = np.random.default_rng(0).normal(size=(len(images), 8))
@@ -201,10 +201,10 @@ def _wordings(config, images: ImageSet) -> list[Instruction]:
 
 
 def open_image_sets(config: ConfigDict, directory: Path) -> dict[str, ImageSet]:
-    """The splits that `config.data` names, built below `directory` where they are not yet.
+    """The splits of `config.data`, built under `directory` if missing.
 
     Raises:
-      DataError, ImageError: images that cannot be used.
+      DataError, ImageError: unusable images.
     """
     data = config.data
     shares = (data.validation, data.test)
@@ -234,7 +234,7 @@ def _instructions(
     folder.mkdir(parents=True, exist_ok=True)
     if apart:
         write_jsonl(folder / LEFT_OUT, apart)
-        told = f"{len(apart)} instructions show images of other splits and are left out"
+        told = f"left out {len(apart)} instructions that show images of other splits"
         print(f"{told}: {folder / LEFT_OUT}", file=sys.stderr)
     items = {}
     for name, path in paths.items():
@@ -244,16 +244,16 @@ def _instructions(
             write_jsonl(path, items[name])
         else:
             items[name] = read_jsonl(path)
-    return items  # those written are what would be read again, which takes seconds
+    return items  # not read back: that takes seconds and gives the same
 
 
 def _own_instructions(config) -> list[Instruction]:
     try:
         items = read_jsonl(config.data.instructions)
     except OSError as error:
-        raise DataError(f"data.instructions: {error}; name a file of instructions") from error
+        raise DataError(f"data.instructions: {error}; give a file of instructions") from error
     if not items:
-        raise DataError(f"data.instructions: {config.data.instructions} holds no instruction")
+        raise DataError(f"data.instructions: {config.data.instructions} is empty")
     return items
 
 
@@ -273,7 +273,7 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
 
 
 def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction], answers):
-    """Trained once a run; a language model from elsewhere comes with its own."""
+    """Trains a tokenizer once per run, or copies that of the pretrained language model."""
     if not folder.exists():
         start = config.start_from.language if "language" not in config.stages else ""
         if start:
@@ -296,7 +296,7 @@ def _tokenizer_of(workdir: Path):
         return load_tokenizer(workdir / below)
     except TokenizerError as error:
         raise DataError(
-            f"{error}: start_from.language must name converted weights (docs/convert.md) or a work "
+            f"{error}: start_from.language must be converted weights (docs/convert.md) or a work "
             "directory with a finished language stage; run python -m slava_jax.main "
             f"--config configs/language.py --workdir {workdir}"
         ) from error

@@ -1,8 +1,8 @@
-"""Evaluates a trained assistant on the test split, with the controls that keep it honest.
+"""Evaluates a trained assistant on the test split, with controls.
 
-The same questions are put to the assistant with the right image, with an image of another category
-(`_shuffled`), with every adapter's B at zero (`_zero_b`) and before its stage (`_untrained`); and
-they are answered as the training answers suggest, without any image (`_blind`).
+The assistant answers the same questions with the right image, with an image of another category
+(`_shuffled`), with every adapter's B at zero (`_zero_b`) and before its training stage
+(`_untrained`). A baseline answers from the training answers alone, without the image (`_blind`).
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from slava_jax.train.recipes import variables_of
 from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
 
-# Training images that the yardstick is fitted to: as many as when the difficulty of the drawn
-# micrographs was fixed by it (experiments/yardstick.json).
+# Training images for the classical baseline. The same number set the difficulty of the synthetic
+# micrographs (experiments/yardstick.json).
 _YARDSTICK_IMAGES = 2800
 
 
 def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
-    """What is wrong with how much is evaluated, at which ranks of adapters of rank `r_max`."""
+    """Problems with the evaluation settings, given adapters of rank `r_max`."""
     yield from too_small(evaluation, 1, "batch_size", "classification")
     yield from too_small(evaluation, 0, "captions", "answers", "several", "examples")
     yield from pair_problems(evaluation)
@@ -46,14 +46,14 @@ def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
 
 @dataclasses.dataclass
 class Findings:
-    """What the report shows.
+    """Contents of the report.
 
     Attributes:
       metrics: flat, as in metrics.json.
       confusion: int[classes, classes], of the assistant.
       experts: {projection: float[layers, K]}. rank_scores: {metric: {rank: score}}.
       examples: unseen images with question, truth and answers.
-      predictions: (control, image, class, log p of each class name), what predictions.csv holds.
+      predictions: rows of predictions.csv: (control, image, class, log p of each class name).
     """
 
     metrics: dict[str, float]
@@ -64,7 +64,7 @@ class Findings:
     predictions: list[tuple] = dataclasses.field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
-        """Takes in the metrics and predictions of another."""
+        """Merges in the metrics and predictions of `other`."""
         self.metrics.update(other.metrics)
         self.predictions += other.predictions
 
@@ -76,11 +76,11 @@ def evaluate(
     untrained: Assistant,
     progress: Callable[[str], None],
 ) -> Findings:
-    """Everything that is measured of an assistant, on the test split.
+    """Computes all metrics of an assistant on the test split.
 
     Args:
       trained, untrained: the assistant after and before its stage.
-      progress: told what is being measured.
+      progress: called with the name of each step.
     """
     test = TestSplit.of(config, datasets)
     views = _views(config)
@@ -115,7 +115,7 @@ def evaluate(
         asked = [test.data.instructions[row] for row in chosen]
         answers = blind_answers(asked, datasets.train.instructions)
         found.metrics.update(_told(task, test, chosen, answers, "_blind"))
-    if test.few_shot_rows and len(views) > 1:  # as the prompts with examples are scored
+    if test.few_shot_rows and len(views) > 1:  # prompts with examples are scored on one view
         alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
@@ -137,7 +137,7 @@ def _predictions(control: str, keys, labels, scores, names) -> Iterator[tuple]:
 
 
 def with_zero_b(variables: dict) -> dict:
-    """The variables with the B of every adapter at zero: the frozen model as it was."""
+    """The variables with every adapter's B set to zero, which gives the frozen model."""
 
     def zero(path, leaf):
         return jnp.zeros_like(leaf) if path[-1].key == "lora_b" else leaf
@@ -146,14 +146,14 @@ def with_zero_b(variables: dict) -> dict:
 
 
 def _views(config) -> Sequence[Symmetry]:
-    """The symmetries under which the classes of a test image are scored."""
+    """The symmetries under which each test image is classified."""
     if not config.evaluation.test_time_augmentation:
         return (UPRIGHT,)
     return symmetries(config.image.augmentation.flips, config.image.augmentation.turns)
 
 
 def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
-    """Scores of texts; of VQA those of short and of detailed answers apart, too (section 4.6)."""
+    """Text scores; for VQA also separately for short and detailed answers (section 4.6)."""
     truths = test.truths(rows)
     yield from tasks.texts(task, truths, answers, control)
     if task == "vqa" and not control:
@@ -165,7 +165,7 @@ def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
 
 
 def _few_shot(assistant, test, count: int, alone, names) -> Iterator[tuple[str, float]]:
-    """Few-shot classification beside no examples, the examples' own vote, and permuted names."""
+    """Few-shot classification against no examples, the examples' majority and permuted names."""
     rows, data = test.few_shot_rows[count], test.data
     scores = {
         "": class_scores(assistant, test, rows),
@@ -177,7 +177,7 @@ def _few_shot(assistant, test, count: int, alone, names) -> Iterator[tuple[str, 
 
 
 def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
-    """Accuracy of the freely generated class name, beside the scored one."""
+    """Accuracy of the freely generated class name."""
     answers = written(assistant, test, test.class_rows)
     truths = test.truths(test.class_rows)
     right = [truth == answer for truth, answer in zip(truths, answers, strict=True)]
@@ -185,7 +185,7 @@ def _generated_class(assistant, test) -> Iterator[tuple[str, float]]:
 
 
 def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float]]:
-    """Scores by rank, each image as it is. `top1` of some ranks may be known."""
+    """Scores by rank, without test-time augmentation. `top1` holds accuracies already known."""
     adapter = assistant.model.adapter
     if adapter is None:
         return {"Top-1 accuracy": {}, "Answer loss (nats/token)": {}}
@@ -204,7 +204,7 @@ def _ranks(assistant, test, top1: dict[int, float]) -> dict[str, dict[int, float
 
 
 def _experts(assistant, test) -> dict[str, np.ndarray]:
-    """Mean gate of each expert over the tokens of all questions told, by projection."""
+    """Mean gate of each expert over the tokens of `test.told_rows`, by projection."""
     model, rank = assistant.model, jnp.int32(assistant.rank)
     if not model.adapted or model.adapter.experts == 1:
         return {}

@@ -1,7 +1,7 @@
-"""Training one stage: the same story for the vision encoder, the language model, the assistant.
+"""Trains one stage: the vision encoder, the language model or the assistant.
 
-Kill it at any moment: the same call goes on from the last checkpoint, with the same batches, ranks
-and dropout, and ends with the same numbers.
+An interrupted stage resumes from its last checkpoint with the same batches, ranks and dropout, and
+ends with the same numbers.
 """
 
 import dataclasses
@@ -30,30 +30,31 @@ from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import make_runner
 from slava_jax.train.step import TrainState
 
-# What the pipeline adds for the host's own use; the step does not take it.
+# Fields used on the host only; the step does not take them.
 _HOST_FIELDS = ("index",)
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training cannot go on; the message says where it stopped and what is kept."""
+    """Training failed; the message says where, and which checkpoints are kept."""
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with how long a stage trains, and how often it is validated."""
+    """Problems with the number of steps and the validation settings."""
     yield from too_small(stage, 1, "steps", "eval_every", "patience", "stop_patience")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What `fit` needs to train one stage.
+    """Everything `fit` needs to train one stage.
 
     Attributes:
       name: also its directory. config: see slava_jax/config.py.
-      objective: see recipes.py. params: what is trained, where it starts; held: the collections
-        `params` and `frozen` of all else.
+      objective: see recipes.py. params: initial values of the trained parameters; held: the
+        collections `params` and `frozen` of everything else.
       batches: training batches in order, at least config.steps of them.
-      validation: batches whose mean loss decides the rate, stopping, and which state is best.
-      describe: what a batch holds, for the message when its loss is not finite.
+      validation: batches whose mean loss controls the learning rate, early stopping and the choice
+        of the best checkpoint.
+      describe: names the contents of a batch when its loss is not finite.
     """
 
     name: str
@@ -68,7 +69,10 @@ class Stage:
 
 @dataclasses.dataclass
 class Plateau:
-    """Halves the rate after `patience` flat validations, stops after `stop` (section 4.7)."""
+    """Halves the learning rate after `patience` validations without improvement (section 4.7).
+
+    Training stops after `stop` of them.
+    """
 
     patience: int
     stop: int
@@ -77,7 +81,7 @@ class Plateau:
     scale: float = 1.0
 
     def update(self, loss: float) -> bool:
-        """Takes a validation loss in; True if it is the best so far."""
+        """Records a validation loss; True if it is the best so far."""
         if loss < self.best:
             self.best, self.flat = loss, 0
             return True
@@ -93,7 +97,7 @@ class Plateau:
 
 
 class Validator:
-    """Mean losses over fixed batches, without dropout and at the largest rank."""
+    """Computes mean losses over fixed batches, without dropout and at the largest rank."""
 
     def __init__(self, objective, batches: Sequence[dict]):
         self._objective = objective
@@ -119,15 +123,15 @@ def device_fields(batch: dict) -> dict:
 
 
 def fit(stage: Stage, directory: Path, seed: int) -> dict:
-    """Trains a stage, or goes on training it, and returns the best parameters.
+    """Trains a stage, resuming it if possible, and returns the best parameters.
 
     Args:
-      stage: what to train. directory: checkpoints (`last`, `best`) and logs go there.
+      stage: what to train. directory: for checkpoints (`last`, `best`) and logs.
       seed: of ranks and dropout; the batches have their own.
 
     Raises:
       TrainingError: a loss is not finite. CheckpointError: see checkpoint.py; or the frozen weights
-        are not those that the stage was begun with.
+        have changed since the stage started.
     """
     last, best = Checkpoints(directory / "last"), Checkpoints(directory / "best")
     optimizer = make_optimizer(stage.config)
@@ -149,47 +153,50 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
 
 
 def _check_held(stage: Stage, begun_with: dict, now: dict, directory: Path) -> None:
-    """Trained against one base, the parameters mean nothing beside another."""
+    """Raises CheckpointError if the frozen weights have changed since the stage started.
+
+    Parameters trained with one base are meaningless with another.
+    """
     changed = sorted(name for name in begun_with | now if begun_with.get(name) != now.get(name))
     if changed:
         raise CheckpointError(
-            f"{directory}: the {stage.name} stage was begun with other frozen weights "
-            f"({', '.join(changed)}): what start_from names has changed since. Put back what was "
-            "there, or begin anew in another work directory"
+            f"{directory}: the {stage.name} stage was started with other frozen weights "
+            f"({', '.join(changed)}): the weights in start_from have changed since. Restore them, "
+            "or start again in another work directory"
         )
 
 
 def best_params(stage: Stage, directory: Path) -> dict:
-    """The best parameters that another run left of this stage in its directory.
+    """The best parameters of this stage from another run's directory.
 
     Raises:
-      CheckpointError: there are none, the stage was not finished, or its shapes are others.
+      CheckpointError: there are none, the stage was not finished, or its shapes differ.
     """
     best = finished(directory, stage.name)
     try:
         return load_tree(best, stage.params)[0]
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}\nThe run in start_from.{stage.name} is of another model or other data: train "
+            f"{error}\nThe run in start_from.{stage.name} used another model or other data: train "
             f"its {stage.name} stage with the settings of this config"
         ) from error
 
 
 def finished(directory: Path, name: str) -> Path:
-    """The best checkpoint of a finished stage. Raises CheckpointError where there is none."""
+    """The best checkpoint of a finished stage. Raises CheckpointError if there is none."""
     steps = {which: newest(directory / which) for which in ("last", "best")}
     if None in steps.values() or not load_facts(steps["last"])["done"]:
         raise CheckpointError(
             f"{directory}: no finished {name} stage; run it first (python -m slava_jax.main "
-            f"--config configs/{name}.py --workdir {directory.parent}), or let "
-            f"start_from.{name} name the work directory of a run that has one"
+            f"--config configs/{name}.py --workdir {directory.parent}), or set "
+            f"start_from.{name} to the work directory of a run that has one"
         )
     return steps["best"]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Begin:
-    """Where training starts or goes on. `batches`: state of the iterator, `None` at the start."""
+    """Where training starts or resumes. `batches`: state of the iterator, `None` at the start."""
 
     state: TrainState
     plateau: Plateau
@@ -239,7 +246,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
 
 
 class _Watch:
-    """Looks at the metrics one step late, so that the device never waits for the host."""
+    """Reads the metrics one step late, so that the device never waits for the host."""
 
     def __init__(self, stage: Stage, directory: Path):
         self._stage, self._directory = stage, directory
@@ -248,7 +255,7 @@ class _Watch:
         self.shown: dict[str, float] = {}
 
     def add(self, position: int, batch: dict, metrics: dict) -> None:
-        """Takes a step's metrics and checks those of the step before."""
+        """Takes a step's metrics and checks those of the previous step."""
         self._check()
         self._waiting = (position, batch, metrics)
 
@@ -269,7 +276,7 @@ class _Watch:
         self.shown = {"loss": values["loss"]}
 
     def check_validation(self, position: int, values: dict[str, float]) -> None:
-        """Stops for validation losses that are not finite: the last update was one too far."""
+        """Stops if a validation loss is not finite."""
         self._stop_if_bad(position, values, ", in validation")
 
     def _stop_if_bad(self, position: int, values: dict[str, float], where: str) -> None:
@@ -277,6 +284,6 @@ class _Watch:
         if bad:
             raise TrainingError(
                 f"{self._stage.name}: {', '.join(bad)} not finite at step {position}{where}. The "
-                f"last good checkpoints are kept in {self._directory}; look at that data, or lower "
+                f"last good checkpoints are kept in {self._directory}; check that data, or lower "
                 f"{self._stage.name}.learning_rate"
             )

@@ -1,7 +1,7 @@
-"""States of the vision encoder's frozen layers: computed once, kept on disk, given to the model.
+"""States of the vision encoder's frozen layers, computed once and cached on disk.
 
-A file an image and symmetry of the square, named by the image's content and written in one piece:
-whatever run needs it next, of this split or another, finds it, also after a kill.
+There is one file per image and symmetry of the square, named by the image's content and written
+atomically. Any later run or split reuses it, also after an interruption.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.models.vit import VitConfig, VitStem
 
 UNCHANGED = Augmentation(flips=False, turns=1)
-_BATCH = 16  # images that go through the layers together
+_BATCH = 16  # images per forward pass
 
 
 class FrozenStates:
-    """What ImageCache is for pixels: float16[N, D] for each image, N tokens of width D."""
+    """The counterpart of ImageCache: float16[N, D] for each image, N tokens of width D."""
 
     dtype = np.float16
 
     def __init__(
         self, place: Path, config: VitConfig, stem: dict, images: ImageSet, pixels: ImageCache
     ):
-        """Sets it up; nothing is computed yet.
+        """Computes nothing yet.
 
         Args:
-          place: the folder to keep states in; below it, a folder for each set of weights.
+          place: the cache folder; it has a subfolder for each set of weights.
           stem: weights of VitStem. pixels: of the same images.
         """
         self.shape = (config.tokens, config.width)
@@ -46,15 +46,15 @@ class FrozenStates:
         self._names = [hashlib.sha256(content).hexdigest()[:24] for content in contents]
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """float16[N, D] of the i-th image as it is."""
+        """float16[N, D] of the i-th image, not augmented."""
         return self.under(i, (0, 0))
 
     def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
-        """The same of the image under a random symmetry."""
+        """The states of the image under a random symmetry."""
         return self.under(i, draw_symmetry(rng, change.flips, change.turns))
 
     def compute(self, change: Augmentation) -> None:
-        """Computes what is not there yet of all images, under all symmetries of `change`.
+        """Computes the missing states of all images under all symmetries of `change`.
 
         Raises:
           DataError: a state is too large for float16, or cannot be written. ImageError: an image
@@ -67,20 +67,20 @@ class FrozenStates:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"image.states: {self._folder} cannot be made: {error}") from error
+            raise DataError(f"image.states: cannot create {self._folder}: {error}") from error
         run = jax.jit(VitStem(self._config).apply)
         with tqdm(total=len(missing), desc="frozen layers", unit="img", mininterval=1) as bar:
             for start in range(0, len(missing), _BATCH):
                 part = missing[start : start + _BATCH]
                 shown = [symmetric(self._pixels[i], *s) for i, s in part]
-                filled = np.stack(shown + shown[:1] * (_BATCH - len(part)))  # one shape
+                filled = np.stack(shown + shown[:1] * (_BATCH - len(part)))  # fixed shape
                 states = np.asarray(run({"params": self._stem}, filled))
                 for (i, s), of_one in zip(part, states, strict=False):
                     self._write(i, s, of_one)
                 bar.update(len(part))
 
     def _write(self, i: int, symmetry: Symmetry, states: np.ndarray) -> None:
-        if not np.abs(states).max() <= np.finfo(self.dtype).max:  # nor NaN
+        if not np.abs(states).max() <= np.finfo(self.dtype).max:  # also true for NaN
             raise DataError(
                 f"{self._images.name}: image {self._images.keys[i]!r}: states of the frozen layers "
                 "are too large for float16; set vit.frozen_layers to 0"
@@ -97,7 +97,7 @@ class FrozenStates:
             unfinished.unlink(missing_ok=True)
 
     def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
-        """The same of the image under this symmetry, which was computed."""
+        """The states of the image under this symmetry, which must have been computed."""
         return np.load(self._path(i, symmetry))
 
     def _path(self, i: int, symmetry: Symmetry) -> Path:

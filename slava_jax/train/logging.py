@@ -1,4 +1,4 @@
-"""What a run writes about itself while it trains: TensorBoard files, a history, a progress line."""
+"""Logging during training: TensorBoard files, a history file, a progress line."""
 
 import json
 import math
@@ -17,20 +17,20 @@ HISTORY_FILE = "history.jsonl"
 
 
 class HistoryError(UserError, ValueError):
-    """The history file on disk is damaged; the message names the file and the line."""
+    """The history file is damaged; the message names the file and the line."""
 
 
 class MetricLogger:
-    """Scalars of one stage, written as they come: `history.jsonl` and TensorBoard event files.
+    """Writes the scalars of one stage to `history.jsonl` and TensorBoard event files.
 
-    `directory` holds both. A run that goes on after being killed passes the step it resumes from:
-    entries of later steps, which the dead run had written but which will be computed again, are
-    dropped, so that the history ends up the same as that of a run nobody killed.
+    Both are in `directory`. A resumed run passes the step it resumes from: entries of later steps
+    are dropped because they will be computed again. The history ends up the same as that of an
+    uninterrupted run.
 
         with MetricLogger(directory, resume_step=120) as logger:
             logger.write(130, {"loss": 0.7, "learning_rate": 1e-3})
 
-    Raises HistoryError when an entry other than a half-written last one cannot be read.
+    Raises HistoryError if an entry other than a half-written last one cannot be read.
     """
 
     def __init__(self, directory: str | Path, resume_step: int = 0):
@@ -39,19 +39,19 @@ class MetricLogger:
         self._path = self.directory / HISTORY_FILE
         _drop_after(self._path, resume_step)
         self._file = self._path.open("a", encoding="utf-8")
-        # purge_step makes TensorBoard itself forget what the dead run wrote at and after that step.
+        # purge_step makes TensorBoard drop what the interrupted run wrote from that step on.
         purge_step = resume_step + 1 if resume_step else None
         self._tensorboard = SummaryWriter(str(self.directory), purge_step=purge_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one entry; on disk when this returns (against a kill, not against a power cut).
+        """Appends one entry, flushed when this returns (survives a kill, not a power cut).
 
         Raises ValueError for a value that is not finite: the run should have stopped before.
         """
         numbers = {name: float(value) for name, value in values.items()}
         bad = [name for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
-            raise ValueError(f"step {step}: {', '.join(bad)} not finite, so not a metric to log")
+            raise ValueError(f"step {step}: cannot log {', '.join(bad)}: not finite")
         self._file.write(json.dumps({"step": int(step), **numbers}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
@@ -69,9 +69,9 @@ class MetricLogger:
 
 
 def read_history(directory: str | Path) -> list[dict[str, float]]:
-    """The entries in the order of their steps: [{'step': int, name: float, ...}]; [] where none is.
+    """The entries in the order of their steps: [{'step': int, name: float, ...}]; [] without any.
 
-    A half-written last line, which a kill can leave, is passed over. Raises HistoryError for any
+    Ignores a half-written last line, which an interruption can leave. Raises HistoryError for any
     other line that is not an entry.
     """
     return _read(Path(directory) / HISTORY_FILE)
@@ -98,24 +98,23 @@ def _read(path: Path) -> list[dict[str, float]]:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keep the entries up to `step`, byte for byte as they were."""
+    """Drops the entries after `step`; the others stay byte-identical."""
     if not path.exists():
         return
     keep = sum(entry["step"] <= step for entry in _read(path))
     lines = path.read_bytes().splitlines(keepends=True)
-    # Steps only grow, so what has to go is a tail: cutting it off leaves no moment without a file.
+    # Steps only grow, so the entries to drop are a tail, and truncating is safe.
     with path.open("r+b") as file:
         file.truncate(sum(len(line) for line in lines[:keep]))
 
 
 class Progress:
-    """A bar with rate and time left; in a log file, where bars cannot move, a line every 10 s.
+    """A progress bar with rate and time left; in a log file, a line every 10 s instead.
 
         with Progress(total_steps, "vision", done=resumed_step) as progress:
             progress.update(1, loss=0.71)
 
-    `total`: how many steps there are. `done`: how many an earlier run did already, which the rate
-    leaves out.
+    `total`: number of steps. `done`: steps of an earlier run, which do not count for the rate.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class Progress:
             )
 
     def update(self, n: int = 1, **values: float) -> None:
-        """Count n more steps done; `values` (a loss, say) stand beside the rate."""
+        """Counts n more steps; shows `values` (such as a loss) after the rate."""
         self.done += n
         self._note = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
@@ -154,7 +153,7 @@ class Progress:
             self._write_line()
 
     def close(self) -> None:
-        """End the bar; a log gets a last line with the total time."""
+        """Ends the bar; a log gets a last line with the total time."""
         if self._bar is not None:
             self._bar.close()
         else:
@@ -181,7 +180,7 @@ class Progress:
 
 
 class Silent:
-    """In the place of MetricLogger and Progress on every host but the first: does nothing."""
+    """Replaces MetricLogger and Progress on every host but the first: does nothing."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         pass

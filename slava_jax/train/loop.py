@@ -1,4 +1,4 @@
-"""The one linear story of a run: data, stages, evaluation, report."""
+"""A whole run from start to end: data, stages, evaluation, report."""
 
 import csv
 import dataclasses
@@ -53,30 +53,31 @@ from slava_jax.train.workdir import (
     write_atomically,
 )
 
-TITLES = {"slava": "sLAVA", "inline": "LLaVA"}  # of a report, by `config.model`
-# In the work directory.
+TITLES = {"slava": "sLAVA", "inline": "LLaVA"}  # report titles, by `config.model`
+# Files in the work directory.
 NEIGHBOURS, GROUPS = "neighbours.png", "groups.jsonl"
 
 
 def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -> dict[str, float]:
-    """Runs what the config asks for, or goes on with it, and returns the metrics.
+    """Runs or resumes the run of a config and returns its metrics.
 
-    A run that is finished only returns them. `workdir` gets config.json, data/, one directory a
-    stage, metrics.json, predictions.csv, report.html, neighbours.png where prompts hold several
-    images, and groups.jsonl where a teacher has to write their answers. `started` is the
-    `time.monotonic()` that `run.wall_seconds` counts from, now by default.
+    A finished run only returns them. `workdir` gets config.json, data/, one directory per stage,
+    metrics.json, predictions.csv, report.html; also neighbours.png if prompts contain several
+    images, and groups.jsonl if a teacher has to write their answers. `run.wall_seconds` counts from
+    `started`, a `time.monotonic()`, by default now.
 
     Raises:
-      ConfigError, WordNetError, PipelineError (the devices cannot share a batch), CheckpointError,
-        ConvertError (of what start_from names): before anything is written. WorkdirError: the
-        directory belongs to another config. And what data, checkpoints and training raise.
+      ConfigError, WordNetError, PipelineError (a batch does not split evenly over the devices),
+        CheckpointError, ConvertError (for the weights in start_from): before anything is written.
+        WorkdirError: the directory belongs to another config. And all errors of data, checkpoints
+        and training.
     """
     started = time.monotonic() if started is None else started
     config = _checked(config)
     workdir = Path(workdir)
     new, finished = _claim(workdir, config)
     if finished:
-        _say(f"{workdir}: finished before; delete its {REPORT} to evaluate it anew")
+        _say(f"{workdir}: already finished; delete its {REPORT} to evaluate again")
         return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
     clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
@@ -106,7 +107,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             aligned_params = _fitted(config, datasets, start, "alignment", workdir)
             aligned = dataclasses.replace(start, params=aligned_params)
         params = _fitted(config, datasets, aligned, "assistant", workdir)
-    # Placed alike, or every function of the evaluation would be compiled for either.
+    # With the same sharding for both, the evaluation functions are compiled only once.
     first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
     untrained = _assistant(start, first, datasets)
     trained = _assistant(start, params, datasets)
@@ -121,22 +122,20 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
 
 
 def _checked(config: ConfigDict) -> ConfigDict:
-    """The config with the shapes of what it starts from, and all that can be told of it beforehand.
-
-    Raises as `run`.
-    """
+    """The checked config, with the shapes of the weights it starts from. Raises as `run`."""
     check_keys(config)
     config = with_pretrained_shapes(config)
     check(config)
     if "assistant" in config.stages:
-        caption_scores("probe", "probe")  # WordNet is missing now, not after training
+        caption_scores("probe", "probe")  # a missing WordNet fails now, not after training
     return config
 
 
 def _claim(workdir: Path, config) -> tuple[bool, bool]:
     """As `claim`, and whether the run is finished.
 
-    What is not must fit the devices and what it starts from, before anything is written.
+    Before anything is written, an unfinished run is checked against the devices and the weights it
+    starts from.
     """
     with hosts.first_before_others():
         finished = (workdir / REPORT).exists()
@@ -147,21 +146,21 @@ def _claim(workdir: Path, config) -> tuple[bool, bool]:
 
 
 def _datasets(config, workdir: Path, new: bool) -> Datasets:
-    """`new`: the work directory was nobody's before; where no data come of it, it is so again."""
+    """Prepares the data. If that fails in a `new` work directory, the directory is released."""
     gc.disable()
     before = _texts(workdir)
     try:
         with hosts.first_before_others():
             datasets = prepare(config, workdir)
         stages.check_instructions(config, datasets)
-        # Hundreds of thousands of records stay to the end: looking through them again and again
-        # for what can be collected takes a third of the time that making them does.
+        # Hundreds of thousands of records live until the end of the run. Scanning them in every
+        # garbage collection would add a third to the time that creating them takes.
         gc.freeze()
         return datasets
     except Exception:
         if new and hosts.is_first():
-            # The command with a corrected file or path may take the same directory. What a teacher
-            # wrote there before stays.
+            # So the same directory can be used once the file or path is corrected. Earlier files
+            # of a teacher are kept.
             for path in _texts(workdir) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             (workdir / CONFIG).unlink(missing_ok=True)
@@ -171,15 +170,15 @@ def _datasets(config, workdir: Path, new: bool) -> Datasets:
 
 
 def _texts(workdir: Path) -> set[Path]:
-    """What `prepare` makes of instructions: files of them, and the tokenizer's folder."""
+    """Files that `prepare` derives from instructions: their copies and the tokenizer's folder."""
     data = workdir / "data"
     return {*(data / "instructions").glob("*"), *data.glob("tokenizer")}
 
 
 def _trained_vision(config, datasets: Datasets, workdir: Path, encoder) -> tuple:
-    """The stage and its best parameters: trained here, or where `start_from` says.
+    """The stage and its best parameters, trained here or loaded from `start_from`.
 
-    Converted weights belong to no stage; `None` stands for it then.
+    The stage is `None` for converted weights.
     """
     if "vision" not in config.stages and is_converted(config.start_from.vision):
         return None, {"vit": encoder[0]}
@@ -187,7 +186,7 @@ def _trained_vision(config, datasets: Datasets, workdir: Path, encoder) -> tuple
 
 
 def _with_neighbours(config, datasets: Datasets, vision: tuple, workdir: Path) -> Datasets:
-    """With instructions about several images, and a picture of which stand together."""
+    """Adds the instructions about several images, and writes a contact sheet of neighbours."""
     embedded = stages.embeddings(config, datasets, *vision)
     path = workdir / NEIGHBOURS
     if hosts.is_first() and not path.exists():
@@ -205,7 +204,7 @@ def _with_neighbours(config, datasets: Datasets, vision: tuple, workdir: Path) -
 
 
 def _write_groups(kinds, datasets: Datasets, embedded, path: Path) -> None:
-    """Groups by likeness for a teacher, of image sets of which no record says what they show."""
+    """Writes groups of similar images for a teacher, for image sets without ground truth."""
     pool, lines = datasets.train.images, []
     for name, vectors in embedded.items():
         images = getattr(datasets, name).images
@@ -230,7 +229,7 @@ def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dic
 
 
 def _fitted(config, datasets: Datasets, start, name: str, workdir: Path) -> dict:
-    """Best parameters of the stage 'alignment' or 'assistant', with those that it held."""
+    """All parameters after the stage 'alignment' or 'assistant', including those kept fixed."""
     stage = stages.assistant_stage(config, datasets, start, name)
     return stages.whole(fit(stage, workdir / name, config.seed), stage)
 
@@ -246,7 +245,7 @@ def _say(text: str) -> None:
 
 
 def _table(class_names, predictions) -> str:
-    """Every test image's scores as CSV; `control` is '' for the assistant itself."""
+    """The scores of every test image as CSV; `control` is '' for the assistant itself."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["control", "image", "class", *(f"log p {name}" for name in class_names)])
@@ -255,12 +254,12 @@ def _table(class_names, predictions) -> str:
 
 
 def _why_images_stay(data: str) -> str:
-    """Why a report, which is passed on, shows no image of a data set; '' where it may."""
+    """Why a report, which may be shared, must not show the images; '' if it may."""
     if data == "elpv":
         return "CC BY-NC-SA 4.0, non-commercial"
     if data in PUBLISHED:
-        return f"nobody says that they may be passed on ({PUBLISHED[data].card})"
-    return ""  # drawn, or the user's own
+        return f"no known licence allows sharing them ({PUBLISHED[data].card})"
+    return ""  # synthetic, or the user's own
 
 
 def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Findings) -> dict:
@@ -277,8 +276,8 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
         metrics,
         title=f"{TITLES[config.model]} on {config.data.name} images",
         description=(
-            f"{sizes['train']} images to train on, {sizes['validation']} to validate, "
-            f"{sizes['test']} to test; every score is of the test split, seed {config.seed}. "
+            f"{sizes['train']} training, {sizes['validation']} validation and {sizes['test']} test "
+            f"images; all scores are on the test split, seed {config.seed}. "
             "The classes were seen in training: “zero-shot” means no examples in the prompt."
         ),
         targets=QUICKSTART if config.data.name == "procedural" else (),

@@ -1,7 +1,7 @@
-"""Losses as sums over what they count; the caller divides by the global count (section 4.5).
+"""Losses as sums; the caller divides by the global count (section 4.5).
 
-Sums, because a mean over devices and microbatches must be the mean over all that they hold.
-That of tokens is in nn/vocabulary.py, because logits of a large vocabulary are never whole.
+Sums make the result independent of the split into devices and microbatches. The token loss is in
+nn/vocabulary.py, because the logits of a large vocabulary are never materialized.
 """
 
 import jax
@@ -16,8 +16,9 @@ def class_cross_entropy(logits, labels, weights, smoothing: float = 0.0):
 
 
 def match_cross_entropy(match, match_wrong, weights):
-    """Summed binary cross-entropy of pairs (4.5.1): right ones are 1, wrong ones 0; all `[B]`.
+    """Summed binary cross-entropy of pairs (4.5.1): matching is 1, mismatched 0; all `[B]`.
 
-    A pair of weight 0 (no wrong image to be had) counts neither way, so the classes are balanced.
+    A row of weight 0 (no mismatched image available) counts in neither class, which keeps the
+    classes balanced.
     """
     return jnp.sum((jax.nn.softplus(-match) + jax.nn.softplus(match_wrong)) * weights)

@@ -1,4 +1,4 @@
-"""Adam, and what dynamic rank asks of it (sections 4.1 and 4.7)."""
+"""Adam, adapted to dynamic rank (sections 4.1 and 4.7)."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -18,10 +18,10 @@ def _name(path) -> str:
 
 
 def normalise_rank(grads, rank, r_max: int):
-    """Rank normalisation: gradients of every B times `rank / r_max`, all others as they are.
+    """Scales the gradients of every B by `rank / r_max`; leaves the others unchanged.
 
-    With `alpha / rank` in front, a microbatch of small rank pulls harder on each row it touches;
-    this makes every rank move a row alike.
+    LoRA's factor `alpha / rank` gives microbatches of small rank larger gradients on each row.
+    This scaling makes the update of a row independent of the rank.
     """
 
     def scale(path, grad):
@@ -31,7 +31,7 @@ def normalise_rank(grads, rank, r_max: int):
 
 
 class RowAdamState(NamedTuple):
-    """Moments, and for each row of rank how many steps touched it."""
+    """Moments, and the number of steps that updated each rank row."""
 
     count: jax.Array  # int32[R]
     mu: optax.Updates
@@ -39,10 +39,10 @@ class RowAdamState(NamedTuple):
 
 
 def row_adam() -> optax.GradientTransformationExtraArgs:
-    """Adam for `lora_b[..., K, R, D_out]` in which each row of rank has its own step count.
+    """Adam for `lora_b[..., K, R, D_out]` with a separate step count for each rank row.
 
-    `update(..., touched=n)`: rows n and up were in no microbatch of this step. They keep their
-    value, both moments and their count; with one global count, rare rows would move two to three
+    `update(..., touched=n)`: no microbatch of this step used rows n and up. They keep their value,
+    both moments and their count. With one global count, rarely used rows would move two to three
     times too far.
     """
 
@@ -74,7 +74,7 @@ def row_adam() -> optax.GradientTransformationExtraArgs:
 
 
 def _matrices(params):
-    """For Muon: the two matrix axes of every kernel (stacked ones are a matrix a layer)."""
+    """For Muon: the two matrix axes of every kernel (stacked kernels hold one matrix per layer)."""
 
     def axes(path, leaf):
         if _name(path) != "kernel":
@@ -85,7 +85,7 @@ def _matrices(params):
 
 
 def _at(pattern: str):
-    """A mask of the leaves whose path a pattern matches."""
+    """A mask of the leaves whose path matches the pattern."""
 
     def here(path, _):
         return matches(jax.tree_util.keystr(path, simple=True, separator="/"), pattern)
@@ -94,7 +94,7 @@ def _at(pattern: str):
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with the settings that `make_optimizer` reads."""
+    """Problems with the settings that `make_optimizer` reads."""
     for name in ("learning_rate", "grad_clip"):
         if not stage[name] > 0:
             yield f"{name}: must be above 0, is {stage[name]}"
@@ -119,13 +119,13 @@ def _is_rate(pair) -> bool:
 
 
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
-    """The optimiser of a stage.
+    """The optimizer of a stage.
 
     Args:
-      config: has optimizer ('adam' as in the paper, or 'muon': orthogonalised momentum for
+      config: has optimizer ('adam' as in the paper, or 'muon': orthogonalized momentum for
         kernels, Adam for the rest), learning_rate, warmup (steps), schedule ('constant' or
-        'cosine'), steps, weight_decay (on kernels that are not adapters), grad_clip, and
-        rates (pairs of a path pattern, see trainable.py, and a factor on the rate there).
+        'cosine'), steps, weight_decay (on kernels other than adapters), grad_clip, and rates
+        (pairs of a path pattern, see trainable.py, and a learning-rate factor).
     """
     schedule = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
     if config.schedule == "cosine":
@@ -146,8 +146,8 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
         optax.add_decayed_weights(config.weight_decay, kernels),
     )
     if config.optimizer == "muon":
-        # Its steps are brought to the size of Adam's, and turned back to ascent for the sake of
-        # the rate below, which descends.
+        # consistent_rms matches the step size of Adam. The sign is flipped back to ascent because
+        # scale_by_learning_rate below applies the descent sign.
         muon = optax.contrib.muon(
             1.0,
             weight_decay=config.weight_decay,

@@ -1,7 +1,7 @@
-"""Two ways to run the same step on many devices: `pmap`, and jit over a mesh.
+"""Runs the training step on many devices, by `pmap` or by jit over a mesh.
 
 Both have `place(state, frozen)`, `step(state, frozen, batch, key)`, `fetch(state)` and
-`local(frozen)`; batches come in as this host's rows of the global batch, numpy `[B_local, ...]`.
+`local(frozen)`; a batch is this host's rows of the global batch, numpy `[B_local, ...]`.
 """
 
 import functools
@@ -15,15 +15,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from slava_jax.errors import too_small
 from slava_jax.train.step import train_step
 
-_AXIS = "data"  # examples are split over it
+_AXIS = "data"  # examples are split over this axis
 _BIG = 2**16  # entries; smaller leaves are not worth splitting over the model axis
 
 
 def _split_axis(names: set) -> int | None:
-    """Which axis of a leaf, known by its path, is split over the model axis.
+    """The axis of a leaf that is split over the model axis, from the names in its path.
 
-    Outputs are, and the inputs of the layers that read such outputs, as in Megatron (arXiv
-    1909.08053): what is wide stays where it is, and each pair of layers ends with one sum.
+    As in Megatron (arXiv 1909.08053), the first layer of a pair is split by outputs and the second
+    by inputs: wide activations stay on their device, and each pair needs one all-reduce.
     """
     if names & {"o", "down"}:
         return -2 if names & {"kernel", "lora_a"} else None
@@ -33,14 +33,14 @@ def _split_axis(names: set) -> int | None:
 def _microbatches(array, count, name):
     if array.shape[0] % count:
         raise ValueError(
-            f"batch array {name!r} has {array.shape[0]} rows, which {count} shares "
-            "(microbatches x devices) do not divide: change batch_size or microbatches"
+            f"batch array {name!r} has {array.shape[0]} rows, not a multiple of {count} "
+            "(microbatches x devices): change batch_size or microbatches"
         )
     return array.reshape(count, -1, *array.shape[1:])
 
 
 class Pmap:
-    """Data parallel over this host's and all other hosts' devices, every leaf replicated."""
+    """Data parallel over the devices of all hosts, every leaf replicated."""
 
     def __init__(self, objective, optimizer, microbatches: int = 1):
         self._microbatches = microbatches
@@ -51,15 +51,16 @@ class Pmap:
             step,
             axis_name=_AXIS,
             in_axes=(0, None, 0, None),
-            out_axes=(0, None),  # the metrics are the same everywhere: no copy of them is indexed
+            out_axes=(0, None),  # the metrics are the same on all devices
             donate_argnums=(0,),
         )
 
     def place(self, state, frozen):
-        """State and frozen weights, one copy a device; the caller's own copy of `frozen` is one."""
-        # On the axis of the step: under another name the second step would compile once more.
+        """Copies state and frozen weights to every device; reuses the caller's copy of `frozen`."""
+        # With another axis name the second step would compile again.
         state = jax_utils.replicate(state, axis_name=_AXIS)
-        # Not stacked like the state: that would copy what may be most of the memory.
+        # Not stacked like the state, because that would copy the frozen weights, which may take
+        # most of the memory.
         everywhere = NamedSharding(
             jax.sharding.Mesh(np.array(jax.local_devices()), (_AXIS,)), PartitionSpec()
         )
@@ -68,7 +69,7 @@ class Pmap:
     def _split(self, name, array):
         devices = jax.local_device_count()
         shares = _microbatches(array, self._microbatches * devices, name)
-        # Microbatch first, so that it holds the same examples however many devices share it.
+        # Microbatch first, so that its examples do not depend on the number of devices.
         shares = shares.reshape(self._microbatches, devices, *shares.shape[1:])
         return shares.swapaxes(0, 1)
 
@@ -94,7 +95,7 @@ class Mesh:
     def __init__(
         self, objective, optimizer, microbatches: int = 1, model_axis: int = 1, devices=None
     ):
-        """`devices`: of the mesh; all there are, unless a step is compiled for a machine elsewhere.
+        """`devices`: of the mesh, by default all; others only to compile for another machine.
 
         Raises:
           ValueError: `model_axis` does not divide their number.
@@ -111,7 +112,7 @@ class Mesh:
 
         def step(state, *inputs):
             state, metrics = train_step(state, *inputs, objective=objective, optimizer=optimizer)
-            # As it came in, or the second step would compile once more, and not share its memory.
+            # Same sharding as the input: else the second step compiles again, without donation.
             return jax.lax.with_sharding_constraint(state, self._shardings(state)), metrics
 
         self._step = jax.jit(step, donate_argnums=(0,))
@@ -143,13 +144,13 @@ class Mesh:
             )
             for name, array in batch.items()
         }
-        with jax.set_mesh(self.mesh):  # nn/vocabulary.py asks how many devices share the rows
+        with jax.set_mesh(self.mesh):  # nn/vocabulary.py reads the number of devices per row
             return self._step(state, frozen, batch, key)
 
     def lower(self, state, frozen, batch):
-        """The step for shapes (`jax.ShapeDtypeStruct`s), to be compiled without any array.
+        """Lowers the step for shapes (`jax.ShapeDtypeStruct`s), without any array.
 
-        `batch` holds the rows of the whole global batch.
+        `batch` has the rows of the whole global batch.
         """
 
         def shaped(leaf, sharding, shape=None):
@@ -168,14 +169,14 @@ class Mesh:
 
     @staticmethod
     def fetch(tree):
-        """The arrays themselves: global arrays can be used as they are."""
+        """The arrays themselves: global arrays can be used directly."""
         return tree
 
     local = fetch
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with how a stage's batches are shared, whatever the devices."""
+    """Problems with the batch and mesh settings of a stage that do not depend on the devices."""
     yield from too_small(stage, 1, "batch_size", "microbatches", "mesh_model")
     if stage["batch_size"] % max(stage["microbatches"], 1):
         yield f"microbatches: must divide batch_size, {stage['batch_size']}"
@@ -184,7 +185,7 @@ def setting_problems(stage: Mapping) -> Iterator[str]:
 
 
 def make_runner(config, objective, optimizer):
-    """`Pmap` or `Mesh`, as `config.strategy` ('pmap' or 'mesh') says."""
+    """`Pmap` or `Mesh`, according to `config.strategy` ('pmap' or 'mesh')."""
     if config.strategy == "pmap":
         return Pmap(objective, optimizer, config.microbatches)
     return Mesh(objective, optimizer, config.microbatches, config.mesh_model)

@@ -1,9 +1,9 @@
-"""What each stage minimises, as pure functions of (params, held, microbatch).
+"""The objective of each stage, as pure functions of (params, held, microbatch).
 
-An objective has `counts(batch)`, the denominators of its losses, and `loss(...)`, which gives
-(loss, sums): the loss already divided by the global counts, and sums of what is reported, to be
-added up over microbatches and devices. Validation passes `key = None`: no dropout. `params` are
-the parameters that the stage trains; `held` are the collections of all others, which it does not.
+An objective has `counts(batch)`, the denominators of its losses, and `loss(...)`, which returns
+(loss, sums): the loss divided by the global counts, and metrics that add up over microbatches and
+devices. Validation passes `key = None`: no dropout. `params` are the parameters that the stage
+trains; `held` are the collections of all others.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
 
 
 def vision_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with the loss of the vision stage."""
+    """Problems with the loss settings of the vision stage."""
     if not 0 <= stage["smoothing"] < 1:
         yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
 
@@ -33,11 +33,11 @@ class Vision:
     adapter = None  # of this stage
 
     def counts(self, batch):
-        """Images of the batch; rows that only fill it up have `row_weight` 0."""
+        """Images of the batch; padding rows have `row_weight` 0."""
         return {"images": jnp.sum(_row_weights(batch))}
 
     def loss(self, params, held, batch, totals, key, rank):
-        """See the module's text."""
+        """See the module docstring."""
         logits = self.model.apply(variables_of(params, held), batch["images"])
         weights = _row_weights(batch)
         loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
@@ -62,7 +62,7 @@ class Language:
         return {"tokens": jnp.sum(batch["target_weights"])}
 
     def loss(self, params, held, batch, totals, key, rank):
-        """See the module's text."""
+        """See the module docstring."""
         text = [batch[name] for name in ("tokens", "order", "targets", "target_weights")]
         loss = self.model.apply(variables_of(params, held), *text, method="nats") / totals["tokens"]
         return loss, {"loss": loss}
@@ -70,27 +70,27 @@ class Language:
 
 @dataclasses.dataclass(frozen=True)
 class Assistant:
-    """LM, and ITM where the model matches (section 4.5), both over global counts.
+    """LM loss, plus ITM loss if the model has a matching head (section 4.5).
 
-    LM is a mean over answer tokens.
+    LM is a mean over all answer tokens of the global batch, ITM over all its pairs.
     """
 
     model: VisionLanguageModel
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """Of this stage."""
+        """The adapter settings of this stage."""
         return self.model.adapter
 
     def counts(self, batch):
-        """Answer tokens, and right and wrong pairs, of the batch."""
+        """Answer tokens, and matching and mismatched pairs, of the batch."""
         return {
             "tokens": jnp.sum(batch["weights"]),
             "pairs": 2 * jnp.sum(batch["wrong_weight"]),
         }
 
     def loss(self, params, held, batch, totals, key, rank):
-        """See the module's text; `rank` int32[] is the microbatch's, `key` seeds its dropout."""
+        """See the module docstring; `rank` int32[] is the microbatch's, `key` seeds its dropout."""
         call = AdapterCall(rank, None if key is None else batch["example_id"])
         out = self.model.apply(
             variables_of(params, held), model_batch(self.model, batch), call, method="outputs",
@@ -105,7 +105,7 @@ class Assistant:
 
 
 def variables_of(params: dict, held: dict) -> dict:
-    """The collections of a model from what a stage trains and what it holds as it is."""
+    """The collections of a model, from the parameters a stage trains and those it keeps fixed."""
     return {
         "params": joined(held.get("params", {}), params),
         "frozen": held.get("frozen", {}),
@@ -113,16 +113,16 @@ def variables_of(params: dict, held: dict) -> dict:
 
 
 def model_batch(model: VisionLanguageModel, fields: dict) -> Batch:
-    """The fields of an assistant batch (data/assistant_batches.py) as a model reads them."""
+    """Converts the fields of an assistant batch (data/assistant_batches.py) to model inputs."""
     prompt = Prompt(fields["images"], fields["tokens"], fields["image_index"], fields["length"])
     exchange = exchanged_images(fields) if model.matches else None
     return Batch(prompt, fields["answer_start"], fields["weights"], exchange)
 
 
 def exchanged_images(fields: dict):
-    """int32[B, I]: the batch's images in place, each target image replaced by a wrong one.
+    """int32[B, I]: indices of the batch's images, each target image replaced by a mismatched one.
 
-    Images count row by row; which row lends its target image, the pipeline has chosen
+    Images are numbered row by row. The pipeline chooses the row that each replacement comes from
     (data/pairs.py).
     """
     B, I = fields["images"].shape[:2]  # noqa: E741

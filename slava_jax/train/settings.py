@@ -1,4 +1,4 @@
-"""Whether a run's settings can be used: what their owners say, and what holds between them."""
+"""Checks the settings of a run: the checks of each module, and those across modules."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,7 +18,7 @@ def check(config: ConfigDict | Mapping) -> None:
     """Checks names, types and values before anything is built.
 
     Raises:
-      ConfigError: lists every key that is unknown, missing, or has a value that cannot be used.
+      ConfigError: lists every key that is unknown, missing, or has an invalid value.
     """
     check_keys(config)
     raise_problems(_problems(plain(config)))
@@ -47,7 +47,7 @@ def _problems(config: Mapping) -> Iterator[str]:
 
 
 def _below(group: str, problems: Iterator[str]) -> Iterator[str]:
-    """Problems that begin with a key, named from the top."""
+    """Problems with their keys prefixed by the group."""
     return (f"{group}.{problem}" for problem in problems)
 
 
@@ -55,12 +55,12 @@ def _stage_order(stages, start: Mapping) -> Iterator[str]:
     if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
         yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
     if "alignment" in stages and "assistant" not in stages:
-        yield "stages: 'alignment' prepares 'assistant', which must follow it"
+        yield "stages: 'alignment' must be followed by 'assistant'"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
-                f"start_from.{name}: must name a work directory with a finished {name} stage, or "
-                f"converted weights, because stages leaves {name!r} out"
+                f"start_from.{name}: must be a work directory with a finished {name} stage, or "
+                f"converted weights, because stages leaves out {name!r}"
             )
 
 
@@ -72,7 +72,7 @@ def _image_problems(config: Mapping) -> Iterator[str]:
         if change["shift"]:
             yield "image.augmentation.shift: must be 0, because vit.frozen_layers are computed once"
         if not config["start_from"]["vision"]:
-            yield "start_from.vision: must name converted weights for vit.frozen_layers"
+            yield "start_from.vision: must be converted weights for vit.frozen_layers"
 
 
 def _stage_problems(name: str, stage: Mapping) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _stage_problems(name: str, stage: Mapping) -> Iterator[str]:
 
 
 def _room_problems(config: Mapping) -> Iterator[str]:
-    """Buckets, and prompts of several images that none has room for."""
+    """Problems with the buckets, and prompts with more images than any bucket allows."""
     buckets, data = config["assistant"]["buckets"], config["data"]
     wrong = [*bucket_problems(buckets), *multi_image.setting_problems(data)]
     if wrong or not buckets:

@@ -39,13 +39,13 @@ def _dtype(config):
 
 
 def _here(stage: ConfigDict) -> Shard:
-    # Under pmap a device sees its own rows alone, and a wrong pair must be among them.
+    # Under pmap a device sees only its own rows, and these must include the mismatched image.
     devices = jax.local_device_count() if stage.strategy == "pmap" else 1
     return Shard(jax.process_index(), jax.process_count(), stage.microbatches, devices)
 
 
 def check_batches(config: ConfigDict) -> None:
-    """Raises PipelineError where the devices that there are cannot share a stage's batch."""
+    """Raises PipelineError if a stage's batch does not split evenly over the devices."""
     for name in config.stages:
         c = config[name]
         try:
@@ -75,7 +75,7 @@ def _epochs(steps: int, per_epoch: int) -> int:
 
 
 class _Steps(Sequence):
-    """As many batches of a source as the stage has steps."""
+    """The first `steps` batches of a source."""
 
     def __init__(self, make, steps: int):
         per_epoch = make(1).batches_per_epoch
@@ -94,7 +94,7 @@ def vision_stage(
     """The ViT as a classifier (section 4.4).
 
     Args:
-      encoder: where it starts (see `pretrained_encoder`); `None` for random weights.
+      encoder: initial weights (see `pretrained_encoder`); `None` for random weights.
     """
     c = config.vision
     model = VitClassifier(
@@ -125,7 +125,7 @@ def vision_stage(
 def embeddings(
     config: ConfigDict, datasets: Datasets, vision: dict, encoder: tuple[dict, dict] | None
 ) -> dict[str, np.ndarray]:
-    """float32[n, D] of each split: the `<cls>` embeddings of its images (section 4.4).
+    """The `<cls>` embeddings of each split's images, float32[n, D] (section 4.4).
 
     Args:
       vision: parameters of the vision stage, or converted ones. encoder: see `pretrained_encoder`.
@@ -144,7 +144,7 @@ def embeddings(
 
 
 def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
-    """A language model from scratch on the training instructions: the default ships no weights."""
+    """Trains a language model from scratch on the training instructions."""
     c, tokenizer = config.language, datasets.tokenizer
     model = LanguageModel(DecoderConfig(vocab_size=len(tokenizer), **config.language_model))
 
@@ -165,7 +165,7 @@ def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
 
 @dataclasses.dataclass(frozen=True)
 class AssistantStart:
-    """An assistant before its stage: the model and where its weights start."""
+    """An assistant before its stage: the model and its initial weights."""
 
     model: VisionLanguageModel
     params: dict
@@ -175,12 +175,12 @@ class AssistantStart:
 def assistant_start(
     config, datasets, vision: dict | None, language: dict, encoder: tuple[dict, dict] | None = None
 ) -> AssistantStart:
-    """Puts the trained vision encoder and language model into a fresh assistant.
+    """Builds a new assistant from the trained vision encoder and language model.
 
     Args:
-      vision: parameters of the vision stage; `None` starts the encoder at random.
+      vision: parameters of the vision stage; `None` initializes the encoder at random.
       encoder: see `pretrained_encoder`.
-      language: parameters of the language stage, or converted ones, which may be int8 already.
+      language: parameters of the language stage, or converted ones, which may already be int8.
     """
     model = build_model(config, len(datasets.tokenizer))
     data = assistant_data(config, datasets, datasets.validation)
@@ -197,7 +197,7 @@ def assistant_start(
     base = language["language_model"]
     if config.quantized:
         base = quantize_linear_layers(base)
-    held, own = split_frozen(frozen)  # its own: every A, as drawn
+    held, own = split_frozen(frozen)  # own: the random A matrices
     if "language_model" in held:
         frozen = joined({"language_model": base}, own)
     else:
@@ -219,10 +219,10 @@ def assistant_start(
 def assistant_data(
     config: ConfigDict, datasets: Datasets, split: Split, tasks: Sequence[str] = ()
 ) -> AssistantData:
-    """The instructions of a split, checked; training images may stand before a target image.
+    """The validated instructions of a split; training images may precede a target image.
 
-    Of the test split the last answer of a conversation alone counts: it is what is asked for.
-    `tasks`: of these tasks alone, such as ('caption',); () for all.
+    On the test split only the last answer of a conversation is scored.
+    `tasks`: keep only these tasks, such as ('caption',); () for all.
     """
     buckets = [tuple(sizes) for sizes in config.assistant.buckets]
     train = datasets.train
@@ -236,10 +236,10 @@ def assistant_data(
 
 
 def check_instructions(config: ConfigDict, datasets: Datasets) -> None:
-    """Raises PipelineError where an instruction of any split cannot stand in a batch.
+    """Raises PipelineError if an instruction of any split does not fit into a batch.
 
-    Else one of the test split would be found after everything is trained, by buckets that a work
-    directory cannot change.
+    Without this check, an oversized test instruction would only be found after training, when the
+    buckets can no longer change.
     """
     if "assistant" in config.stages:
         for split in (datasets.train, datasets.validation, datasets.test):
@@ -252,7 +252,7 @@ def assistant_stage(
     """LM and ITM with rank sampling, soft-merged experts, accumulation (sections 4.1 and 4.5).
 
     Args:
-      name: 'assistant', or 'alignment' for the stage before it that trains the connector (LLaVA).
+      name: 'assistant', or 'alignment', the preceding stage that trains the connector (LLaVA).
     """
     c = config[name]
     train = assistant_data(config, datasets, datasets.train, c.tasks)
@@ -279,7 +279,7 @@ def assistant_stage(
 
 
 def _stage(name: str, config, objective, variables: tuple[dict, dict], *data) -> Stage:
-    """The stage, its parameters split into those it trains and those it holds."""
+    """The stage, with its parameters split into trained and fixed ones."""
     params, frozen = variables
     trained, held = split(params, chosen(params, config.trainable, f"{name}.trainable"))
     chosen_rates = [pattern for pattern, _ in config.rates]
@@ -289,11 +289,11 @@ def _stage(name: str, config, objective, variables: tuple[dict, dict], *data) ->
 
 
 def whole(params: dict, stage: Stage) -> dict:
-    """Trained parameters, and those that the stage held as they were."""
+    """The trained parameters joined with those the stage kept fixed."""
     return joined(stage.held["params"], params)
 
 
 def evenly(length: int, most: int) -> list[int]:
-    """At most `most` positions spread evenly over `length`."""
+    """At most `most` positions, evenly spaced over `length`."""
     count = min(length, most)
     return [i * length // count for i in range(count)]

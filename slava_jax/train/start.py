@@ -1,4 +1,4 @@
-"""What a run starts from: converted weights, or stages that another run trained."""
+"""Starting points of a run: converted weights, or stages trained by another run."""
 
 import dataclasses
 from pathlib import Path
@@ -16,30 +16,30 @@ from slava_jax.models.vit import VitConfig, split_stem
 from slava_jax.train.fit import finished
 from slava_jax.train.workdir import CONFIG, run_config
 
-_OWN = ("vocab_size", "frozen_layers", "dropout")  # the tokenizer's, and the run's
+_OWN = ("vocab_size", "frozen_layers", "dropout")  # from the tokenizer and the run's config
 _PARTS = {"vit": "vision", "connector": "connector", "language_model": "language"}
 
 
 def check_start(config: ConfigDict) -> None:
-    """Whether what `start_from` names can be started from; arrays of a base are not read yet.
+    """Checks that the weights in `start_from` are usable, without reading the base's arrays.
 
     Raises:
-      ConfigError: a stage there was trained on test images of this run, or nothing would start
-        from it. CheckpointError: they cannot be read, or a stage
-        there is not finished. ConvertError: `adapter` is no LoRA for this config's adapters.
+      ConfigError: a stage there was trained on test images of this run, or the setting would be
+        unused. CheckpointError: the weights cannot be read, or a stage there is not finished.
+        ConvertError: `adapter` is not a LoRA for this config's adapters.
     """
     encoder = _encoder_place(config) if {"vision", "assistant"} & set(config.stages) else None
     for name, used in (("vision", encoder), ("language", None)):
         if name in config.stages and config.start_from[name] and not used:
             raise ConfigError(
-                f"start_from.{name}: nothing would start from {config.start_from[name]}: the "
-                f"{name} stage is trained here, and only converted vision weights can begin it "
-                "(docs/convert.md). Correct the path or leave it out"
+                f"start_from.{name}: {config.start_from[name]} would be unused: this run trains "
+                f"the {name} stage, and only converted vision weights can initialize a trained "
+                "stage (docs/convert.md). Correct the path or leave it out"
             )
     connector = config.start_from.connector
     if connector and not (config.model == "inline" and is_converted(connector)):
         raise ConfigError(
-            f"start_from.connector: {connector} holds no converted LLaVA (docs/convert.md), or "
+            f"start_from.connector: {connector} is not a converted LLaVA (docs/convert.md), or "
             "the model is not 'inline' and has no connector"
         )
     if "assistant" not in config.stages:
@@ -55,12 +55,12 @@ def check_start(config: ConfigDict) -> None:
 
 
 def _check_split(config: ConfigDict, name: str, place: str) -> None:
-    """Raises ConfigError where a stage was trained on what is tested here.
+    """Raises ConfigError if a stage was trained on test images of this run.
 
-    Other drawings under another seed are other images, and may be tested on.
+    Synthetic images are exempt: another seed gives other images.
     """
     if not (Path(place) / CONFIG).exists():
-        return  # no run: `finished` says so
+        return  # not a run: `finished` reports it
     held, ours = run_config(Path(place))["data"], config.data
     if ours.name == "procedural" or any(held.get(k) != ours[k] for k in ("name", "folder")):
         return
@@ -71,8 +71,8 @@ def _check_split(config: ConfigDict, name: str, place: str) -> None:
     ]
     if different:
         raise ConfigError(
-            f"start_from.{name}: {place} was trained on another split of the same images, so that "
-            "some of those tested here were trained on there; set alike:\n  "
+            f"start_from.{name}: {place} was trained on another split of the same images, so some "
+            "test images of this run were used for training; use the same values:\n  "
             + "\n  ".join(different)
         )
 
@@ -80,11 +80,11 @@ def _check_split(config: ConfigDict, name: str, place: str) -> None:
 def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
     """The converted vision encoder that a run starts from, as `params` and `frozen` of its Vit.
 
-    Where `start_from.vision` is the work directory of another run, it is the one that run started
-    from. `None` without converted weights.
+    If `start_from.vision` is the work directory of another run, this is the encoder that run
+    started from. `None` without converted weights.
 
     Raises:
-      ConfigError: vit.frozen_layers has none.
+      ConfigError: vit.frozen_layers is set, but there are no converted weights.
       CheckpointError: it cannot be read.
     """
     place = _encoder_place(config)
@@ -95,14 +95,14 @@ def pretrained_encoder(config: ConfigDict) -> tuple[dict, dict] | None:
 
 
 def _encoder_place(config: ConfigDict) -> str | None:
-    """The converted vision encoder of `pretrained_encoder`."""
+    """The path of the converted weights for `pretrained_encoder`."""
     place = _converted(config, "vision")
     if place is not None:
         return place
     if config.vit.frozen_layers:
         raise ConfigError(
-            f"start_from.vision: {config.start_from.vision} neither is nor starts from converted "
-            "weights, which vit.frozen_layers needs (docs/convert.md)"
+            f"start_from.vision: vit.frozen_layers needs converted weights (docs/convert.md), but "
+            f"{config.start_from.vision} neither is nor starts from any"
         )
     return None
 
@@ -110,12 +110,12 @@ def _encoder_place(config: ConfigDict) -> str | None:
 def with_pretrained_shapes(config: ConfigDict) -> ConfigDict:
     """The config with the shapes of the converted weights that it starts from.
 
-    `vit`, `connector` and `language_model` describe what is trained from scratch; converted weights
-    know their own shape. `vit.frozen_layers` and `connector.dropout` stay the run's.
+    `vit`, `connector` and `language_model` describe models trained from scratch; converted weights
+    override them, except for `vit.frozen_layers` and `connector.dropout`.
 
     Raises:
-      ConfigError: `start_from` names weights that lack the part, or they are int8 and `quantized`
-        is False. CheckpointError: they cannot be read.
+      ConfigError: the weights in `start_from` lack the part, or they are int8 and `quantized` is
+        False. CheckpointError: they cannot be read.
     """
     config = config.copy_and_resolve_references()
     for part, name in _PARTS.items():
@@ -124,7 +124,7 @@ def with_pretrained_shapes(config: ConfigDict) -> ConfigDict:
             continue
         held, quantized = described(place)
         if part not in held:
-            raise ConfigError(f"start_from.{name}: {place} holds no {part}, but {', '.join(held)}")
+            raise ConfigError(f"start_from.{name}: {place} has no {part}, only {', '.join(held)}")
         if part == "language_model" and quantized and not config.quantized:
             raise ConfigError(
                 f"start_from.{name}: the kernels in {place} are int8; set quantized to True, or "
@@ -136,7 +136,7 @@ def with_pretrained_shapes(config: ConfigDict) -> ConfigDict:
 
 
 def _converted(config: ConfigDict, name: str) -> str | None:
-    """The converted weights that stand for a stage, or that it begins with."""
+    """The converted weights that replace a stage, or that it starts from."""
     if name == "vision":
         place = config.start_from.vision
         if place and (Path(place) / CONFIG).exists():
@@ -159,7 +159,7 @@ def pretrained_connector(config: ConfigDict) -> dict | None:
 
 
 def pretrained(place: str, part: str) -> dict:
-    """A part of converted weights on the device: `{part: ...}`.
+    """Loads a part of converted weights onto the device: `{part: ...}`.
 
     `part`: 'vit', 'connector' or 'language_model'.
 
@@ -170,9 +170,9 @@ def pretrained(place: str, part: str) -> dict:
 
 
 def base_place(config: ConfigDict) -> str | None:
-    """Converted weights that hold the language model exactly as the assistant does, if any do.
+    """The converted weights whose language model is identical to the assistant's, if any.
 
-    Kernels that the run itself made int8 are not in them.
+    They are not if the run itself quantized the kernels to int8.
     """
     place = config.start_from.language
     if "language" in config.stages or not is_converted(place):

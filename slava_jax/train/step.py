@@ -1,4 +1,4 @@
-"""The training step: one pure function of (state, held, batch, key), however it is run."""
+"""The training step, a pure function of (state, held, batch, key)."""
 
 import flax.struct
 import jax
@@ -11,10 +11,10 @@ from slava_jax.train.recipes import draw_rank
 
 @flax.struct.dataclass
 class TrainState:
-    """What training changes; what is frozen is not in it.
+    """Everything that training updates; frozen weights are kept separately.
 
     Attributes:
-      step: int32[]. params: the trainable collection. opt_state: of those alone.
+      step: int32[]. params: the trainable parameters. opt_state: their optimizer state.
       lr_scale: float32[], halved on a plateau of the validation loss (section 4.7).
     """
 
@@ -30,15 +30,15 @@ class TrainState:
 
 
 def train_step(state, held, batch, key, *, objective, optimizer, axis_name=None):
-    """One optimiser step over all microbatches.
+    """Makes one optimizer step over all microbatches.
 
     Args:
-      state: TrainState. held: what is not trained (recipes.py).
+      state: TrainState. held: the fixed parameters (recipes.py).
       batch: arrays `[M, b, ...]`, M microbatches of b examples of this device (under pmap) or of
         all devices (under jit over a mesh).
       key: the run's key; the step and microbatch are folded in here.
       objective: see recipes.py. optimizer: see optim.py.
-      axis_name: the pmap axis to sum over; `None` where arrays are global.
+      axis_name: the pmap axis to sum over; `None` if arrays are global.
 
     Returns:
       (state, metrics): metrics are float32[] over the global batch.

@@ -1,4 +1,4 @@
-"""The test split as every control of the evaluation sees it, and what an assistant makes of it."""
+"""The test split as used by every control of the evaluation, and an assistant's results on it."""
 
 import copy
 import dataclasses
@@ -26,18 +26,18 @@ from slava_jax.train.stages import assistant_data
 
 @dataclasses.dataclass(frozen=True)
 class TestSplit:
-    """Which instructions are asked, and the wrong images.
+    """The instructions to ask, and the mismatched images.
 
     Attributes:
-      answers: the class names as answers say them.
-      class_rows, caption_rows, vqa_rows: by task, of all but the following.
-      challenge_rows: {one of multi_image.CHALLENGES: instructions}, those there are.
-      few_shot_rows, permuted_rows: {number of examples: instructions}, of the images of
-        `class_rows` in their order.
+      answers: the class names as worded in answers.
+      class_rows, caption_rows, vqa_rows: instructions by task, without the following ones.
+      challenge_rows: {one of multi_image.CHALLENGES: instructions}, without empty ones.
+      few_shot_rows, permuted_rows: {number of examples: instructions}, for the images of
+        `class_rows` in the same order.
       exchanged: for each instruction a target image of another category.
     """
 
-    __test__ = False  # pytest takes it for a test
+    __test__ = False  # else pytest would collect it
 
     config: ConfigDict
     data: AssistantData
@@ -52,7 +52,7 @@ class TestSplit:
 
     @classmethod
     def of(cls, config: ConfigDict, datasets: Datasets) -> "TestSplit":
-        """Chooses the instructions, at most as many of each kind as `config.evaluation` says."""
+        """Chooses the instructions, at most as many of each kind as `config.evaluation` allows."""
         c, data = config.evaluation, assistant_data(config, datasets, datasets.test)
         items = data.instructions
         names = datasets.class_answers
@@ -83,24 +83,24 @@ class TestSplit:
 
     @property
     def scored_rows(self) -> np.ndarray:
-        """All whose loss and match are looked at."""
+        """Instructions whose loss and match are evaluated."""
         few = (rows[: self.config.evaluation.several] for rows in self.few_shot_rows.values())
         several = (*self.challenge_rows.values(), *few)
         return np.concatenate([self.class_rows, self.caption_rows, self.vqa_rows, *several])
 
     @property
     def text_rows(self) -> dict[str, np.ndarray]:
-        """{task or challenge: instructions} of those whose answers are compared as texts."""
+        """{task or challenge: instructions}, for answers that are compared as texts."""
         rows = {"caption": self.caption_rows, "vqa": self.vqa_rows, **self.challenge_rows}
         return {task: chosen for task, chosen in rows.items() if len(chosen)}
 
     @property
     def told_rows(self) -> np.ndarray:
-        """Questions with the longest answers there are: VQA, else captions, else the class."""
+        """The questions with the longest answers: VQA, else captions, else the class."""
         return next(r for r in (self.vqa_rows, self.caption_rows, self.class_rows) if len(r))
 
     def batches(self, rows, shown=None, symmetry=UPRIGHT) -> Iterator[dict]:
-        """Batches of these instructions, `shown` in the place of the target images."""
+        """Batches of these instructions, with `shown` instead of the target images."""
         c, data = self.config.evaluation, copy.copy(self.data)
         data.cache = SymmetricView(data.cache, symmetry)
         source = AssistantEvaluation(
@@ -118,12 +118,12 @@ class TestSplit:
 
 
 def _kind(item: Instruction, class_answer: str):
-    """Its task, or of our own about several images its question type and number of examples."""
-    # A user's own questions about several images are asked as those of their task are.
+    """The task; for generated multi-image questions, the question type and number of examples."""
+    # A user's own questions about several images count under their task.
     if item.question_type in (FEW_SHOT, PERMUTED, *CHALLENGES):
         return item.question_type, item.metadata.get("shots")
-    # One that asks for anything but the class has no class names to choose from; every image has
-    # one that asks for it.
+    # A classification question with another answer than the class cannot be scored against the
+    # class names. Every image also has one that asks for the class.
     other = item.question_type != "class" and _plain(item.answer) != _plain(class_answer)
     return "vqa" if item.task == "classification" and other else item.task
 
@@ -135,7 +135,7 @@ def _plain(answer: str) -> str:
 def class_scores(
     assistant: Assistant, test: TestSplit, rows, shown=None, rank=None, views=(UPRIGHT,)
 ) -> np.ndarray:
-    """float32[n, classes], log p of each class name as the answer, in the order of `rows`.
+    """Log p of each class name as the answer, float32[n, classes], in the order of `rows`.
 
     p is the mean over `views`, the symmetries under which each image is shown.
     """
@@ -174,8 +174,8 @@ def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -
 
 def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str]:
     """Generated answers in the order of `rows`."""
-    # The room of the longest answers for every question: in that of its own truth an answer that
-    # says too much would be cut in its favour.
+    # Every question gets the longest answer length. With the length of its own true answer, a
+    # verbose answer would be truncated in its favour.
     length = max(answer for _, answer, _ in test.config.assistant.buckets)
     answers = {}
     for batch in test.batches(rows, shown):

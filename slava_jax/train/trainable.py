@@ -1,8 +1,8 @@
-"""Which parameters a stage trains: path patterns, as `connector/**` or `**/lora_b`.
+"""Chooses the parameters a stage trains by path patterns such as `connector/**` or `**/lora_b`.
 
-In a pattern `*` stands for anything within one name and `**` for any number of names. A pattern
-that begins with `!` takes out what those before it chose. The collection `frozen` (int8 kernels,
-the base under adapters, every A) is never trained.
+In a pattern `*` matches anything within one name and `**` any number of names. A pattern that
+begins with `!` removes its matches from those of the patterns before it. The collection `frozen`
+(int8 kernels, the base under adapters, every A) is never trained.
 """
 
 import fnmatch
@@ -14,20 +14,20 @@ from slava_jax.errors import UserError
 
 
 class TrainableError(UserError, ValueError):
-    """Path patterns that choose nothing; the message names them and the paths there are."""
+    """Path patterns match nothing; the message lists them and the available paths."""
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with `trainable`, whatever the model."""
+    """Problems with `trainable` that do not depend on the model."""
     if not all(isinstance(pattern, str) for pattern in stage["trainable"]):
         yield f"trainable: must be path patterns, is {stage['trainable']}"
 
 
 def chosen(params: dict, patterns: Sequence[str], setting: str) -> set[str]:
-    """Paths of the leaves that patterns choose, such as `connector/first/kernel`.
+    """Paths of the leaves that patterns select, such as `connector/first/kernel`.
 
     Args:
-      setting: where the patterns stand, for errors.
+      setting: the config key of the patterns, for errors.
 
     Raises:
       TrainableError: a pattern matches nothing, or nothing is left.
@@ -39,7 +39,7 @@ def chosen(params: dict, patterns: Sequence[str], setting: str) -> set[str]:
         hits = {path for path in paths if matches(path, pattern.removeprefix("!"))}
         if not hits:
             raise TrainableError(
-                f"{setting}: {pattern!r} matches no parameter; there are\n  "
+                f"{setting}: {pattern!r} matches no parameter; the model has\n  "
                 + "\n  ".join(_summary(paths))
             )
         found = found - hits if out else found | hits
@@ -49,7 +49,7 @@ def chosen(params: dict, patterns: Sequence[str], setting: str) -> set[str]:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a pattern matches a path, both names joined by slashes."""
+    """Whether a pattern matches a path (names joined by slashes)."""
     return _matches(path.split("/"), pattern.split("/"))
 
 
@@ -63,7 +63,7 @@ def _matches(names: list[str], wanted: list[str]) -> bool:
 
 
 def split(params: dict, paths: set[str]) -> tuple[dict, dict]:
-    """Nested params as (those at `paths`, all others); empty dicts are left out."""
+    """Splits nested params into (those at `paths`, all others), without empty dicts."""
     return _split(params, paths, "")
 
 
@@ -89,5 +89,5 @@ def leaf_paths(params: dict) -> list[str]:
 
 
 def _summary(paths: list[str]) -> list[str]:
-    """The first two names of each path, once."""
+    """The first two names of each path, without repetition."""
     return list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))

@@ -1,4 +1,4 @@
-"""The work directory of a run: whose it is, how long it took, on what machine."""
+"""The work directory of a run: which run owns it, run times, the machine."""
 
 import contextlib
 import importlib.metadata
@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from slava_jax import hosts
 from slava_jax.errors import UserError
 
-CONFIG, REPORT = "config.json", "report.html"  # in a work directory; the report comes last
-_MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in a run that is not finished
+CONFIG, REPORT = "config.json", "report.html"  # the report is written last
+_MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in an unfinished run
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -27,7 +27,7 @@ class WorkdirError(UserError, RuntimeError):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or leaves the old one. Raises WorkdirError where it cannot."""
+    """Replaces a file atomically. Raises WorkdirError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -39,14 +39,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
-    """Makes the directory this config's, or checks that it already is; whether it was new.
+    """Claims the directory for this config, or checks that it owns it; returns whether it was new.
 
-    Until it is `finished`, how it is evaluated and where images are kept may change: an evaluation
-    that ran out of memory is repeated with smaller batches, and trains nothing again.
+    Until the run is `finished`, the settings of evaluation and image cache may change: an
+    evaluation that ran out of memory can be repeated with smaller batches, without training again.
 
     Raises:
-      WorkdirError: it belongs to another config (the keys that differ are listed), or cannot be
-        written to.
+      WorkdirError: it belongs to another config (the error lists the keys that differ), or cannot
+        be written to.
     """
     path = workdir / CONFIG
     wanted = json.loads(config.to_json())
@@ -54,18 +54,18 @@ def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise WorkdirError(f"{path}: not JSON ({error}); delete {workdir} or it") from error
+            raise WorkdirError(f"{path}: not JSON ({error}); delete it or {workdir}") from error
         differences = _differences(held, wanted)
-        # Of several hosts the first one says how; the others do as it does.
+        # The first host decides; the others follow it.
         free = _MAY_CHANGE if hosts.is_first() else ()
         lasting = [line for line in differences if not line.startswith(free)]
         if lasting or (differences and finished):
             do = "give another --workdir, or delete that one"
             if not lasting:
-                do += f", or its {REPORT} to evaluate it anew like this"
+                do += f", or only its {REPORT} to evaluate again with these settings"
             told = "\n  ".join(differences if finished else lasting)
             raise WorkdirError(
-                f"{workdir} holds the run of another config; {do}. Different:\n  {told}"
+                f"{workdir} contains a run of another config; {do}. Different:\n  {told}"
             )
         if differences:
             write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
@@ -73,7 +73,7 @@ def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkdirError(f"{workdir}: cannot be made: {error}") from error
+        raise WorkdirError(f"{workdir}: cannot be created: {error}") from error
     write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))
     return True
 
@@ -89,7 +89,7 @@ def _differences(held, wanted, name="") -> list[str]:
 
 
 def run_config(workdir: Path) -> dict:
-    """The config of the run in a work directory. Raises WorkdirError where there is none."""
+    """The config of the run in a work directory. Raises WorkdirError if there is none."""
     path = workdir / CONFIG
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -98,13 +98,13 @@ def run_config(workdir: Path) -> dict:
 
 
 class Clock:
-    """Wall-clock seconds of a run and of its parts, summed over the sessions a killed run takes.
+    """Wall-clock seconds of a run and its parts, summed over interruptions.
 
-    The time of a part cut off by a kill is lost up to the kill.
+    If the run is killed, the time since the start of the current part is lost.
     """
 
     def __init__(self, path: Path, started: float):
-        """`started`: `time.monotonic()` when this session began, before the libraries loaded."""
+        """`started`: `time.monotonic()` when this process began, before libraries were loaded."""
         self._path, self._started = path, started
         held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         self._before, self._parts = held.get("wall", 0.0), held.get("parts", {})
@@ -128,11 +128,11 @@ class Clock:
 
 
 def machine_metrics() -> dict[str, float]:
-    """Peak memory of this process, and the rate of a reference product, because machines differ.
+    """Peak memory of this process, and a reference matmul rate for comparing machines.
 
     Returns:
-      `run.peak_memory_gib`; `run.matmul_gflops`, of float32 1024 x 1024 matrices, the fastest of
-      ten.
+      `run.peak_memory_gib`; `run.matmul_gflops`, the fastest of ten products of float32 1024 x 1024
+      matrices.
     """
     size = 1024
     matrix = jnp.ones((size, size), jnp.float32)
@@ -148,7 +148,7 @@ def machine_metrics() -> dict[str, float]:
 
 
 def environment() -> dict[str, object]:
-    """Hardware and versions, without anything that identifies the machine."""
+    """Hardware and package versions, without anything that identifies the machine."""
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
@@ -163,7 +163,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # a benchmark needs few of them
+        return "not installed"  # benchmarks need only some of them
 
 
 def _processor() -> str:

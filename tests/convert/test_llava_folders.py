@@ -128,10 +128,10 @@ def test_a_run_takes_the_parts_it_names(tmp_path):
     assert shapes.language_model.width == 32
     assert set(pretrained_connector(config)) == {"first", "second"}
     assert set(pretrained(str(tmp_path / "llava"), "vit")) == {"vit"}
-    with pytest.raises(CheckpointError, match="holds no connector, but language_model"):
+    with pytest.raises(CheckpointError, match="has no connector, only language_model"):
         pretrained(str(tmp_path / "text"), "connector")
     config.start_from.vision = str(tmp_path / "text")
-    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
+    with pytest.raises(ConfigError, match="has no vit, only language_model"):
         with_pretrained_shapes(config)
 
 

@@ -107,7 +107,7 @@ def test_a_corrected_path_may_take_the_same_directory(tmp_path):
 
 def test_a_work_directory_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("")
-    assert "cannot be made" in refusal(one_stage(), tmp_path / "run", WorkdirError)
+    assert "cannot be created" in refusal(one_stage(), tmp_path / "run", WorkdirError)
 
 
 @pytest.mark.parametrize("content", [b"not an image", None])
@@ -163,7 +163,7 @@ def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path, monke
     assert held["evaluation"]["batch_size"] == 4 and held["image"]["cache_mb"] == 7
     config.evaluation.batch_size = 2
     with pytest.raises(
-        WorkdirError, match=r"or its report\.html to evaluate.*\n.*size: 4 there, 2"
+        WorkdirError, match=r"or only its report\.html to evaluate.*\n.*size: 4 there, 2"
     ):
         claim(workdir, config, finished=True)
     monkeypatch.setattr(hosts, "is_first", lambda: False)  # another host does as the first one
@@ -185,7 +185,7 @@ def test_a_start_that_nothing_starts_from_is_no_silent_one(tmp_path, name):
     config = get_config()
     config.start_from[name] = str(tmp_path / "typo")
     text = refusal(config, tmp_path / "run", ConfigError)
-    assert f"start_from.{name}: nothing would start from {tmp_path / 'typo'}" in text
+    assert f"start_from.{name}: {tmp_path / 'typo'} would be unused" in text
     assert not (tmp_path / "run").exists()
 
 

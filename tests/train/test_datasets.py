@@ -59,7 +59,7 @@ def test_every_split_gets_its_own(config, tmp_path, capsys):
         file.write(json.dumps(pair) + "\n")
     datasets = prepare(config, tmp_path / "run")
     folder = tmp_path / "run" / "data" / "instructions"
-    assert f"1 instructions show images of other splits and are left out: {folder}" in (
+    assert f"left out 1 instructions that show images of other splits: {folder}" in (
         capsys.readouterr().err
     )
     assert [item.id for item in read_jsonl(folder / "left_out.jsonl")] == ["all"]

@@ -141,7 +141,7 @@ def test_other_frozen_weights_are_refused_on_the_way_and_at_the_end(tmp_path, po
             fit(make_stage({position: KeyboardInterrupt()}, held=base), tmp_path, 0)
     else:
         fit(make_stage(held=base), tmp_path, 0)
-    with pytest.raises(CheckpointError, match=r"begun with other frozen weights \(frozen/stem\)"):
+    with pytest.raises(CheckpointError, match=r"started with other frozen weights \(frozen/stem\)"):
         fit(make_stage(held=other), tmp_path, 0)
     fit(make_stage(held=base), tmp_path, 0)
 

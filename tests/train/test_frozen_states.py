@@ -239,7 +239,7 @@ def test_a_config_that_cannot_be_is_refused(config, tmp_path):
         check(other)
     other = config.copy_and_resolve_references()
     other.start_from.vision = ""
-    with pytest.raises(ConfigError, match=r"start_from\.vision: must name converted weights"):
+    with pytest.raises(ConfigError, match=r"start_from\.vision: must be converted weights"):
         check(other)
     other = config.copy_and_resolve_references()
     other.vit.frozen_layers = 99
@@ -250,5 +250,5 @@ def test_a_config_that_cannot_be_is_refused(config, tmp_path):
     run(plain, tmp_path / "plain")
     other = config.copy_and_resolve_references()
     other.start_from.vision = str(tmp_path / "plain")
-    with pytest.raises(ConfigError, match="neither is nor starts from converted weights"):
+    with pytest.raises(ConfigError, match="neither is nor starts from any"):
         pretrained_encoder(other)
