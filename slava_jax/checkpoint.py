@@ -1,13 +1,12 @@
 """Versioned, atomic checkpoints on Orbax.
 
-A checkpoint is one folder: the arrays (Orbax's own format) and, in its metadata, the format
+A checkpoint is one folder: the arrays (in Orbax's format) and, in its metadata, the format
 version, the dtype and shape of every array, and a JSON dictionary of *facts* (iterator state,
-plateau counters, the config). A folder gets its final name by one rename after everything in it
-was written, so that a folder of that name is a whole checkpoint, whatever moment the process was
-killed at.
+plateau counters, the config). A folder is renamed to its final name once it is complete, so a
+folder of that name is always a valid checkpoint, even if the process is killed.
 
-With several processes (`jax.distributed`) all of them call every function here with the same
-arguments, on a directory they share; Orbax does the waiting.
+With several processes (`jax.distributed`), all of them call every function here with the same
+arguments on a shared directory; Orbax synchronizes them.
 """
 
 import hashlib
@@ -35,13 +34,13 @@ _LEFTOVER = re.compile(r"\.(orbax-checkpoint-tmp.*|deleted)$")
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be written, or what is stored is not what was asked for."""
+    """A checkpoint cannot be written, read, or does not match the request."""
 
 
 class Checkpoints:
-    """The numbered checkpoints of one run, `directory/<step>/`, of which the newest is kept.
+    """The numbered checkpoints of one run, `directory/<step>/`; only the newest is kept.
 
-    Opening it removes what a killed process left half written, so one run owns the directory.
+    Opening it removes unfinished checkpoints, so only one run may use the directory.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -55,16 +54,16 @@ class Checkpoints:
         Args:
           step: larger than every saved step.
           arrays: a pytree of jax or numpy arrays of any dtype, typed PRNG keys included.
-          facts: what JSON can say (tuples come back as lists, keys as strings).
+          facts: JSON-serializable (tuples come back as lists, keys as strings).
 
         Raises:
-          CheckpointError: it cannot be written (a full disk, say), the step is not new, or the
-            facts are not JSON. Earlier checkpoints stay.
+          CheckpointError: it cannot be written (such as a full disk), the step is not new, or the
+            facts are not JSON-serializable. Earlier checkpoints are kept.
         """
         latest = self.latest()
         if latest is not None and step <= latest:
             raise CheckpointError(
-                f"{self.directory}: step {step} cannot be saved, step {latest} is there already"
+                f"{self.directory}: cannot save step {step}: step {latest} already exists"
             )
         try:
             _write(self.directory / str(step), arrays, facts)
@@ -79,28 +78,28 @@ class Checkpoints:
 
         Args:
           template: a pytree of arrays or `jax.ShapeDtypeStruct`. A numpy leaf gives a numpy
-            array, any other a jax array of that leaf's sharding (the first device if it has none).
+            array, any other a jax array with that leaf's sharding (default: the first device).
 
         Returns:
           (step, arrays, facts)
 
         Raises:
           CheckpointError: there is none, it is damaged or of another format, or its arrays differ
-            from the template's: the error lists all of them.
+            from the template's (the error lists all differences).
         """
         step = self.latest()
         if step is None:
-            raise CheckpointError(f"{self.directory}: no checkpoint here")
+            raise CheckpointError(f"{self.directory}: no checkpoint found")
         return step, *load_tree(self.directory / str(step), template)
 
     def latest(self) -> int | None:
-        """The newest saved step, None if there is none; what the first process sees, on all."""
+        """The newest saved step as seen by the first process, None if there is none."""
         newest = hosts.as_first(max(_steps(self.directory), default=-1))
         return None if newest < 0 else newest
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint that another run left in a directory, which is only read."""
+    """The newest checkpoint in another run's directory, which is not modified."""
     steps = _steps(directory) if directory.is_dir() else []
     return directory / str(steps[-1]) if steps else None
 
@@ -110,34 +109,34 @@ def _steps(directory: Path) -> list[int]:
 
 
 def save_tree(path: str | os.PathLike, tree: PyTree, facts: dict[str, Any]) -> None:
-    """Writes one folder of its own (frozen weights, a finished assistant), atomically.
+    """Writes a single checkpoint folder (frozen weights, a finished assistant) atomically.
 
     Arguments as in `Checkpoints.save`.
 
     Raises:
-      CheckpointError: the path exists (it is whole then: delete it to replace it), or as in `save`.
+      CheckpointError: the path exists (it is complete; delete it to replace it), or as in `save`.
     """
     _write(new_folder(path), tree, facts)
 
 
 def lay_out(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], facts: dict[str, Any]) -> None:
-    """A folder like `save_tree`'s, said to hold `shapes`, with one element an array in it.
+    """Writes a folder like `save_tree`'s that describes `shapes` but has one-element arrays.
 
-    streaming.py then writes the arrays in their places. Names are as in "vit/norm/scale".
+    streaming.py then replaces the arrays. Names are as in "vit/norm/scale".
     """
     one = {name: np.zeros(1, leaf.dtype) for name, leaf in shapes.items()}
     _write(path, _nest(one), facts, shapes)
 
 
 def new_folder(path: str | os.PathLike) -> Path:
-    """The absolute path of a folder that is not there yet, in one that is.
+    """The absolute path of a folder that does not exist yet; creates its parent.
 
     Raises:
-      CheckpointError: it is there, or the one above cannot be made.
+      CheckpointError: it exists, or the parent cannot be created.
     """
     path = Path(path).absolute()
-    if path.exists() or path.is_symlink():  # one that leads nowhere, too
-        raise CheckpointError(f"{path} exists already: delete it to write it anew")
+    if path.exists() or path.is_symlink():  # also a broken link
+        raise CheckpointError(f"{path} already exists: delete it to write it again")
     _make_directory(path.parent)
     return path
 
@@ -146,31 +145,31 @@ def new_folder(path: str | os.PathLike) -> Path:
 def appearing(
     path: str | os.PathLike, size: int = 0, reads: str | os.PathLike | None = None
 ) -> Iterator[Path]:
-    """A place to write a folder of `size` bytes at; it is renamed to `path` once it is whole.
+    """A temporary path for a folder of `size` bytes; it is renamed to `path` when complete.
 
     Args:
-      reads: what the body reads. It must not lie in that place, which is deleted before and after.
+      reads: the input of the body; must not be inside the temporary folder, which is deleted.
 
     Raises:
-      CheckpointError: as `new_folder`; the disk has no room; `reads` lies there; or the body met
-        an OSError. Nothing of the folder is left behind then.
+      CheckpointError: as `new_folder`; the disk has too little space; `reads` is inside the
+        temporary folder; or the body raised an OSError. Nothing is left behind.
     """
     path = new_folder(path)
-    unfinished = path.with_name(f".{path.name}.slava-tmp")  # no name of a user's
+    unfinished = path.with_name(f".{path.name}.slava-tmp")  # unlikely as a user's file name
     if reads is not None and Path(reads).resolve().is_relative_to(unfinished.resolve()):
         raise CheckpointError(
-            f"{reads}: lies in {unfinished}, which is written and deleted; move it elsewhere, or "
+            f"{reads}: is inside {unfinished}, a temporary folder that is deleted; move it, or "
             "choose another target"
         )
-    shutil.rmtree(unfinished, ignore_errors=True)  # first: a killed one's may fill the disk
+    shutil.rmtree(unfinished, ignore_errors=True)  # before measuring: leftovers take space
     need, free = size / 2**30, shutil.disk_usage(path.parent).free / 2**30
     if need > free:
-        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed there, {free:.2f} GiB free")
+        raise CheckpointError(f"{path.parent}: {need:.2f} GiB needed, {free:.2f} GiB free")
     try:
         yield unfinished
         os.rename(unfinished, path)
     except OSError as error:
-        raise CheckpointError(f"{path}: could not be written: {error}") from error
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -178,7 +177,7 @@ def appearing(
 def content_hash(tree: PyTree) -> str:
     """SHA-256 of a tree's leaves in the order of their names: name, dtype, shape and bytes.
 
-    Numpy and jax arrays of the same content give the same hash. A leaf at a time is copied.
+    Numpy and jax arrays of the same content give the same hash. Copies one leaf at a time.
     """
     leaves = _flatten(tree, Path("tree"))
     digest = hashlib.sha256()
@@ -193,7 +192,7 @@ def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[
     """Reads a folder of `save_tree`: (tree, facts).
 
     With a template as in `Checkpoints.restore`. Without one: nested dicts of numpy arrays, where
-    sequences have become dicts keyed "0", "1", ... and empty containers are gone.
+    sequences become dicts keyed "0", "1", ... and empty containers are missing.
 
     Raises:
       CheckpointError: as in `Checkpoints.restore`; or it holds PRNG keys and there is no template.
@@ -212,31 +211,31 @@ def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[
         try:
             leaves.update(_flatten(orbax.load(path, _nest(abstract)), path))
         except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged, it cannot be read: {error}") from error
+            raise CheckpointError(f"{path}: damaged, cannot be read: {error}") from error
     if template is None:
         return _nest(leaves), metadata["facts"]
     return jax.tree.unflatten(jax.tree.structure(template), leaves.values()), metadata["facts"]
 
 
 def load_facts(path: str | os.PathLike) -> dict[str, Any]:
-    """The facts of a folder alone, without its arrays. Raises CheckpointError as `load_tree`."""
+    """Reads only the facts of a folder, not its arrays. Raises CheckpointError as `load_tree`."""
     return _read_metadata(Path(path).absolute())["facts"]
 
 
 def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> None:
-    """Saves `tree`. `described` says what its arrays are if it holds only stand-ins for them."""
+    """Saves `tree`. `described` gives the true shapes if its arrays are placeholders."""
     leaves = _flatten(tree, path)
     try:
         facts_json = json.dumps(facts)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the facts must be what JSON can say: {error}") from error
+        raise CheckpointError(f"{path}: facts must be JSON-serializable: {error}") from error
     metadata = {
         "slava_jax_format": FORMAT_VERSION,
         "arrays": {name: _describe(leaf) for name, leaf in (described or leaves).items()},
         "facts": facts_json,
     }
-    # Orbax refuses arrays without elements, and a tree without arrays; the description above is
-    # all there is to know of the former, "-" stands in for the latter.
+    # Orbax refuses empty arrays and empty trees. The metadata above describes empty arrays fully;
+    # the entry "-" replaces an empty tree.
     full = {name: _shared(leaf) for name, leaf in leaves.items() if _has_elements(leaf)}
     try:
         with _quiet_orbax():
@@ -246,7 +245,7 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> N
         free = shutil.disk_usage(path.parent).free / 2**20
         need = sum(leaf.nbytes for leaf in full.values()) / 2**20
         raise CheckpointError(
-            f"could not be written to {path.parent} ({free:.1f} MiB free there, "
+            f"cannot be written to {path.parent} ({free:.1f} MiB free, "
             f"up to {need:.1f} MiB needed): {error}"
         ) from error
 
@@ -261,7 +260,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error}") from error
     version = metadata.get("slava_jax_format")
     if not isinstance(version, int):
-        raise CheckpointError(f"{path}: not written by slava_jax (it carries no format version)")
+        raise CheckpointError(f"{path}: not written by slava_jax (it has no format version)")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: written by a newer slava_jax (format {version}, this one reads up to "
@@ -270,7 +269,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if version < FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: written by an older slava_jax (format {version}, this one reads "
-            f"{FORMAT_VERSION}): read it with that version, or train anew"
+            f"{FORMAT_VERSION}): read it with that version, or train again"
         )
     return {**metadata, "facts": json.loads(metadata["facts"])}
 
@@ -296,12 +295,12 @@ def _flatten(tree: PyTree, path: Path) -> dict[str, Any]:
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         name = "/".join(parts)
-        # Orbax joins names with dots: a dot or slash inside one could make two arrays one.
+        # Orbax joins names with dots, so a dot or slash inside a name could cause collisions.
         if not parts or any(not part or set(part) & {".", "/"} for part in parts) or name in leaves:
-            raise CheckpointError(f"{path}: {name!r} is no usable name for an array")
+            raise CheckpointError(f"{path}: {name!r} is not a valid array name")
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise CheckpointError(
-                f"{path}: {name} is {type(leaf).__name__}, not an array: it belongs in the facts"
+                f"{path}: {name} is {type(leaf).__name__}, not an array: store it in the facts"
             )
         leaves[name] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
     return leaves
@@ -319,7 +318,7 @@ def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(leaf: Any) -> list:
-    """[dtype, shape] as JSON keeps it."""
+    """[dtype, shape] in JSON form."""
     return [str(leaf.dtype), list(leaf.shape)]
 
 
@@ -328,16 +327,16 @@ def _has_elements(leaf: Any) -> bool:
 
 
 def _shared(leaf: Any) -> Any:
-    """What every process holds whole, as numpy: Orbax has the first write that, and no such jax."""
+    """Host-local jax arrays as numpy: Orbax refuses the former in multi-process runs."""
     alone = jax.process_count() > 1 and isinstance(leaf, jax.Array) and leaf.is_fully_addressable
     return np.asarray(leaf) if alone else leaf
 
 
 def _as_numpy(stored: dict[str, list], path: Path) -> dict[str, np.ndarray]:
-    """Stand-ins without memory of their own for every stored array."""
+    """Placeholders for the stored arrays, without memory of their own."""
     keys = [name for name, (dtype, _) in stored.items() if dtype.startswith("key<")]
     if keys:
-        raise CheckpointError(f"{path} holds PRNG keys ({', '.join(keys)}): give a template")
+        raise CheckpointError(f"{path} contains PRNG keys ({', '.join(keys)}): pass a template")
     return {
         name: np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
         for name, (dtype, shape) in stored.items()
@@ -345,7 +344,7 @@ def _as_numpy(stored: dict[str, list], path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_as(leaf: Any) -> Any:
-    """What Orbax is told to restore for a leaf of the template."""
+    """The restore request to Orbax for a leaf of the template."""
     if isinstance(leaf, np.ndarray):
         return leaf
     sharding = getattr(leaf, "sharding", None)
@@ -363,7 +362,7 @@ def _make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be made: {error}") from error
+        raise CheckpointError(f"{directory}: cannot be created: {error}") from error
 
 
 def _remove(path: Path) -> None:
@@ -376,19 +375,19 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(directory: Path, of: str | None = None) -> None:
-    """Removes what was left half written or half deleted, of one name or of all."""
+    """Removes partly written or partly deleted folders, of one name or of all."""
     if jax.process_index() != 0:
         return
     for path in directory.iterdir():
         leftover = _LEFTOVER.search(path.name)
         if leftover and of in (None, path.name[: leftover.start()]):
-            # Threads of a failed save may still be writing there; what they leave goes next time.
+            # Threads of a failed save may still be writing; the next call removes the rest.
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """A failed save raises; Orbax's threads would log the same failure with tracebacks besides."""
+    """Silences Orbax's threads, which would log a failed save with tracebacks; it raises anyway."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

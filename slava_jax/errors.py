@@ -1,6 +1,6 @@
-"""The base of every error whose message is all that its reader needs, and how a command ends.
+"""The base class of errors that users can correct, and how commands report them.
 
-And the one bound that every room sets on its settings.
+Also the lower-bound check that all modules share.
 """
 
 import contextlib
@@ -8,25 +8,25 @@ import errno
 import sys
 from collections.abc import Iterator, Mapping
 
-# Of the disk and not of this program; what was written before stays.
+# Errors of the disk, not of this program. Files written before are kept.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 class UserError(Exception):
-    """What the user can correct: the message names the file, line or key, and what to do.
+    """An error that the user can correct: the message names the file, line or key, and the fix.
 
-    Commands print it as one line without a traceback (`reported`). An error class keeps its other
-    base where a caller may know it as that: `class DataError(UserError, ValueError)`.
+    Commands print it as one line without a traceback (`reported`). A subclass keeps a built-in base
+    if callers may catch that: `class DataError(UserError, ValueError)`.
     """
 
 
 @contextlib.contextmanager
 def reported(resume: str | None = None) -> Iterator[None]:
-    """Ends the program with `error: ...` on a UserError or an OSError; all else passes.
+    """Ends the program with `error: ...` on a UserError or an OSError; other errors pass.
 
     Args:
-      resume: how a long run goes on, said behind an error of the disk. Any other OSError in such a
-        run is a fault of ours and keeps its traceback; a short command names the file it was given.
+      resume: how to resume a long run, printed after a disk error. Any other OSError in such a run
+        is a bug and keeps its traceback. Without it, every OSError is reported in one line.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def reported(resume: str | None = None) -> Iterator[None]:
 
 
 def too_small(settings: Mapping, least: int, *names: str) -> Iterator[str]:
-    """What is wrong with settings that must be `least` or more."""
+    """Problems with settings that must be `least` or more."""
     for name in names:
         if settings[name] < least:
             yield f"{name}: must be {least} or more, is {settings[name]}"

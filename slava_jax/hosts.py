@@ -1,6 +1,6 @@
-"""Several hosts (processes of `jax.distributed`) that make one run in one work directory.
+"""Coordinates several hosts (processes of `jax.distributed`) of one run in one work directory.
 
-All of them run the same program; with one host nothing here does anything.
+All of them run the same program; with a single host these functions do nothing.
 """
 
 import itertools
@@ -16,22 +16,22 @@ from orbax.checkpoint import multihost
 
 from slava_jax.errors import UserError
 
-_LONGEST = 7 * 24 * 3600 * 1000  # ms; a host that dies ends the others long before
+_LONGEST = 7 * 24 * 3600 * 1000  # ms; if a host dies, JAX ends the others long before
 _meetings = itertools.count()
 
 
 class HostsError(UserError, RuntimeError):
-    """The hosts cannot find each other; the message says what to set."""
+    """The hosts cannot find each other; the message names the settings to fix."""
 
 
 def join() -> None:
-    """Makes this process one of several, before JAX is used.
+    """Connects this process to the others. Must be called before JAX is used.
 
-    A cluster manager that JAX knows says where the others are. Without one, the environment does:
-    JAX itself reads JAX_COORDINATOR_ADDRESS, and the other two are read here.
+    The addresses come from a cluster manager that JAX supports, or from the environment: JAX itself
+    reads JAX_COORDINATOR_ADDRESS, the other two variables are read here.
 
     Raises:
-      HostsError: neither says it, or the others are not found there.
+      HostsError: the addresses are missing, or the others do not answer.
     """
     numbers = {}
     for argument, name in (("num_processes", "NUM_PROCESSES"), ("process_id", "PROCESS_ID")):
@@ -44,24 +44,24 @@ def join() -> None:
         jax.distributed.initialize(**numbers)
     except ValueError as error:
         raise HostsError(
-            f"--distributed: no cluster manager that JAX knows, and no whole address ({error}); "
+            f"--distributed: found no supported cluster manager and no full address ({error}); "
             "set JAX_COORDINATOR_ADDRESS=HOST:PORT (of the first host) and JAX_NUM_PROCESSES=N, "
             "the same on all hosts, and JAX_PROCESS_ID=0 to N-1"
         ) from error
     except RuntimeError as error:
         address = os.environ.get("JAX_COORDINATOR_ADDRESS", "that of the cluster manager")
         raise HostsError(
-            f"--distributed: the hosts do not meet at {address} ({error}); its port must be free "
-            "on the first host and open to the others"
+            f"--distributed: the hosts cannot connect at {address} ({error}); its port must be "
+            "free on the first host and open to the others"
         ) from error
     _connect()
 
 
 def _connect() -> None:
-    """The first collectives of each kind, while no host has anything else to do.
+    """Runs one collective of each kind before any long work.
 
-    On CPUs a host waits 30 s for the others the first time, and ever after as long as it takes:
-    compiling the step of a large model may take one of them longer than that.
+    On CPUs the first collective times out after 30 s, later ones never do, and compiling a large
+    model may take one host longer than that.
     """
     meet()
     add = jax.pmap(lambda a: jax.lax.psum(a, "devices"), axis_name="devices")
@@ -70,21 +70,21 @@ def _connect() -> None:
 
 
 def is_first() -> bool:
-    """Whether this is the host that writes what is written once."""
+    """Whether this is the first host, which writes the shared files."""
     return jax.process_index() == 0
 
 
 def meet() -> None:
-    """Returns when all hosts have called it as often."""
-    # Not by a collective of the devices, whose patience is seconds on some of them.
+    """A barrier: returns once all hosts have called it."""
+    # Not a device collective, because these time out within seconds on some devices.
     multihost.get_barrier_sync_fn()(key=f"slava{next(_meetings)}", timeout_ms=_LONGEST)
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """The body runs on the first host, then on the others, which find what it made.
+    """Runs the body on the first host, then on the others, which find its files.
 
-    Where it raises on the first host, the others come to the same error.
+    If it raises on the first host, the others run it too and raise the same error.
     """
     if not is_first():
         meet()
@@ -97,9 +97,9 @@ def first_before_others() -> Iterator[None]:
 
 
 def as_first(numbers: Any) -> Any:
-    """The first host's of a number or a tree of them, for what all must decide alike.
+    """Broadcasts the first host's numbers (a pytree), so that all hosts decide the same.
 
-    Another may round a loss otherwise, or see what is on a network disk later.
+    Hosts may round a loss differently, or see files on a network disk later.
     """
     if jax.process_count() == 1:
         return numbers

@@ -10,24 +10,24 @@ from ml_collections import config_flags
 
 from slava_jax.pages import trim_after_compiling, use_large_pages
 
-_STARTED = time.monotonic()  # before jax and all else is loaded, which takes seconds
+_STARTED = time.monotonic()  # before loading jax, which takes seconds
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="The run; see configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it makes.")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file; see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all files of the run.")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One process of several hosts; see docs/scale.md."
+    "distributed", False, "Run as one process of several hosts; see docs/scale.md."
 )
 
 
 def main(_) -> None:
     """Entry point."""
-    # Only now, so that --help and wrong flags answer at once.
+    # Imported here so that --help and wrong flags answer at once.
     from slava_jax import hosts
     from slava_jax.errors import reported
     from slava_jax.train.loop import run
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its own story at the level of INFO.
-    again = f"The same command goes on once {_WORKDIR.value} can be written to"
+    logging.set_verbosity(logging.WARNING)  # Orbax logs a lot at INFO.
+    again = f"The same command resumes the run once {_WORKDIR.value} is writable"
     with reported(resume=again):
         if _DISTRIBUTED.value:
             hosts.join()
@@ -36,19 +36,19 @@ def main(_) -> None:
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """absl's parser, with one line instead of a traceback where a key or file does not exist."""
+    """Parses flags with absl, but reports a missing key or file in one line, not a traceback."""
     if {"-h", "--help"} & set(arguments[1:]):
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # absl itself would exit with 1
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # absl would exit with 1
     try:
         rest = app.parse_flags_with_usage(arguments)
-        _ = _CONFIG.value.is_locked  # a config file that is missing says so only here
+        _ = _CONFIG.value.is_locked  # a missing config file raises only on access
     except (AttributeError, KeyError, TypeError, OSError) as error:
         sys.exit(f"error: {_where(error)}: {_text(error)}")
     return rest
 
 
 def _text(error: Exception) -> str:
-    """What ml_collections wraps into other errors, quotes and a list of all keys."""
+    """The message that ml_collections wraps into other errors, quotes and a list of all keys."""
     if isinstance(error, OSError):
         return " ".join(str(error).split())
     while isinstance(error.args[0], Exception):
@@ -60,7 +60,7 @@ def _text(error: Exception) -> str:
 
 
 def _where(error: Exception) -> str:
-    """The line of the config file that raised, or the flags where none did."""
+    """The line of the config file that raised, else "--config"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__]
     own = [f for f in own if not f.filename.startswith("<frozen")]

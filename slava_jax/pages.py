@@ -1,21 +1,21 @@
-"""The memory of a program: in large pages, and given back behind a compilation. On Linux."""
+"""Memory settings on Linux: large pages, and returning memory after compilations."""
 
 import ctypes
 import os
 import sys
 
 _VARIABLE = "GLIBC_TUNABLES"
-_COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event for it
-_LONG = 1.0  # seconds; a shorter compilation leaves little behind
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # name of JAX's event
+_LONG = 1.0  # seconds; shorter compilations leave little memory behind
 
 
 def use_large_pages() -> None:
-    """Starts this program again, once, with memory in pages of 2 MiB; before it does anything.
+    """Restarts this program once with memory in pages of 2 MiB; call it first.
 
-    XLA takes the working memory of a step on CPU from the C library and gives it back behind it. In
-    pages of 4 KiB that is a hundred thousand of them to map and clear in every step, a fifth of its
-    time. glibc reads the setting before anything of ours runs, hence the new start. Where
-    GLIBC_TUNABLES is set already there is none; another C library ignores the setting.
+    On CPU, XLA allocates the working memory of every step from the C library and frees it
+    afterwards. With 4 KiB pages that means mapping and clearing a hundred thousand pages per step,
+    a fifth of its time. glibc reads the setting at process start, hence the restart. Does nothing
+    if GLIBC_TUNABLES is set already; other C libraries ignore the setting.
     """
     if sys.platform == "linux" and _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = "glibc.malloc.hugetlb=1"
@@ -23,15 +23,15 @@ def use_large_pages() -> None:
 
 
 def trim_after_compiling() -> None:
-    """From now on what a long compilation has left free goes back to the system at its end.
+    """Makes the process return free memory to the system after every long compilation.
 
-    The compiler frees hundreds of MB, which glibc keeps in pieces that no array of a step fits
-    into: the step's memory would come on top of them. Another C library has no such call.
+    The compiler frees hundreds of MB, which glibc keeps in pieces too small for the arrays of a
+    step, so the step's memory would come on top. Other C libraries have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is None:
         return
-    import jax.monitoring  # not above: a program loads this module before it starts again
+    import jax.monitoring  # not at the top: this module is loaded before the restart
 
     def after(event: str, seconds: float, **_) -> None:
         if event == _COMPILED and seconds > _LONG:

@@ -1,8 +1,8 @@
-"""Checkpoints written slice by slice, for arrays that are never in memory whole.
+"""Writes checkpoints slice by slice, for arrays that do not fit into memory.
 
-Orbax saves whole arrays; what it stores is TensorStore's OCDBT and zarr, which can be written in
-pieces. So Orbax lays out the folder, and the arrays are written into it: `checkpoint.load_tree`
-reads them like any other.
+Orbax only saves whole arrays, but its files are TensorStore's OCDBT and zarr, which can be written
+in pieces. So Orbax creates the folder and the arrays are written into it; `checkpoint.load_tree`
+reads them as usual.
 """
 
 import os
@@ -16,8 +16,7 @@ import tensorstore
 
 from slava_jax.checkpoint import CheckpointError, appearing, lay_out
 
-# Bytes written before they are committed: a commit takes milliseconds, and until it everything
-# in it is in memory.
+# Bytes per commit. A commit takes milliseconds, and its data stay in memory until then.
 _COMMIT = 2**26
 
 
@@ -27,24 +26,24 @@ def save_slices(
     slices: Iterable[tuple[str, int | None, np.ndarray]],
     facts: dict[str, Any],
 ) -> None:
-    """`checkpoint.save_tree` for arrays that come in slices, atomic like it.
+    """Like `checkpoint.save_tree`, but for arrays that come in slices. Also atomic.
 
     Args:
-      shapes: every array there will be, by name ("vit/norm/scale"); none without elements.
-      slices: (name, i, array): `array` is entry i of its leading axis, or the whole where i is
-        None. Each entry once, in any order. One at a time is held.
+      shapes: all arrays, by name ("vit/norm/scale"); none may be empty.
+      slices: (name, i, array): `array` is entry i along the leading axis, or the whole array if i
+        is None. Each entry once, in any order. One at a time is in memory.
 
     Raises:
-      CheckpointError: the disk has no room (asked before anything is written), the slices are
-        not those of `shapes`, or as in `save_tree`. Nothing is left behind.
+      CheckpointError: the disk has too little space (checked first), the slices do not match
+        `shapes`, or as in `save_tree`. Nothing is left behind.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
     with appearing(path, size) as unfinished:
         lay_out(unfinished, shapes, facts)
         try:
             _write_slices(unfinished, shapes, slices)
-        except ValueError as error:  # so tensorstore reports a full disk
-            raise CheckpointError(f"{path}: could not be written: {error}") from error
+        except ValueError as error:  # tensorstore's error for a full disk
+            raise CheckpointError(f"{path}: cannot be written: {error}") from error
 
 
 def _write_slices(path: Path, shapes, slices) -> None:
@@ -53,12 +52,12 @@ def _write_slices(path: Path, shapes, slices) -> None:
     transaction, held = tensorstore.Transaction(), 0
     for name, i, array in slices:
         if name not in shapes:
-            raise CheckpointError(f"{path}: {name} is none of {', '.join(shapes)}")
+            raise CheckpointError(f"{path}: {name} is not one of {', '.join(shapes)}")
         leaf = shapes[name]
         entries = set(range(leaf.shape[0])) if i is None else {i}
         wanted = leaf.shape if i is None else leaf.shape[1:]
         if array.shape != wanted or array.dtype != leaf.dtype or not entries <= missing[name]:
-            raise CheckpointError(f"{path}: {name}[{i}] does not fit {leaf}, or came twice")
+            raise CheckpointError(f"{path}: {name}[{i}] does not fit {leaf}, or is repeated")
         if name not in stores:
             stores[name] = _array_store(path, name, leaf)
         where = stores[name].with_transaction(transaction)[... if i is None else i]
@@ -71,11 +70,11 @@ def _write_slices(path: Path, shapes, slices) -> None:
         del array, where  # before the next one is read
     transaction.commit_sync()
     if unwritten := [name for name, entries in missing.items() if entries]:
-        raise CheckpointError(f"{path}: not all of these came: {', '.join(unwritten)}")
+        raise CheckpointError(f"{path}: incomplete arrays: {', '.join(unwritten)}")
 
 
 def _array_store(path: Path, name: str, leaf) -> tensorstore.TensorStore:
-    """An empty array where Orbax looks for it, in chunks of about a MiB or one entry."""
+    """Creates an array where Orbax expects it, in chunks of about 1 MiB or one entry."""
     rows = max(1, 2**20 * leaf.shape[0] // (leaf.size * leaf.dtype.itemsize))
     chunk = [min(rows, leaf.shape[0]), *leaf.shape[1:]]
     base = {"driver": "file", "path": f"{path}/state/"}

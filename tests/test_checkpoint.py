@@ -92,12 +92,12 @@ def test_only_the_newest_is_kept(tmp_path):
     assert newest(tmp_path) == tmp_path / "10" and newest(tmp_path / "absent") is None
     step, arrays, facts = checkpoints.restore({"x": jnp.zeros(2, jnp.int32)})
     assert (step, facts, arrays["x"].tolist()) == (10, {"step": 10}, [10, 10])
-    with pytest.raises(CheckpointError, match="step 10 is there already"):
+    with pytest.raises(CheckpointError, match="step 10 already exists"):
         checkpoints.save(10, {"x": jnp.zeros(2)}, {})
 
 
 def test_an_empty_directory_has_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint here"):
+    with pytest.raises(CheckpointError, match="no checkpoint found"):
         Checkpoints(tmp_path).restore({"x": jnp.zeros(2)})
 
 
@@ -167,7 +167,7 @@ def test_a_tree_of_no_arrays_keeps_its_facts(tmp_path):
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
     save_tree(tmp_path / "t", {"x": jnp.zeros(2)}, {})
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         save_tree(tmp_path / "t", {"x": jnp.ones(2)}, {})
     assert load_tree(tmp_path / "t")[0]["x"].tolist() == [0, 0]
 
@@ -176,9 +176,9 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
     ("arrays", "facts", "message"),
     [
         ({"a": 3.0}, {}, "a is float, not an array"),
-        ({"a.b": jnp.zeros(1)}, {}, "'a.b' is no usable name"),
-        ({"a": {"": jnp.zeros(1)}}, {}, "'a/' is no usable name"),
-        ({"a": jnp.zeros(1)}, {"x": jnp.zeros(1)}, "must be what JSON can say"),
+        ({"a.b": jnp.zeros(1)}, {}, "'a.b' is not a valid array name"),
+        ({"a": {"": jnp.zeros(1)}}, {}, "'a/' is not a valid array name"),
+        ({"a": jnp.zeros(1)}, {"x": jnp.zeros(1)}, "must be JSON-serializable"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_writing(tmp_path, arrays, facts, message):
@@ -282,9 +282,9 @@ def test_a_save_that_finds_no_room_says_so_and_keeps_the_earlier_one(tmp_path):
     process = run_python(SAVE_WITH_LITTLE_ROOM, str(tmp_path))
     message, latest = process.communicate(timeout=120)[0].strip().rsplit("\n", 1)
     assert process.returncode == 0
-    assert message.startswith("checkpoint of step 2 (step 1 is kept): could not be written to")
+    assert message.startswith("checkpoint of step 2 (step 1 is kept): cannot be written to")
     assert f"{tmp_path} (" in message
-    assert "MiB free there, up to 0.8 MiB needed): " in message
+    assert "MiB free, up to 0.8 MiB needed): " in message
     assert "File too large" in message
     assert latest == "2"  # with room again, the same step can be saved by the same process
 
@@ -358,11 +358,11 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
         (place / "file").write_text("all of it")
         assert not (tmp_path / "folder").exists()
     assert (tmp_path / "folder" / "file").read_text() == "all of it"
-    refused = pytest.raises(CheckpointError, match="could not be written: no room")
+    refused = pytest.raises(CheckpointError, match="cannot be written: no room")
     with refused, appearing(tmp_path / "other") as place:
         place.mkdir()
         raise OSError("no room")
-    with pytest.raises(CheckpointError, match="exists already"), appearing(tmp_path / "folder"):
+    with pytest.raises(CheckpointError, match="already exists"), appearing(tmp_path / "folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 

@@ -90,7 +90,7 @@ def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
         raise AssertionError("read before the room was known")
         yield
 
-    with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed there, [\d.]+ GiB free"):
+    with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed, [\d.]+ GiB free"):
         save_slices(tmp_path / "x", huge, unread(), {})
     assert not list(tmp_path.iterdir())
 

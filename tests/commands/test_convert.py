@@ -43,7 +43,7 @@ def test_the_command_writes_what_load_reads(tmp_path, capsys):
 
 def test_what_is_there_is_not_overwritten(tmp_path):
     """It may be another model's."""
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(SystemExit, match="already exists"):
         main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
         (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
         (["1", "--as", "peft", "--rank", "7"], "rank 7: trained from 2 to 6"),
         (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: trained from 2 to 6"),
-        (["4", "--as", "huggingface", *merge, "--to", str(run)], "exists already"),
+        (["4", "--as", "huggingface", *merge, "--to", str(run)], "already exists"),
         (["1", "--as", "peft", *merge], "one expert leaves as it is"),
         (["none", "--as", "peft"], "no trained assistant here"),
         (["1"], "config.json"),

@@ -60,7 +60,7 @@ def test_the_source_is_never_deleted(tmp_path):
     main(["--from", str(source), "--to", str(tmp_path / "llama")])
     assert (source / "model.safetensors").is_file()
     source = tiny_folder(tmp_path / ".a.slava-tmp" / "theirs")
-    with pytest.raises(SystemExit, match=r"theirs: lies in .*slava-tmp.* move it"):
+    with pytest.raises(SystemExit, match=r"theirs: is inside .*slava-tmp.* move it"):
         main(["--from", str(source), "--to", str(tmp_path / "a")])
     assert (source / "model.safetensors").is_file()
 

@@ -186,6 +186,6 @@ def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
         load_assistant(tmp_path)
     save_assistant(first, config, tmp_path)
     assert_same(load_assistant(tmp_path).variables, first.variables)
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         save_assistant(first, config, tmp_path)
     assert has_assistant(tmp_path)

@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_run_goes_on_with_room(tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     message, steps = done.stdout.strip().rsplit("\n", 1)
-    assert message.startswith("checkpoint of step 9 (step 6 is kept): could not be written to")
+    assert message.startswith("checkpoint of step 9 (step 6 is kept): cannot be written to")
     assert steps == "[3, 6, 9, 12]"
 
 
