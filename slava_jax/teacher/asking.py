@@ -1,4 +1,4 @@
-"""Puts many requests to a server: so many at a time, with retries, within a budget."""
+"""Sends requests to a server concurrently, with retries and within a budget."""
 
 import asyncio
 import collections
@@ -15,23 +15,23 @@ from slava_jax.teacher.plan import Request
 from slava_jax.teacher.settings import TeacherError, max_tokens
 
 _LONGEST_BACKOFF = 60.0  # seconds
-_LONGEST_WAIT = 900.0  # seconds; a server that wants more is left alone
-_FAILURES = 10  # requests given up in a row, after which the server counts as broken
+_LONGEST_WAIT = 900.0  # seconds; stops if a server asks for more
+_FAILURES = 10  # failed requests in a row, after which the server counts as broken
 
 
 def money(cost: Cost, prices: Mapping[str, float]) -> float:
-    """What it costs, in the currency of the prices."""
+    """The cost in the currency of the prices."""
     return (cost.input * prices["input"] + cost.output * prices["output"]) / 1e6
 
 
 def cost_at_most(request: Request, ledger: Ledger, settings: Mapping[str, Any]) -> Cost:
-    """What a request can cost: its message as expected, with the longest answer."""
+    """The highest cost of a request: its expected message with the longest answer."""
     tokens = math.ceil(request.guess * ledger.underestimate(len(request.keys)))
     return Cost(1, tokens, max(max_tokens(settings), ledger.overlong))
 
 
 def exceeded(cost: Cost, settings: Mapping[str, Any]) -> str:
-    """The limits of the budget that this cost would exceed, in words; '' if none."""
+    """The budget limits that this cost would exceed, as text; '' if none."""
     amounts = {
         "requests": cost.requests,
         "tokens": cost.tokens,
@@ -48,9 +48,9 @@ def ask_all(
     settings: Mapping[str, Any],
     answered: Callable[[Request], None],
 ) -> "Outcome":
-    """Asks; every answer is in the journal before `answered` is called with its request.
+    """Sends all requests. Writes each answer to the journal, then calls `answered` on its request.
 
-    SIGINT and SIGTERM stop it once the requests under way are answered; a second one at once.
+    SIGINT or SIGTERM stops after the running requests; a second one stops at once.
 
     Raises:
       TeacherError: the key is missing, or the journal cannot be written to.
@@ -71,8 +71,8 @@ async def _ask_all(requests, journal, settings, answered) -> "Outcome":
                 loop.remove_signal_handler(number)
 
         def interrupt() -> None:
-            asking.stop("it was told to stop")
-            release()  # The second time it ends at once.
+            asking.stop("interrupted")
+            release()  # A second signal ends the process at once.
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt)
@@ -86,7 +86,7 @@ async def _ask_all(requests, journal, settings, answered) -> "Outcome":
 
 
 class Outcome:
-    """Why it stopped before the end ('' if it did not), whether that is an error, what failed."""
+    """Why it stopped early ('' if it did not), whether that is an error, and the failures."""
 
     def __init__(self):
         self.stopped, self.broken = "", False
@@ -94,7 +94,7 @@ class Outcome:
 
 
 class _Asking:
-    """What the workers share. They run in one thread: nothing changes but at an `await`."""
+    """State shared by the workers. They run in one thread, so it only changes at an `await`."""
 
     def __init__(
         self,
@@ -108,17 +108,17 @@ class _Asking:
         self._settings, self._answered = settings, answered
         self._stop, self._settled = asyncio.Event(), asyncio.Event()
         self._under_way, self._in_a_row, self._pause_until = 0, 0, 0.0
-        self._measured: set[int] = set()  # numbers of images that an answer was had about
+        self._measured: set[int] = set()  # numbers of images per answered request
         self.outcome = Outcome()
 
     def stop(self, reason: str, broken: bool = False) -> None:
-        """Sends nothing more; the first reason counts."""
+        """Stops sending; the first reason is kept."""
         if not self._stop.is_set():
             self.outcome.stopped, self.outcome.broken = reason, broken
             self._stop.set()
 
     async def work(self) -> None:
-        """One of the workers."""
+        """Runs one worker."""
         for request in self._requests:
             await self._finish(request)
             if self._stop.is_set():
@@ -134,7 +134,7 @@ class _Asking:
                 self._in_a_row = 0
                 return
             if failure.hopeless or (failure.wait or 0) > _LONGEST_WAIT:
-                wait = f"; it asks to wait {failure.wait:.0f} s" if failure.wait else ""
+                wait = f"; the server asks to wait {failure.wait:.0f} s" if failure.wait else ""
                 self.stop(f"{failure}{wait}", broken=True)
                 return
             if not failure.retry:
@@ -146,7 +146,7 @@ class _Asking:
             self.stop(f"{_FAILURES} requests in a row failed, the last with: {failure}", True)
 
     async def _admitted(self, request: Request) -> Cost | None:
-        """Waits until the request can be sent: what it costs at most, None if it never can."""
+        """Waits until the request can be sent; returns its highest cost, None if it never can."""
         while not self._stop.is_set():
             pause = self._pause_until - time.monotonic()
             if pause > 0:
@@ -155,14 +155,14 @@ class _Asking:
             ledger = self._journal.ledger
             at_most = cost_at_most(request, ledger, self._settings)
             over = exceeded(ledger.spent + at_most, self._settings)
-            # The first request with so many images goes alone: until it is answered, what such a
-            # one costs is a guess; what it cost before may have been with another model.
+            # The first request with a given number of images is sent alone, because its cost is
+            # only a guess. Earlier costs in the journal may be those of another model.
             if not over and (len(request.keys) in self._measured or not self._under_way):
                 return at_most
             if not self._under_way:
                 self.stop(f"the next request could exceed the budget: {over}")
                 return None
-            await self._settled.wait()  # Those under way may cost less than they could.
+            await self._settled.wait()  # Running requests may turn out cheaper.
         return None
 
     async def _attempt(self, request: Request, at_most: Cost) -> AttemptError | None:
@@ -187,7 +187,7 @@ class _Asking:
             self._settled = asyncio.Event()
 
     async def _back_off(self, failure: AttemptError, attempt: int) -> None:
-        if failure.wait is not None:  # The server is busy, and so for every worker.
+        if failure.wait is not None:  # The server is busy for all workers.
             self._pause_until = max(self._pause_until, time.monotonic() + failure.wait)
         seconds = min(_LONGEST_BACKOFF, self._settings["backoff"] * 2**attempt)
         await self._sleep(seconds * random.uniform(0.5, 1.0))

@@ -1,4 +1,4 @@
-"""One attempt at one request to an OpenAI-compatible server, and what can go wrong with it."""
+"""Single requests to an OpenAI-compatible server, and their errors."""
 
 import asyncio
 import email.utils
@@ -20,12 +20,12 @@ from slava_jax.teacher.settings import TeacherError
 
 OPENAI = "https://api.openai.com/v1"
 _RETRIED = {408, 409, 425, 429}  # and 500 and above
-_HOPELESS = {401, 402, 403, 404}  # the next request would be answered in the same way
+_HOPELESS = {401, 402, 403, 404}  # every other request would fail too
 _FILTERED = ("content_filter", "content_policy_violation")
-# A key that a server shows in parts, and who it belongs to: "sk-ab***yz", "org-A1b2C3d4".
+# Partly masked keys and account names: "sk-ab***yz", "org-A1b2C3d4".
 _ACCOUNT = re.compile(r"\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
 _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
-_SECRET = 8  # characters that a key needs; "test", for a server that wants none, is a word
+_SECRET = 8  # characters of a real key; a placeholder such as "test" is an ordinary word
 _LONGEST_REASON = 300  # characters of a server's error message
 
 
@@ -33,9 +33,9 @@ class AttemptError(Exception):
     """An attempt without an answer.
 
     Attributes:
-      retry: trying again may help. hopeless: no request can succeed.
+      retry: a retry may succeed. hopeless: no request can succeed.
       billed: the server may have charged for it.
-      wait: seconds that the server asked to wait, None if it did not.
+      wait: seconds to wait as requested by the server, None if it did not.
     """
 
     def __init__(
@@ -46,71 +46,71 @@ class AttemptError(Exception):
 
 
 class Redactor:
-    """Takes out of a server's texts what belongs to this machine or its user."""
+    """Removes everything that identifies this machine or its user from a server's texts."""
 
     def __init__(self, key: str, base_url: str):
-        """`base_url` may hold the name of a host of the house."""
+        """`base_url` may contain an internal host name."""
         parts = urlsplit(base_url)
         home = str(Path.home())
         secrets = {base_url: "[server]"}
         if len(key) >= _SECRET:
             secrets[key] = "[key]"
-        if parts.netloc != parts.hostname or "." in parts.netloc:  # more than a lone word
+        if parts.netloc != parts.hostname or "." in parts.netloc:  # not a single word
             secrets[parts.netloc] = "[server]"
         if home != "/":
             secrets[home] = "[home]"
         self._secrets = {text: mark for text, mark in secrets.items() if text}
         own = socket.gethostname()
         hosts = sorted({own, own.split(".")[0], parts.hostname} - {""}, key=len, reverse=True)
-        named = "|".join(map(re.escape, hosts))  # the longest first
+        named = "|".join(map(re.escape, hosts))  # longest first
         self._hosts = re.compile(rf"\b(?:{named})\b", re.IGNORECASE)
 
     def answer(self, text: str) -> str:
-        """An answer: a host's name may be an honest word of it and stays."""
+        """Redacts an answer. Host names are kept, because they may be ordinary words."""
         for secret, mark in self._secrets.items():
             text = text.replace(secret, mark)
         return text
 
     def error(self, text: str) -> str:
-        """An error message: accounts, hosts and paths go, too, and all beyond 300 characters."""
-        text = self.answer(text).encode(errors="replace").decode()  # half characters print nowhere
+        """Redacts an error message, also accounts, hosts and paths; truncates to 300 characters."""
+        text = self.answer(text).encode(errors="replace").decode()  # surrogates cannot be printed
         text = self._hosts.sub("[host]", _ACCOUNT.sub("[account]", text))
         text = " ".join(_PATH.sub("[path]", text).split())
         return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
 def api_key(settings: Mapping) -> str:
-    """The key, from the environment; '' where the server wants none.
+    """The key from the environment; '' if the server needs none.
 
     Raises:
-      TeacherError: the variable is not set, or holds what no HTTP header can.
+      TeacherError: the variable is not set, or its value cannot be sent in an HTTP header.
     """
     name = settings["key_variable"] or ("" if settings["base_url"] else "OPENAI_API_KEY")
     if not name:
         return ""
     key = os.environ.get(name, "").strip()
     if not key:
-        raise TeacherError(f"the environment variable {name} holds no key: export {name}=...")
+        raise TeacherError(f"the environment variable {name} is not set: export {name}=...")
     if not (key.isascii() and key.isprintable()):
-        raise TeacherError(f"the environment variable {name} holds what cannot be a key")
+        raise TeacherError(f"the environment variable {name} does not contain a valid key")
     return key
 
 
 class Endpoint:
-    """A server and a model on it. Use it in an `async with`."""
+    """A model on a server. Use it in an `async with`."""
 
     def __init__(self, settings: Mapping[str, Any]):
-        """Opens no connection yet. Raises TeacherError where the key is missing."""
+        """Opens no connection yet. Raises TeacherError if the key is missing."""
         key = api_key(settings)
         url = settings["base_url"] or OPENAI
         self._settings, self._redactor = settings, Redactor(key, url)
-        # Their lines name the server, whatever OPENAI_LOG says.
+        # Log lines of these libraries would name the server, regardless of OPENAI_LOG.
         for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._client = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=url,
-            max_retries=0,  # every attempt is counted and written down, which is done above
+            max_retries=0,  # asking.py retries, because every attempt goes into the journal
             timeout=settings["timeout"],
         )
         if settings["base_url"]:  # OPENAI_ORG_ID and OPENAI_PROJECT_ID are meant for OpenAI
@@ -123,18 +123,18 @@ class Endpoint:
         await self._client.close()
 
     async def ask(self, messages: list[dict]) -> tuple[Reply, tuple[int, int] | None]:
-        """One attempt.
+        """Makes one attempt.
 
         Returns:
-          The reply, and the tokens of message and answer, None where the server does not say.
+          The reply, and the tokens of message and answer, None if the server does not report them.
 
         Raises:
-          AttemptError: there is no answer. Its text names neither key, server nor path.
+          AttemptError: there is no answer. Its text contains no key, server name or path.
         """
         fields, limit = dict(self._settings["request"]), self._settings["timeout"]
         create = self._client.chat.completions.with_raw_response.create
         try:
-            async with asyncio.timeout(limit):  # the client's own starts anew with every byte
+            async with asyncio.timeout(limit):  # the client's own timeout restarts at every byte
                 raw = await create(
                     model=self._settings["model"], messages=messages, extra_body=fields
                 )
@@ -145,7 +145,7 @@ class Endpoint:
             raise AttemptError(f"no answer in {limit:g} s", retry=True, billed=True) from error
         except openai.APIConnectionError as error:
             unreached = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-            reason = "the server cannot be reached" if unreached else "the connection broke"
+            reason = "the server cannot be reached" if unreached else "the connection was lost"
             raise AttemptError(reason, retry=True, billed=not unreached) from error
 
     def _read(self, body: bytes) -> tuple[Reply, tuple[int, int] | None]:
@@ -164,9 +164,9 @@ class Endpoint:
         return Reply(*texts), _tokens(completion.get("usage"))
 
     def _refused(self, error: openai.APIStatusError) -> Reply:
-        """The reply that a filter's error stands for. Raises AttemptError for all other ones."""
+        """The reply for a content filter's error. Raises AttemptError for all other errors."""
         status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-        # "detail" is how servers made with FastAPI say it.
+        # Servers based on FastAPI use "detail".
         message = body.get("message") or body.get("detail") or error.message
         message = self._redactor.error(str(message))
         code = str(body.get("code") or "")
@@ -182,7 +182,7 @@ class Endpoint:
 
 
 def _tokens(usage: Any) -> tuple[int, int] | None:
-    """Tokens of message and answer; None where they are not counted: no message has none."""
+    """Tokens of message and answer; None if not counted (a message has at least one token)."""
     if not isinstance(usage, dict):
         return None
     message, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -192,7 +192,7 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: the header is a number of them, or a date."""
+    """Seconds to wait; the header is a number of seconds or a date."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return float(value)

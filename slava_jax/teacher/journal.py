@@ -1,8 +1,8 @@
-"""The append-only journal of what was asked of a teacher, what it answered, and what that cost.
+"""The append-only journal of requests to a teacher, its answers, and their cost.
 
-One JSON object a line, on disk before anything is done with it. `sent` comes before a request,
-`answer` or `failed` after it, so that the requests a killed process had under way are known and
-counted as if they had been paid for.
+Each line is one JSON object, on disk before it is used. `sent` precedes a request, `answer` or
+`failed` follows it. So the requests that were running when a process was killed are known, and
+count as paid.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from slava_jax.teacher.settings import TeacherError
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Requests and tokens, spent or to be spent."""
+    """Numbers of requests and tokens."""
 
     requests: int = 0
     input: int = 0
@@ -38,20 +38,20 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the teacher said: its text as it came, and why it ended there."""
+    """A teacher's reply: its raw text, and why it ended."""
 
     text: str
     finish: str  # the API's finish_reason
-    refusal: str = ""  # the API's own field for it
+    refusal: str = ""  # the API's field of this name
 
 
 class Ledger:
-    """What a journal says.
+    """The contents of a journal.
 
     Attributes:
       replies: by request, oldest first.
-      spent: of all requests, those under way included, at what they can cost at most.
-      overlong: the most tokens that an answer had which had more than it was allowed, else 0.
+      spent: the cost of all requests; running ones count with their highest cost.
+      overlong: tokens of the longest answer that exceeded its limit, else 0.
     """
 
     def __init__(self):
@@ -59,18 +59,18 @@ class Ledger:
         self.spent = Cost()
         self.overlong = 0
         self._underestimates: dict[int, float] = {}  # by number of images
-        self._open: dict[str, tuple[Cost, int]] = {}  # by request: at most; number of images
+        self._open: dict[str, tuple[Cost, int]] = {}  # request: (highest cost, number of images)
 
     def underestimate(self, images: int) -> float:
-        """The largest ratio of the tokens that a message had to those expected, 1 or more.
+        """The largest ratio of actual to expected message tokens, at least 1.
 
-        That of messages with as many images; while there was none, the largest of all.
+        Only messages with this number of images count, or all of them if there is none yet.
         """
         largest = max(self._underestimates.values(), default=1.0)
         return self._underestimates.get(images, largest)
 
     def take(self, line: dict) -> None:
-        """Adds a line. Raises KeyError or TypeError where it is none of ours."""
+        """Adds a line. Raises KeyError or TypeError if it is not a journal line."""
         kind, request = line["event"], line["request"]
         if kind == "sent":
             at_most = Cost(1, line["input"], line["output"])
@@ -92,37 +92,37 @@ class Ledger:
 
 
 def read_journal(path: Path) -> Ledger:
-    """What the journal says, nothing if there is none. A torn last line is passed over.
+    """Reads a journal, empty if there is no file. Ignores a partly written last line.
 
     Raises:
-      TeacherError: a line is not one of a journal; names it.
+      TeacherError: an invalid line; the message names it.
     """
     return _read(path)[0] if path.exists() else Ledger()
 
 
 def _read(path: Path) -> tuple[Ledger, int]:
-    """The ledger, and where the last whole line ends."""
+    """The ledger, and the offset at which the last complete line ends."""
     ledger, end = Ledger(), 0
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
-                break  # Torn by a kill or a full disk; it was never counted on.
+                break  # Partly written at a kill or on a full disk, and never used.
             try:
                 ledger.take(json.loads(raw))
             except (ValueError, KeyError, TypeError) as error:
                 raise TeacherError(
-                    f"{path}:{number}: not a line of a journal ({error!r}); restore the file from "
-                    "a copy, or remove the line and its answer with it"
+                    f"{path}:{number}: not a journal line ({error!r}); restore the file from "
+                    "a copy, or delete the line and its answer with it"
                 ) from error
             end += len(raw)
     return ledger, end
 
 
 class Journal:
-    """An open journal, which this process alone writes to. Use it in a `with`."""
+    """An open journal that only this process writes to. Use it in a `with`."""
 
     def __init__(self, path: Path):
-        """Opens or makes it, and cuts off a torn last line.
+        """Opens or creates the file and cuts off a partly written last line.
 
         Raises:
           TeacherError: another process has it open, or a line is damaged.
@@ -137,7 +137,7 @@ class Journal:
         except BlockingIOError as error:
             os.close(self._file)
             raise TeacherError(
-                f"{path}: another process is at work on it; wait for it, or end it"
+                f"{path}: in use by another process; wait for it, or end it"
             ) from error
         except BaseException:
             os.close(self._file)
@@ -147,24 +147,24 @@ class Journal:
         return self
 
     def __exit__(self, *_) -> None:
-        os.close(self._file)  # and with it the lock
+        os.close(self._file)  # also releases the lock
 
     def sent(self, request: str, at_most: Cost, images: tuple[str, ...], names: list[str]) -> None:
-        """Before a request is sent; `images` and `names` tell a reader what it is about."""
+        """Call before sending a request; `images` and `names` document its subject."""
         self._write(
             event="sent", request=request, images=images, questions=names,
             input=at_most.input, output=at_most.output,
         )  # fmt: skip
 
     def answered(self, request: str, reply: Reply, cost: Cost, guess: int) -> None:
-        """After an answer; `guess` is how many tokens its message had been expected to have."""
+        """Call after an answer; `guess` is the expected number of message tokens."""
         self._write(
             event="answer", request=request, **dataclasses.asdict(reply),
             input=cost.input, output=cost.output, guess=guess,
         )  # fmt: skip
 
     def failed(self, request: str, reason: str, cost: Cost) -> None:
-        """After an attempt without an answer."""
+        """Call after an attempt without an answer."""
         self._write(
             event="failed", request=request, reason=reason, input=cost.input, output=cost.output
         )
@@ -173,13 +173,13 @@ class Journal:
         raw = json.dumps(line).encode() + b"\n"
         try:
             if os.write(self._file, raw) < len(raw):
-                raise OSError("the disk took a part of a line only")
+                raise OSError("only part of a line was written")
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._end)
             raise TeacherError(
-                f"{self.path}: cannot be written to ({error}); make room, and run the same command "
-                "again: what is written there stays"
+                f"{self.path}: cannot be written to ({error}); free some space and run the same "
+                "command again: finished answers are kept"
             ) from error
         self._end += len(raw)
         self.ledger.take(line)

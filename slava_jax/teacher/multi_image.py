@@ -1,8 +1,8 @@
-"""Instructions about several images, chosen by likeness (section 4.4, Figures 5 to 8).
+"""Instructions about several similar images (section 4.4, Figures 5 to 8).
 
-The target image stands last; before it stand images of the training split. Few-shot classification
-needs their labels alone. The three challenges compare what is known of the images, and an answer's
-claims are about the target: it is the one that a wrong pair exchanges.
+The target image comes last, after images of the training split. Few-shot classification only needs
+their labels. The three challenges compare the ground truth of the images; an answer's claims are
+about the target, the image that a mismatched pair replaces.
 """
 
 import random
@@ -20,25 +20,26 @@ from slava_jax.synthetic.phrases import Writer
 from slava_jax.teacher.procedural import DETAIL_REQUEST, class_answer
 
 FEW_SHOT = "few_shot"
-PERMUTED = "few_shot_permuted"  # the control: every example is called by another class's name
+PERMUTED = "few_shot_permuted"  # control: every example has the name of another class
 CHALLENGES = ("intra_class", "inter_class", "heterogeneity")
-# Of the training prompts in which an example shows the target's class, so many call every class by
-# another one's name, and the answer is the name given there: else nothing would teach a model that
-# tells the classes apart to read the names. Not more, or names that contradict the image would be
-# right nearly always, and the image would not be looked at where the examples are of wrong classes,
-# which is in an eighth of the prompts.
+# Fraction of training prompts with permuted class names, among those in which an example shows the
+# target's class; the answer is the permuted name. Without them, a model that recognizes the classes
+# would not learn to read the names. With more of them, names that contradict the image would nearly
+# always be right, and the model would ignore the image when no example shows its class (an eighth
+# of the prompts).
 _RENAMED = 1 / 12
-_TRAINED_NUMBERS = 2  # of examples, for each image to train on
-# Of the training prompts of 'inter_class', so many show the company of some other image: the
-# nearest of other classes tell the target's class nearly as well as the target itself, which would
-# not be looked at. A pair that is alike, as theirs is: else one could see which of the two it is.
+_TRAINED_NUMBERS = 2  # numbers of examples per training image
+# Fraction of 'inter_class' training prompts with the companions of some other image. The nearest
+# images of other classes reveal the target's class nearly as well as the target itself, so the
+# model would ignore the target. These companions are also similar to each other, so that the two
+# cases cannot be told apart.
 _EXCHANGED = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
 
 def setting_problems(data: Mapping) -> Iterator[str]:
-    """What is wrong with the questions about several images that are asked for."""
+    """Problems with the settings for questions about several images."""
     if not all(type(n) is int and 1 <= n <= MOST_SHOTS for n in data["shots"]):
         yield f"shots: must be whole numbers in 1..{MOST_SHOTS}, is {data['shots']!r}"
     if not all(kind in CHALLENGES for kind in data["challenges"]):
@@ -71,23 +72,23 @@ def multi_image_instructions(
     question: str = "",
     tested: bool = False,
 ) -> list[Instruction]:
-    """Instructions about each image of a split and those of the training split it is to stand with.
+    """Instructions about each image of a split together with similar training images.
 
     Args:
       images: the split. pool: the training split, which may be the same set.
-      embeddings: float32[n, D] of the one and of the other.
-      shots: numbers of examples of few-shot classification, of which each image gets two.
-      challenges: of `CHALLENGES`. An image for which the pool has no company, or of which no
-        record says what it shows, is passed over.
+      embeddings: float32[n, D] of the split and of the pool.
+      shots: numbers of few-shot examples; each image gets two of them.
+      challenges: of `CHALLENGES`. Skips images without companions in the pool or without ground
+        truth.
       seed: chooses the wording, the numbers of examples, and the permutation of names.
       question: the classification question; '' for the teacher's wordings.
-      tested: every image gets a short and a detailed answer to each challenge, not one of them, and
-        all numbers of examples with the true names, and for each the control with permuted names
-        (`PERMUTED`), whose answer is the true name still. No model is to be trained or chosen by
-        it; training prompts are renamed in a way of their own (`_RENAMED`).
+      tested: for the test split. Every image gets the short and the detailed answer to each
+        challenge instead of one of them, all numbers of examples, and for each number the control
+        with permuted names (`PERMUTED`), whose answer is still the true name. Never train or select
+        a model on these; training prompts have their own renaming (`_RENAMED`).
 
     Raises:
-      DataError: embeddings that do not fit, or fewer training images than examples.
+      DataError: embeddings of the wrong shape, or fewer training images than examples.
     """
     company = _Company(images, pool, embeddings)
     items = []
@@ -104,11 +105,11 @@ def groups_by_likeness(
     embeddings: tuple[np.ndarray, np.ndarray],
     kinds: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-    """What an API teacher may be asked about: lines as `teacher.groups` reads them.
+    """Groups of similar images for an API teacher, in the format of `teacher.groups`.
 
     Args:
-      images, pool, embeddings: as in `multi_image_instructions`. kinds: of `CHALLENGES`. An image
-        without company in the pool is passed over.
+      images, pool, embeddings: as in `multi_image_instructions`. kinds: of `CHALLENGES`. Skips
+        images without companions in the pool.
 
     Yields:
       {"images": [keys, the target last], "kind": one of `kinds`}, one for each image and kind.
@@ -122,18 +123,18 @@ def groups_by_likeness(
 
 
 class _Company:
-    """Which images of the pool stand beside those of a split."""
+    """Chooses the images of the pool that accompany those of a split."""
 
     def __init__(self, images, pool, embeddings):
         self._images, self._pool = images, pool
-        # Where an image itself stands in the pool, -1 where it does not.
+        # The row of each image in the pool, -1 if it is not in it.
         self._itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
         self._queries, self._embedded = embeddings
 
     def of(self, relation: str, count: int, rows: np.ndarray, among=None) -> dict[int, list[int]]:
-        """{row of the split: `count` rows of the pool}, for those of `rows` that have as many.
+        """{row of the split: `count` rows of the pool}, for those of `rows` with enough companions.
 
-        `among`: rows of the pool that count.
+        `among`: eligible rows of the pool.
         """
         among = np.arange(len(self._pool)) if among is None else among
         place = {row: i for i, row in enumerate(among.tolist())}
@@ -154,7 +155,9 @@ class _Company:
 def _few_shot_items(images, pool, company, shots, seed, question, tested) -> list[Instruction]:
     room = len(pool) - (images is pool)
     if room < max(shots):
-        raise DataError(f"data.shots: {max(shots)} examples, of {room} training images; ask fewer")
+        raise DataError(
+            f"data.shots: {max(shots)} examples, but only {room} training images; use fewer"
+        )
     names = [class_answer(name) for name in pool.class_names]
     turned = _derangement(names, f"{seed}/{PERMUTED}")
     nearest = company.of(FEW_SHOT, max(shots), np.arange(len(images)))
@@ -164,7 +167,7 @@ def _few_shot_items(images, pool, company, shots, seed, question, tested) -> lis
         asked = question or rng.choice(CLASS_QUESTIONS)
         few = min(_TRAINED_NUMBERS, len(shots))
         for count in shots if tested else rng.sample(list(shots), few):
-            # The most similar example stands next to the target.
+            # The most similar example is next to the target.
             rows = nearest[row][:count][::-1]
             prompts = [(FEW_SHOT, names, names[label])]
             if tested:
@@ -179,7 +182,7 @@ def _few_shot_items(images, pool, company, shots, seed, question, tested) -> lis
 
 
 def _derangement(names: Sequence[str], seed: str) -> list[str]:
-    """The names in an order in which none stands where it stood: moved along a random circle."""
+    """A random cyclic permutation of the names, in which none keeps its place."""
     circle = list(range(len(names)))
     random.Random(seed).shuffle(circle)
     after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
@@ -248,7 +251,7 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
 
 
 def _without_class(label: int, companies: list[list[int]], pool, rng) -> list[int]:
-    """One of the companies at random in which no image is of this class; there must be one."""
+    """A random group of companions without this class; there must be one."""
     while True:
         company = rng.choice(companies)
         if label not in pool.labels[company]:
@@ -256,17 +259,17 @@ def _without_class(label: int, companies: list[list[int]], pool, rng) -> list[in
 
 
 def _relation(kind: str) -> str:
-    """How the images before the target of a challenge are chosen; see data/neighbours.py."""
+    """The relation for choosing the companions of a challenge; see data/neighbours.py."""
     return "inter_class" if kind == "inter_class" else "intra_class"
 
 
 def _scale(facts: Mapping[str, Any]) -> str:
-    """The supplement: pixel size and magnification of the target, where they are known."""
+    """The supplement: pixel size and magnification of the target, if known."""
     return supplement_text(facts.get("nm_per_pixel"), facts.get("magnification"))
 
 
 def _can_tell(kind: str, record: dict | None, facts: Mapping[str, Any]) -> bool:
-    """Whether enough is known of an image: its record, and for heterogeneity a spread of sizes."""
+    """Whether an image has a record and, for heterogeneity, a distribution of sizes."""
     if record is None:
         return False
     return kind != "heterogeneity" or ("uniformity" in facts and facts.get("count") != 1)

@@ -1,4 +1,4 @@
-"""What is to be asked of a teacher: requests about single images, and about groups of them."""
+"""Plans the requests to a teacher, about single images and groups of images."""
 
 import base64
 import dataclasses
@@ -18,13 +18,13 @@ from slava_jax.teacher.prompt_sets import messages as rendered
 from slava_jax.teacher.sources import Context, Group
 
 KINDS = ("intra_class", "inter_class", "heterogeneity")  # the questions of challenges.toml
-# A token of English is some 4 bytes long; with numbers and names it is shorter.
+# A token of English has about 4 bytes; with numbers and names fewer.
 _BYTES_PER_TOKEN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image as a request shows it. `read` gives its PNG, which is not kept in memory."""
+    """An image in a request. `read` returns its PNG, which is not kept in memory."""
 
     key: str
     category: str  # the class name
@@ -37,8 +37,8 @@ class Request:
     """Questions about one image, or one question about several, the target image last.
 
     Attributes:
-      id: stands for model, texts and pixels: what has been answered is not asked again.
-      guess: tokens that the message is expected to have.
+      id: a hash of model, texts and pixels, so that answered requests are not sent again.
+      guess: expected tokens of the message.
     """
 
     split: str
@@ -64,7 +64,7 @@ class Request:
         return rendered(self.about, self.items, [picture.shown for picture in self.pictures])
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages as the API takes them, the images inside."""
+        """The messages in the format of the API, including the images."""
         system, text = self.texts()
         content = text
         if self.with_images:
@@ -86,12 +86,12 @@ def requests(
     groups: Sequence[Group],
     seed: int,
 ) -> list[Request]:
-    """Every request, in the order in which they are asked: image by image, groups last.
+    """All requests in order: image by image, groups last.
 
     Args:
       sets: split -> images. contexts: by image key.
-      groups: given ones, of which groups_per_category limits those of a kind and category of the
-        target, if it is not 0; where there are none, so many random ones are made.
+      groups: the user's groups; groups_per_category, unless 0, limits their number for each kind
+        and category of the target. Without any, that number of random groups is made.
       seed: chooses images, wordings and random groups.
     """
     plan, prompts = [], load_set(settings["prompts"])
@@ -124,7 +124,7 @@ def requests(
 
 
 def chosen_rows(images: ImageSet, per_category: int, seed: int) -> list[int]:
-    """Rows of the images that are asked about; a larger number keeps those of a smaller one."""
+    """Rows of the images to ask about; a larger number keeps the rows of a smaller one."""
     if not per_category:
         return list(range(len(images)))
     ranked = sorted(range(len(images)), key=lambda row: _digest(f"{seed}/{images.keys[row]}"))
@@ -137,11 +137,11 @@ def chosen_rows(images: ImageSet, per_category: int, seed: int) -> list[int]:
 def random_groups(
     images: ImageSet, split: str, per_category: int, size: int, seed: int
 ) -> Iterator[Group]:
-    """Groups of every kind and category, drawn without regard to likeness.
+    """Random groups of every kind and category, regardless of similarity.
 
-    Of one category (with two images or more) for `intra_class` and `heterogeneity`, of different
-    ones for `inter_class`; `size` images at most, the target image last. None comes twice, so that
-    a small category has fewer.
+    `intra_class` and `heterogeneity` use one category (with two or more images), `inter_class`
+    different ones. At most `size` images, the target image last. No group is repeated, so small
+    categories have fewer.
     """
     rows: dict[int, list[int]] = {}
     for row, label in enumerate(images.labels.tolist()):
@@ -163,7 +163,7 @@ def random_groups(
 def _some(
     groups: Sequence[Group], sets: Mapping[str, ImageSet], per_category: int, seed: int
 ) -> list[Group]:
-    """Groups in their order, at most so many of a split, kind and category; all where it is 0."""
+    """At most `per_category` groups of each split, kind and category, in order; 0 for all."""
     if not per_category:
         return list(groups)
     kept: dict[tuple, list[Group]] = {}
@@ -176,12 +176,12 @@ def _some(
 
 
 def known_scale(facts: Mapping[str, Any]) -> str:
-    """Pixel size and magnification of an image as text, where its facts hold them."""
+    """Pixel size and magnification of an image as text, if known."""
     return supplement_text(facts.get("nm_per_pixel"), facts.get("magnification"))
 
 
 def _batches(questions: Sequence[Question], most: int) -> Iterator[Sequence[Question]]:
-    """In as few parts as possible, of sizes as equal as possible."""
+    """Splits into as few parts as possible, of nearly equal size."""
     parts = math.ceil(len(questions) / most)
     bounds = [round(i * len(questions) / parts) for i in range(parts + 1)]
     return (questions[a:b] for a, b in itertools.pairwise(bounds))

@@ -1,7 +1,7 @@
-"""The procedural teacher: instructions written from the ground truth of an image.
+"""The procedural teacher: generates instructions from the ground truth of an image.
 
-Every number and adjective of an answer is a fact of the image's record, and is noted beside the
-answer as a claim, so that the teacher can tell whether the answer is true of another image.
+Every number and adjective of an answer is a fact of the image's record and is stored with the
+answer as a claim. The claims tell whether the answer is also true of another image.
 """
 
 import random
@@ -25,9 +25,9 @@ __all__ = [
     "supplement",
 ]
 
-# Short and detailed answers share their question (section 4.6); this tells which one is wanted.
+# Short and detailed answers share their question (section 4.6); this asks for the detailed one.
 DETAIL_REQUEST = "Answer in detail."
-_ASK_CHANCE = 0.4  # of a short answer to go to a narrower question of its group
+_ASK_CHANCE = 0.4  # probability that a short answer gets a narrower question of its group
 
 
 def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
@@ -49,7 +49,7 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
     text = supplement(truth)
 
     def make(question_type, task, style, question, answer):
-        # Own random streams: a wording added to one group leaves the others as they are.
+        # Separate random streams: adding a wording to one group does not change the others.
         writer = Writer(table, random.Random(f"{seed}/{key}/{question_type}/{style}"))
         return Instruction(
             id=f"{key}/{question_type}/{style}",
@@ -92,16 +92,16 @@ def label_instructions(
     question: str | None = None,
     supplement: str = "",
 ) -> list[Instruction]:
-    """Instructions about an image of which only its class and a few named values are known.
+    """Instructions about an image with a known class and a few known values.
 
     Args:
       key: the image's key.
       category: the class name.
-      facts: what else is known, name -> value as text, e.g. {'cell_type': 'monocrystalline'};
-        the image's own facts must hold these and `category` under the same names.
+      facts: other known values as text, e.g. {'cell_type': 'monocrystalline'}; the image's own
+        facts must include these and `category` under the same names.
       seed: chooses the wording.
       question: the classification question, without `<image>`; a general one by default.
-      supplement: pixel size and magnification as text (facts.supplement_text), where known.
+      supplement: pixel size and magnification as text (facts.supplement_text), if known.
 
     Returns:
       The class question (short) and a caption (short) that states the class and the values.
@@ -153,5 +153,5 @@ def _question(text: str, style: str) -> str:
 
 
 def _can_be_asked(fact: str, table: Mapping[str, Any]) -> bool:
-    # Distances and arrangement are asked of several features only.
+    # Questions about distances and arrangement need several features.
     return fact in table and (table.get("count") != 1 or fact not in ("packing", "alignment"))

@@ -1,4 +1,4 @@
-"""Sets of questions to a teacher, and the messages they make. The sets are data: prompts/*.toml."""
+"""Sets of questions to a teacher (prompts/*.toml), and the messages made from them."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ import jinja2
 from slava_jax.data.instructions import IMAGE_TOKEN, TASKS
 from slava_jax.teacher.settings import TeacherError
 
-CHALLENGES = "challenges"  # the set of questions to several images; its names are their kinds
+CHALLENGES = "challenges"  # the set of questions about several images, named by kind
 _FOLDER = resources.files("slava_jax.teacher") / "prompts"
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FunctionLoader(lambda name: (_FOLDER / name).read_text(encoding="utf-8")),
@@ -27,8 +27,8 @@ _TEMPLATES = jinja2.Environment(
 class Question:
     """One question of a set.
 
-    `wordings` are what the assistant will be asked, one of them each time; where there are none
-    the teacher writes the question. `cover` tells the teacher what to speak of.
+    `wordings`: the assistant is asked one of them at random; without any, the teacher writes the
+    question. `cover` tells the teacher what to cover.
     """
 
     name: str  # the question type of the record
@@ -39,16 +39,16 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """The questions to one kind of image. `class_question` is '' for a general one."""
+    """The questions about one kind of image. `class_question` is '' for a general one."""
 
-    about: str  # what the images are; '' of the challenges
+    about: str  # what the images show; '' for the challenges
     questions: tuple[Question, ...]
     class_question: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A question as it is put: its wording, '' where the teacher is to write it."""
+    """A question with its wording, '' if the teacher has to write it."""
 
     question: Question
     text: str
@@ -56,7 +56,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a message says of an image besides its pixels. File names are not part of it."""
+    """The information about an image in a message besides its pixels, without file names."""
 
     category: str  # in words
     supplement: str
@@ -65,16 +65,16 @@ class Shown:
 
 
 def load_set(name: str) -> PromptSet:
-    """A set of `prompts/` by its name, or a TOML file of the same form by its path.
+    """Loads a set of `prompts/` by its name, or a TOML file of the same format by its path.
 
     Raises:
-      TeacherError: there is none, or it is not of that form; names file and key.
+      TeacherError: it is missing or invalid; the message names file and key.
     """
     place = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not place.is_file():
         known = sorted(p.name.removesuffix(".toml") for p in _FOLDER.iterdir())
         known = [stem for stem in known if "." not in stem and stem != CHALLENGES]
-        raise TeacherError(f"prompts {name!r}: give one of {', '.join(known)}, or a .toml file")
+        raise TeacherError(f"prompts {name!r}: must be one of {', '.join(known)}, or a .toml file")
     try:
         table = tomllib.loads(place.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -87,14 +87,14 @@ def load_set(name: str) -> PromptSet:
     for text in (prompts.about, prompts.class_question):
         if not isinstance(text, str) or IMAGE_TOKEN in text:
             raise TeacherError(
-                f"prompts {name!r}: about and class_question must be texts without {IMAGE_TOKEN}"
+                f"prompts {name!r}: about and class_question must be text without {IMAGE_TOKEN}"
             )
     names = [question.name for question in questions]
-    # The challenges are asked about the images of whatever set is chosen.
+    # The challenges have no `about` of their own: they use that of the chosen set.
     if not names or len(set(names)) < len(names) or not (prompts.about or name == CHALLENGES):
         raise TeacherError(
-            f"prompts {name!r}: must say what the images are (about) and hold [[question]] entries "
-            "with names of their own"
+            f"prompts {name!r}: must say what the images show (about) and have [[question]] "
+            "entries with different names"
         )
     return prompts
 
@@ -102,19 +102,19 @@ def load_set(name: str) -> PromptSet:
 def _question(entry: Mapping[str, Any]) -> Question:
     wordings = entry.get("wordings", [])
     if not isinstance(wordings, list):
-        raise ValueError(f"question {entry.get('name')!r}: wordings must be a list of texts")
+        raise ValueError(f"question {entry.get('name')!r}: wordings must be a list of strings")
     question = Question(**{**entry, "wordings": tuple(wordings)})
     texts = (question.name, question.cover, *question.wordings)
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"question {question.name!r}: name, cover and wordings must be texts")
+        raise ValueError(f"question {question.name!r}: name, cover and wordings must be text")
     if not re.fullmatch(r"\w+", question.name):
-        raise ValueError(f"question {question.name!r}: name must be of letters, digits and _ alone")
+        raise ValueError(f"question {question.name!r}: name may contain only letters, digits and _")
     if question.task not in TASKS:
         raise ValueError(f"question {question.name!r}: task must be one of {', '.join(TASKS)}")
     if any(IMAGE_TOKEN in text for text in texts) or question.name == "class":
         raise ValueError(
-            f"question {question.name!r}: {IMAGE_TOKEN} and the class question, which the label "
-            "answers, are added by the program; take it out"
+            f"question {question.name!r}: remove it; {IMAGE_TOKEN} and the class question, which "
+            "the label answers, are added automatically"
         )
     return question
 

@@ -1,6 +1,6 @@
-"""From what a teacher said to answers that can be taught, and to what is set aside, and why.
+"""Extracts valid answers from a teacher's replies, and the reasons for rejecting the others.
 
-The rules look at texts alone, so that they can change without anything being asked again.
+The rules only depend on the texts, so they can change without new requests.
 """
 
 import dataclasses
@@ -31,22 +31,22 @@ _REFUSALS = re.compile(
     r"|\bi (do not|don['’]?t) see (an|any|the|your) (image|picture|micrograph|photo)",
     re.IGNORECASE,
 )
-# What a reasoning model writes before its answer; a server may leave the first mark out.
+# The reasoning before an answer; some servers omit the opening tag.
 _THINKING = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 _DIRECTIONS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|vertical\w*|horizontal\w*|diagonal\w*|clockwise|"
     r"counter-?clockwise|upwards?|downwards?)\b",
     re.IGNORECASE,
 )
-_ENGLISH_LETTERS = 0.9  # share of a text's letters that must be of the Latin alphabet
-# So many times likelier than English another language must be: "Lamellae" is fifty times likelier
-# of another, and a sentence of another thousands of times.
+_ENGLISH_LETTERS = 0.9  # minimum fraction of Latin letters
+# Likelihood ratio over English above which a text counts as another language. For "Lamellae" the
+# ratio is fifty, for a sentence in another language thousands.
 _FOREIGN = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer and the question it answers, which may be the teacher's own."""
+    """An answer and its question, which the teacher may have written."""
 
     question: str
     text: str
@@ -54,7 +54,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Why an answer is set aside: REFUSED or MALFORMED, and what is wrong with it."""
+    """Why an answer is rejected: REFUSED or MALFORMED, and the reason."""
 
     status: str
     reason: str
@@ -63,10 +63,10 @@ class Problem:
 def read_replies(
     replies: Iterable[Reply], items: Sequence[Item], longest: int
 ) -> tuple[dict[Slot, Answer], dict[Slot, Problem]]:
-    """The answers of all replies to one request, the first good one of each; and what lacks one.
+    """The first valid answer to each question among all replies to a request, and the problems.
 
     Args:
-      longest: characters that an answer, or a question of the teacher's, may have.
+      longest: maximum number of characters of an answer, or of a question by the teacher.
     """
     slots = [(item.question.name, style) for item in items for style in STYLES]
     good: dict[Slot, Answer] = {}
@@ -82,7 +82,7 @@ def read_replies(
 
 
 def is_directional(text: str) -> bool:
-    """Whether a direction in the image plane is named, so that the image must not be turned."""
+    """Whether the text names a direction in the image plane, so the image must not be rotated."""
     return bool(_DIRECTIONS.search(text))
 
 
@@ -98,7 +98,7 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
         problem = Problem(MALFORMED, "empty")
     elif table is None:
         said = Problem(REFUSED, "says so") if _REFUSALS.search(text) else None
-        problem = said or Problem(MALFORMED, "not the JSON object that was asked for")
+        problem = said or Problem(MALFORMED, "not the requested JSON object")
     else:
         return {
             (item.question.name, style): _read_answer(table, item, style, longest)
@@ -109,7 +109,7 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
 
 
 def _json_object(text: str) -> dict | None:
-    """The object in a text, which may stand in a fence or between sentences."""
+    """The JSON object in a text, which may be fenced or between sentences."""
     start, end = text.find("{"), text.rfind("}")
     try:
         table = json.loads(text[start : end + 1])
@@ -140,16 +140,16 @@ def _text_problem(text: Any, longest: int) -> Problem | None:
     if len(text) > longest:
         return Problem(MALFORMED, f"{len(text)} characters, more than {longest}")
     if IMAGE_TOKEN in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        return Problem(MALFORMED, f"holds {IMAGE_TOKEN} or half a character")
+        return Problem(MALFORMED, f"contains {IMAGE_TOKEN} or an unpaired surrogate")
     if _REFUSALS.search(text):
         return Problem(REFUSED, "says so")
     return None if is_english(text) else Problem(MALFORMED, "in another language")
 
 
 def is_english(text: str) -> bool:
-    """False for other scripts and for what is surely of another language.
+    """False for other scripts and for text that is clearly in another language.
 
-    A few words in the Latin alphabet, of which nobody could say, pass.
+    A few Latin words of uncertain language count as English.
     """
     letters = [letter for letter in text if letter.isalpha()]
     latin = sum(letter < "\u0250" for letter in letters)

@@ -1,4 +1,4 @@
-"""Every setting of the teacher behind an API, and its check."""
+"""The settings of the API teacher, and their checks."""
 
 import math
 import re
@@ -14,50 +14,50 @@ _OWN_FIELDS = ("model", "messages", "n", "stream")
 
 
 class TeacherError(UserError, ValueError):
-    """The teacher cannot go on; the message says why, and what to do."""
+    """The teacher cannot continue; the message says why, and what to do."""
 
 
 def default_settings() -> dict[str, Any]:
-    """All settings, the group `teacher` of a config. `model` and a budget must be given."""
+    """All settings of the group `teacher` of a config. `model` and a budget must be given."""
     return {
         # An OpenAI-compatible endpoint, e.g. http://HOST:8000/v1; '' for OpenAI itself.
         "base_url": "",
         "model": "",
-        # The environment variable that holds the key. '' stands for OPENAI_API_KEY with OpenAI
-        # itself, and for no key with any other server.
+        # The environment variable with the key. '' means OPENAI_API_KEY for OpenAI itself, and no
+        # key for any other server.
         "key_variable": "",
-        # Fields of every request, as the server's API has them.
+        # Fields of every request, as in the server's API.
         "request": {
-            "max_tokens": 2000,  # or max_completion_tokens, for newer models of OpenAI
+            "max_tokens": 2000,  # or max_completion_tokens, for newer OpenAI models
             "temperature": 0.2,
             "response_format": {"type": "json_object"},
         },
-        "prompts": "nanomaterials",  # a set of teacher/prompts/, or a TOML file of one's own
-        "send_images": True,  # False: the teacher reads classes, captions and paragraphs alone
+        "prompts": "nanomaterials",  # a set of teacher/prompts/, or your own TOML file
+        "send_images": True,  # False: the teacher only reads classes, captions and paragraphs
         "contexts": "",  # JSON Lines: caption and paragraphs of images (docs/teacher.md)
         "groups": "",  # JSON Lines: groups of images for the three challenges
-        # Groups of each kind and category in every split: of those in `groups`, where 0 takes all;
-        # random ones where it is ''.
+        # Number of groups of each kind and category in every split: from `groups` (0 for all of
+        # them), or random ones if `groups` is ''.
         "groups_per_category": 0,
         "images_per_group": 4,
         "splits": SPLITS,  # any of them
-        "images_per_category": 0,  # of each split, the same ones every time; 0 for all
+        "images_per_category": 0,  # in each split, always the same ones; 0 for all
         "questions_per_request": 6,
-        "longest_answer": 1000,  # characters; what is longer counts as malformed
-        "concurrency": 8,  # requests under way at a time
-        "attempts": 6,  # at a request that fails
-        "backoff": 1.0,  # seconds before the second attempt, then twice as many each time
+        "longest_answer": 1000,  # characters; longer ones count as malformed
+        "concurrency": 8,  # simultaneous requests
+        "attempts": 6,  # for each request
+        "backoff": 1.0,  # seconds before the second attempt, doubled each time
         "timeout": 120.0,  # seconds for one attempt
-        # For the bill, and so that the budget holds before the first answer says better.
+        # Estimated tokens of an image, until the first answer reports them.
         "image_tokens": 800,
-        "prices": {"input": 0.0, "output": 0.0},  # of a million tokens, in your currency
-        # At least one of them; 0 for no limit. It holds for all runs on one journal together.
+        "prices": {"input": 0.0, "output": 0.0},  # per million tokens, in your currency
+        # At least one of them; 0 for no limit. Applies to all runs with the same journal.
         "budget": {"requests": 0, "tokens": 0, "money": 0.0},
     }
 
 
 def max_tokens(settings: Mapping) -> int:
-    """The most tokens an answer can have."""
+    """The maximum number of tokens of an answer."""
     return next(settings["request"][name] for name in _LENGTH_FIELDS if name in settings["request"])
 
 
@@ -65,12 +65,12 @@ def check(settings: Mapping) -> None:
     """Checks names, types and values.
 
     Raises:
-      TeacherError: lists every setting that cannot be used.
+      TeacherError: lists every invalid setting.
     """
     problems = list(_shape_problems(settings, default_settings(), "teacher."))
     problems = problems or list(_value_problems(settings))
     if problems:
-        raise TeacherError("the config cannot be used:\n  " + "\n  ".join(problems))
+        raise TeacherError("invalid config:\n  " + "\n  ".join(problems))
 
 
 def _shape_problems(held: Mapping, known: Mapping, path: str) -> Iterator[str]:
@@ -96,9 +96,9 @@ def _alike(value: Any, example: Any) -> bool:
 
 def _value_problems(settings: Mapping) -> Iterator[str]:
     if not settings["model"]:
-        yield "teacher.model: must name the model, as the server calls it"
+        yield "teacher.model: must be the server's name of the model"
     if not re.fullmatch(r"([A-Za-z_]\w{0,60})?", settings["key_variable"]):
-        yield "teacher.key_variable: must name an environment variable; the key itself stands there"
+        yield "teacher.key_variable: must name the environment variable that contains the key"
     if settings["base_url"]:
         yield from _url_problems(settings["base_url"])
     splits = settings["splits"]
@@ -121,7 +121,7 @@ def _value_problems(settings: Mapping) -> Iterator[str]:
 
 def _url_problems(url: str) -> Iterator[str]:
     if "@" in url or "?" in url:
-        yield "teacher.base_url: must hold no password and no query; keys go into the environment"
+        yield "teacher.base_url: must not contain a password or query; use teacher.key_variable"
         return
     try:
         parts = urlsplit(url)
@@ -135,7 +135,7 @@ def _url_problems(url: str) -> Iterator[str]:
 def _request_problems(request: Mapping) -> Iterator[str]:
     for name in _OWN_FIELDS:
         if name in request:
-            yield f"teacher.request.{name}: is not to be set here; remove it"
+            yield f"teacher.request.{name}: cannot be set here; remove it"
     lengths = [request[name] for name in _LENGTH_FIELDS if name in request]
     if len(lengths) != 1 or type(lengths[0]) is not int or lengths[0] < 1:
         yield f"teacher.request: must have one of {' and '.join(_LENGTH_FIELDS)}, 1 or more"
@@ -149,4 +149,4 @@ def _budget_problems(budget: Mapping, prices: Mapping) -> Iterator[str]:
     if not any(budget.values()):
         yield "teacher.budget: must limit requests, tokens or money (money needs teacher.prices)"
     if budget["money"] and not any(prices.values()):
-        yield "teacher.prices: must say what a million tokens cost, for teacher.budget.money"
+        yield "teacher.prices: must be the prices per million tokens for teacher.budget.money"

@@ -1,4 +1,4 @@
-"""What a user gives a teacher beside the images: texts of figures, and groups of images."""
+"""The user's input to a teacher besides the images: texts of figures, and groups of images."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a publication says of a figure."""
+    """A publication's text about a figure."""
 
     caption: str = ""
     paragraphs: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Images that are asked about together; the last one is the target, which `split` is of."""
+    """Images of one question; the last one is the target, which belongs to `split`."""
 
     images: tuple[str, ...]
     kind: str
@@ -34,7 +34,7 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
     """Reads lines of {"image": key, "caption": text, "paragraphs": [texts]}; {} for no path.
 
     Raises:
-      TeacherError: names file, line and field.
+      TeacherError: invalid input; the message names file, line and field.
     """
     contexts: dict[str, Context] = {}
     for where, line in _lines(path):
@@ -43,12 +43,12 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
         known = isinstance(key, str) and any(key in images.index for images in sets.values())
         if not known or key in contexts:
             raise TeacherError(
-                f"{where}: image: must be the key of an image of the data set, once, is {key!r}"
+                f"{where}: image: must be the key of an image, not repeated, is {key!r}"
             )
         if not isinstance(caption, str):
-            raise TeacherError(f"{where}: caption: must be a text, is {caption!r}")
+            raise TeacherError(f"{where}: caption: must be text, is {caption!r}")
         if not isinstance(paragraphs, list) or not all(isinstance(p, str) for p in paragraphs):
-            raise TeacherError(f"{where}: paragraphs: must be a list of texts, is {paragraphs!r}")
+            raise TeacherError(f"{where}: paragraphs: must be a list of strings, is {paragraphs!r}")
         contexts[key] = Context(" ".join(caption.split()), tuple(map(_one_line, paragraphs)))
     return contexts
 
@@ -56,11 +56,11 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
 def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...]) -> list[Group]:
     """Reads lines of {"images": [keys, the target last], "kind": one of `kinds`}; [] for no path.
 
-    Images before the target must be of the training split or of the target's own; no group may
-    come twice. Other fields are passed over.
+    Images before the target must be from the training split or from the target's split. Groups must
+    not be repeated. Other fields are ignored.
 
     Raises:
-      TeacherError: names file, line and field.
+      TeacherError: invalid input; the message names file, line and field.
     """
     split_of = {key: split for split, images in sets.items() for key in images.index}
     groups: dict[Group, str] = {}
@@ -71,18 +71,18 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
                 f"{where}: images: must be a list of 2 or more different keys, is {keys!r}"
             )
         if unknown := [key for key in keys if not isinstance(key, str) or key not in split_of]:
-            raise TeacherError(f"{where}: images: {unknown[0]!r} is no image of the data set")
+            raise TeacherError(f"{where}: images: {unknown[0]!r} is not in the data set")
         splits = [split_of[key] for key in keys]
         if not set(splits) <= {"train", splits[-1]}:
             raise TeacherError(
-                f"{where}: images: those before the target, the last one, must be of its own split "
-                f"({splits[-1]}) or of train; are of {', '.join(splits[:-1])}"
+                f"{where}: images: all must be from train or from the split of the last one, the "
+                f"target ({splits[-1]}); the others are from {', '.join(splits[:-1])}"
             )
         if kind not in kinds:
             raise TeacherError(f"{where}: kind: must be one of {', '.join(kinds)}, is {kind!r}")
         group = Group(tuple(keys), kind, splits[-1])
         if group in groups:
-            raise TeacherError(f"{where}: stands in {groups[group]} already; remove one of them")
+            raise TeacherError(f"{where}: same group as in {groups[group]}; remove one of them")
         groups[group] = where
     return list(groups)
 
@@ -106,7 +106,7 @@ def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise TeacherError(f"{path}:{number}: not JSON: {error}") from error
         if _HALF.search(json.dumps(line, ensure_ascii=False)):
-            raise TeacherError(f"{path}:{number}: holds half a character (\\ud800); remove it")
+            raise TeacherError(f"{path}:{number}: unpaired surrogate (\\ud800); remove it")
         if not isinstance(line, dict):
             raise TeacherError(f"{path}:{number}: must be a JSON object, is {raw.strip()[:40]!r}")
         yield f"{path}:{number}", line

@@ -1,6 +1,6 @@
-"""Teaches a data set by way of an API: the dry run, the asking, and the files that come of it.
+"""Generates instructions for a data set with an API teacher: dry run, requests, output files.
 
-Everything is a function of the plan and the journal: writing the files again costs nothing.
+The output depends only on the plan and the journal, so writing it again needs no requests.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from slava_jax.teacher.replies import Answer, Slot, is_directional, read_replies
 from slava_jax.teacher.settings import TeacherError, check
 from slava_jax.teacher.sources import read_contexts, read_groups
 
-_TOKENS_PER_QUESTION = 150  # of a short and a detailed answer of the lengths asked for, as JSON
+_TOKENS_PER_QUESTION = 150  # for a short and a detailed answer of the requested length, as JSON
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One use of a teacher.
+    """The input of a teacher's run.
 
     `seed` chooses wordings and images; `question` is the classification question, '' for that of
-    the prompts or a general one.
+    the prompt set or a general one.
     """
 
     settings: Mapping[str, Any]
@@ -50,11 +50,11 @@ class Job:
         return self.workdir / "teacher" / "rejected.jsonl"
 
     def instructions(self, split: str) -> Path:
-        """Where a run reads the instructions of a split."""
+        """The path from which a run reads the instructions of a split."""
         return self.workdir / "data" / "instructions" / f"{split}.jsonl"
 
     def plan(self) -> list[Request]:
-        """Every request. Raises TeacherError for settings and files that cannot be used."""
+        """All requests. Raises TeacherError for invalid settings and files."""
         check(self.settings)
         contexts = read_contexts(self.settings["contexts"], self.sets)
         groups = read_groups(self.settings["groups"], self.sets, KINDS)
@@ -62,7 +62,7 @@ class Job:
 
 
 def dry_run(job: Job) -> str:
-    """An example of every kind of prompt, and the bill. Sends and writes nothing."""
+    """An example of every kind of prompt, and the expected cost. Sends and writes nothing."""
     plan, ledger = job.plan(), read_journal(job.journal)
     examples = {tuple(request.names): request for request in reversed(plan)}
     parts = [_example(request) for request in reversed(examples.values())]
@@ -70,17 +70,17 @@ def dry_run(job: Job) -> str:
 
 
 def teach(job: Job, again: bool = False) -> str:
-    """Asks what is not answered yet, and writes instructions and rejected answers.
+    """Sends the unanswered requests, and writes instructions and rejected answers.
 
     Args:
-      again: ask once more for answers that were refused or malformed.
+      again: ask again for answers that were refused or malformed.
 
     Returns:
-      What was done, in a few lines.
+      A summary of a few lines.
 
     Raises:
-      TeacherError: settings, files or journal cannot be used, the instructions there are of
-        someone else, or the server is broken. What was answered is in the journal.
+      TeacherError: settings, files or journal are invalid, the existing instructions are not the
+        teacher's, or the server is broken. All answers so far are in the journal.
     """
     _check_free(job)
     plan = job.plan()
@@ -112,12 +112,15 @@ def teach(job: Job, again: bool = False) -> str:
 def _check_free(job: Job) -> None:
     if (job.workdir / "config.json").exists():
         raise TeacherError(
-            f"{job.workdir}: a run has begun on these instructions; give another --workdir"
+            f"{job.workdir}: a run has already started with these instructions; give another "
+            "--workdir"
         )
     for split in job.settings["splits"]:
         path = job.instructions(split)
         if path.exists() and not job.journal.exists():
-            raise TeacherError(f"{path}: is not the teacher's; move it, or give another --workdir")
+            raise TeacherError(
+                f"{path}: not written by the teacher; move it, or give another --workdir"
+            )
 
 
 def _is_open(job: Job, ledger: Ledger, request: Request, again: bool) -> bool:
@@ -163,7 +166,7 @@ def _write(job: Job, plan: list[Request], ledger: Ledger) -> list[str]:
 
 
 def _class_instructions(job: Job, split: str) -> list[Instruction]:
-    """Of every image, also of those not asked about: the label answers, not the teacher."""
+    """The class question of every image, answered from its label without the teacher."""
     images, prompts = job.sets[split], load_set(job.settings["prompts"])
     asked = job.question or prompts.class_question or None
     items = []
@@ -210,7 +213,7 @@ def _instructions(job: Job, request: Request, good: Mapping[Slot, Answer]) -> li
 
 
 def _model_name(model: str) -> str:
-    """The model's name; where it is a path, its last part, which says nothing of the machine."""
+    """The model's name; for a path only its last part, to hide the machine's folders."""
     model = model.removeprefix("file://")
     windows = "\\" in model or PureWindowsPath(model).drive
     path = PureWindowsPath(model) if windows else PurePosixPath(model)
@@ -236,11 +239,11 @@ def _bill(job: Job, plan: list[Request], ledger: Ledger) -> str:
     lines = [
         f"{len(plan)} requests, {len(plan) - len(todo)} answered",
         f"spent: {_spent(job, ledger.spent)}",
-        f"the rest: about {_spent(job, likely)}",
+        f"remaining: about {_spent(job, likely)}",
         f"  and at most {_spent(job, at_most)}",
     ]
     if over := exceeded(ledger.spent + likely, settings):
-        lines.append(f"the budget would stop it before the end: {over}")
+        lines.append(f"the budget would stop the run before the end: {over}")
     return "\n".join(lines)
 
 
@@ -256,5 +259,5 @@ def _ending(job: Job, ledger: Ledger, outcome: Outcome, left: int) -> list[str]:
     if outcome.stopped and not outcome.broken:
         lines.append(f"stopped: {outcome.stopped}")
     if left:
-        lines.append(f"{left} requests are not answered; the same command goes on with them")
+        lines.append(f"{left} requests are not answered; the same command resumes with them")
     return lines

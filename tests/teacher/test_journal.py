@@ -77,7 +77,7 @@ def test_an_interrupted_run_waits_for_what_is_under_way(tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "stopped: it was told to stop" in out
+    assert "stopped: interrupted" in out
     journal = read_journal(tmp_path / "teacher/journal.jsonl")
     assert len(journal.replies) == len(api.bodies) == sum(api.answered.values()) < 36
     assert journal.spent == Cost(len(api.bodies), 100 * len(api.bodies), 10 * len(api.bodies))
@@ -144,14 +144,14 @@ def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, line):
     path = filled(tmp_path / "journal.jsonl")
     damaged = path.read_text() + line + "\n"
     path.write_text(damaged)
-    with pytest.raises(TeacherError, match=r"journal.jsonl:7: not a line of a journal"):
+    with pytest.raises(TeacherError, match=r"journal.jsonl:7: not a journal line"):
         Journal(path)
     assert path.read_text() == damaged
 
 
 def test_two_processes_on_one_journal_are_refused(tmp_path):
     with serving(Api()) as api, Journal(tmp_path / "teacher/journal.jsonl"):
-        with pytest.raises(TeacherError, match="another process is at work on it"):
+        with pytest.raises(TeacherError, match="in use by another process"):
             teach(job(tmp_path, api.url))
         assert not api.bodies
     with serving(Api()) as api:  # closed, it is free again
@@ -165,6 +165,6 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     with Journal(path) as journal:
         write = os.write
         monkeypatch.setattr(os, "write", lambda file, raw: write(file, raw[:10]))
-        with pytest.raises(TeacherError, match="make room, and run the same command"):
+        with pytest.raises(TeacherError, match="free some space and run the same command"):
             journal.sent("r9", Cost(1, 1, 1), ("a.png",), [])
     assert path.read_bytes() == whole

@@ -118,7 +118,7 @@ def test_a_twelfth_of_the_training_prompts_rename_every_class_and_the_answer_fol
 
 def test_more_examples_than_images_to_train_on():
     few = ImageSet(POOL.keys[:5], POOL.labels[:5], CATEGORIES, [BLANK] * 5)
-    with pytest.raises(DataError, match=r"data\.shots: 8 examples, of 4 training images"):
+    with pytest.raises(DataError, match=r"data\.shots: 8 examples, but only 4 training images"):
         about(few, few, shots=(8,), tested=False)
 
 

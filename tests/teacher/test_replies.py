@@ -45,9 +45,9 @@ def test_a_question_of_the_teachers_own_goes_with_its_answers():
     ("text", "problem"),
     [
         ("", ("malformed", "empty")),
-        ("They are small.", ("malformed", "not the JSON object that was asked for")),
-        ('{"size": {"short": "They', ("malformed", "not the JSON object that was asked for")),
-        ("{" * 10_000 + "}", ("malformed", "not the JSON object that was asked for")),
+        ("They are small.", ("malformed", "not the requested JSON object")),
+        ('{"size": {"short": "They', ("malformed", "not the requested JSON object")),
+        ("{" * 10_000 + "}", ("malformed", "not the requested JSON object")),
         ("I’m sorry, but I can’t help with that.", ("refused", "says so")),
         ("I cannot view the image you sent.", ("refused", "says so")),
         ('{"sizes": {}}', ("malformed", "missing")),
@@ -65,8 +65,11 @@ def test_a_reply_without_answers(text, problem):
     ("answer", "problem"),
     [
         ("word " * 10_000, ("malformed", "answer: 50000 characters, more than 1000")),
-        ("The <image> shows wires.", ("malformed", "answer: holds <image> or half a character")),
-        ("Wires of \ud800 nm.", ("malformed", "answer: holds <image> or half a character")),
+        (
+            "The <image> shows wires.",
+            ("malformed", "answer: contains <image> or an unpaired surrogate"),
+        ),
+        ("Wires of \ud800 nm.", ("malformed", "answer: contains <image> or an unpaired surrogate")),
         ("I'm unable to tell.", ("refused", "answer: says so")),
         ("This cannot be said without visual access to the image.", ("refused", "answer: says so")),
         ("I cannot analyze the provided image.", ("refused", "answer: says so")),

@@ -88,12 +88,12 @@ def test_what_is_not_the_teachers_is_left_alone(tmp_path):
     path = task.instructions("train")
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(TeacherError, match="is not the teacher's"):
+    with pytest.raises(TeacherError, match="not written by the teacher"):
         teach(task)
     assert path.read_text() == "mine" and not task.journal.exists()
     path.unlink()
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(TeacherError, match="a run has begun"):
+    with pytest.raises(TeacherError, match="a run has already started"):
         teach(task)
 
 
