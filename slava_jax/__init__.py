@@ -2,5 +2,5 @@
 
 import os
 
-# transformers announces at import that it found no torch, which this library does not need.
+# transformers prints at import that torch is missing, but this library does not need it.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

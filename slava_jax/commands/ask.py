@@ -9,11 +9,11 @@ from slava_jax.teacher.procedural import DETAIL_REQUEST
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: the answer on stdout, and nothing else."""
+    """Entry point. Prints only the answer to stdout."""
     asked = parser().parse_args(arguments)
     if sys.stderr.isatty():
-        print("loading and compiling takes some seconds ...", file=sys.stderr, flush=True)
-    # Only now, so that --help and wrong options answer at once.
+        print("loading and compiling takes a few seconds ...", file=sys.stderr, flush=True)
+    # Imported here so that --help and wrong options answer at once.
     from absl import logging
 
     from slava_jax.inference.assistant import load_assistant
@@ -38,7 +38,7 @@ def prompt(asked: argparse.Namespace) -> tuple[str, str]:
 
 def _rank(rank: int | None, adapter) -> int | None:
     if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
-        raise UserError(f"--rank: was trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
+        raise UserError(f"--rank: trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
     return rank
 
 
@@ -47,26 +47,26 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("slava ask", description=__doc__.split(":")[0])
     options.add_argument(
         "images", nargs="+", metavar="image",
-        help="an image file, of any size and depth; of several the last one is asked about",
+        help="image file of any size and bit depth; with several, the question is about the last",
     )  # fmt: skip
     options.add_argument(
         "question",
         type=_text,
-        help="e.g. 'What does this image show?'; with one <image> where each image stands, or none",
+        help="e.g. 'What does this image show?'; with one <image> for each image, or none",
     )
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
-    options.add_argument("--base", help="its converted language model, if that is not where it was")
-    options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, where known")
-    options.add_argument("--magnification", type=_above_zero, help="where known, e.g. 25000")
-    options.add_argument("--detailed", action="store_true", help="asks for a longer answer")
+    options.add_argument("--base", help="its converted language model, if that was moved")
+    options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, if known")
+    options.add_argument("--magnification", type=_above_zero, help="if known, e.g. 25000")
+    options.add_argument("--detailed", action="store_true", help="ask for a longer answer")
     options.add_argument(
         "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
     )
     options.add_argument(
-        "--top_p", type=_share, default=1.0, help="of the probability to draw from"
+        "--top_p", type=_share, default=1.0, help="probability mass to sample from (default 1)"
     )
-    options.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    options.add_argument("--seed", type=int, default=0, help="seed for sampling")
+    options.add_argument("--rank", type=int, help="rank of the adapters (default: the largest)")
     options.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
     return options
 

@@ -1,4 +1,4 @@
-"""Weights in and out: slava convert --from PATH --to DIR [--as FORM]."""
+"""Imports and exports weights: slava convert --from PATH --to DIR [--as FORM]."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ FORMS = ("peft", "huggingface", "base")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: what was written on stdout, errors on stderr."""
+    """Entry point. Reports the written files on stdout, errors on stderr."""
     options = parser()
     asked = options.parse_args(arguments)
     if asked.form:
@@ -19,15 +19,15 @@ def main(arguments: list[str] | None = None) -> None:
             "--rank": asked.rank, "--merge_at_mean_routing": asked.texts, "--base": asked.base,
         }  # fmt: skip
     if wrong := [name for name, value in refused.items() if value is not None]:
-        options.error(f"{wrong[0]} goes {'without' if asked.form else 'with'} --as")
+        options.error(f"{wrong[0]} can only be used {'without' if asked.form else 'with'} --as")
     adapters = {"--rank": asked.rank, "--merge_at_mean_routing": asked.texts}
     if asked.form == "base" and any(value is not None for value in adapters.values()):
-        options.error(f"--as base leaves the adapters out: {', '.join(adapters)} do not go with it")
+        options.error(f"--as base leaves out the adapters: remove {' and '.join(adapters)}")
     with reported():
         print(f"{asked.to}: {_export(asked) if asked.form else _import(asked)}")
 
 
-# What they need is loaded only in them, so that --help and wrong options answer at once.
+# Imports are inside these functions so that --help and wrong options answer at once.
 def _import(asked: argparse.Namespace) -> str:
     from slava_jax.convert.pretrained import write
     from slava_jax.convert.reading import read
@@ -36,7 +36,7 @@ def _import(asked: argparse.Namespace) -> str:
     write(source, asked.to, asked.quantize == "int8")
     names = (part.replace("vit", "vision").removesuffix("_model") for part in source.parts)
     options = " ".join(f"--config.start_from.{name}={asked.to}" for name in names)
-    return f"a run starts from it with {options}"
+    return f"to start a run from it use {options}"
 
 
 def _export(asked: argparse.Namespace) -> str:
@@ -50,9 +50,9 @@ def _export(asked: argparse.Namespace) -> str:
         new_folder(asked.to)
     if is_converted(asked.source):
         if asked.base is not None:
-            raise ConvertError(f"{asked.source}: is a base itself; leave --base out")
+            raise ConvertError(f"{asked.source}: is a base itself; leave out --base")
         if asked.form != "base":
-            raise ConvertError(f"{asked.source}: has no adapters; only --as base fits it")
+            raise ConvertError(f"{asked.source}: has no adapters; use --as base")
         return write_converted(asked.source, asked.to)
     held = load_assistant(asked.source, asked.base)
     model, variables = held.model, held.variables
@@ -67,28 +67,28 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("slava convert", description=__doc__.split(":")[0])
     options.add_argument(
         "--from", dest="source", required=True,
-        help="a Hugging Face folder, a .gguf or .onnx file; with --as, a work directory",
+        help="Hugging Face folder, .gguf or .onnx file; with --as, a work directory",
     )  # fmt: skip
-    options.add_argument("--to", required=True, help="a folder that does not exist yet")
+    options.add_argument("--to", required=True, help="new folder")
     options.add_argument(
-        "--quantize", choices=("int8",), help="kernels of a language model as int8"
+        "--quantize", choices=("int8",), help="store language model kernels in int8"
     )
     options.add_argument(
-        "--image_size", type=int, help="side of a vision encoder's images, if not its own"
+        "--image_size", type=int, help="image side for a vision encoder (default: its own)"
     )
     options.add_argument(
         "--as", dest="form", choices=FORMS,
-        help="weights out: the adapters for peft, the text encoder with them merged in, or the "
-        "frozen language model alone (of converted weights, too)",
+        help="export the adapters for peft, the text encoder with the adapters merged, or only the "
+        "frozen language model (also from converted weights)",
     )  # fmt: skip
-    options.add_argument("--rank", type=int, help="of the adapters; the largest by default")
+    options.add_argument("--rank", type=int, help="rank of the adapters (default: the largest)")
     options.add_argument(
         "--merge_at_mean_routing", dest="texts", metavar="TEXTS.jsonl",
-        help="several experts as one, mixed as the router does on average over these texts",
+        help="merge several experts into one, weighted by the mean router output on these texts",
     )  # fmt: skip
     options.add_argument(
         "--base",
-        help="converted weights, where the frozen language model of a run is not where it was",
+        help="converted weights with the frozen language model of a run, if they were moved",
     )
     return options
 

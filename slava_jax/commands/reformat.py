@@ -1,4 +1,4 @@
-"""Instructions in and out: slava reformat --from FILE [--to FILE] [--as FORM]."""
+"""Imports and exports instructions: slava reformat --from FILE [--to FILE] [--as FORM]."""
 
 import argparse
 
@@ -10,26 +10,26 @@ from slava_jax.errors import reported
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: what was read and written on stdout, all that is wrong on stderr."""
+    """Entry point. Reports the files read and written on stdout, all errors on stderr."""
     options = parser()
     asked = options.parse_args(arguments)
     if asked.embed and not (asked.form == "openai" and asked.images):
-        options.error("--embed goes with --as openai and --images")
+        options.error("--embed needs --as openai and --images")
     if asked.plain and not asked.form:
-        options.error("--plain goes with --as")
+        options.error("--plain needs --as")
     with reported():
         ours = is_ours(asked.source)
         if asked.form and not ours:
             raise InstructionError(
-                f"{asked.source}: holds no instructions of ours to write in another format; "
-                "leave --as out"
+                f"{asked.source}: not in this project's format, so it cannot be exported; leave "
+                "out --as"
             )
         if ours and asked.to and not asked.form:
             raise InstructionError(
-                f"{asked.source}: holds instructions of ours already; say with --as what to write"
+                f"{asked.source}: already in this project's format; choose the output with --as"
             )
         if not ours and not asked.images:
-            options.error("--images must name the folder that the file's paths are relative to")
+            options.error("--images must be the folder that the file's paths are relative to")
         images = ImageFiles(asked.images, bool(asked.to)) if asked.images else None
         if ours:
             form = asked.form or "llava"
@@ -45,24 +45,26 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("slava reformat", description=__doc__.split(":")[0])
     options.add_argument(
         "--from", dest="source", required=True,
-        help="a .json array or .jsonl of LLaVA's, ShareGPT's or OpenAI's; or instructions of ours",
+        help=".json array or .jsonl in LLaVA, ShareGPT, OpenAI or this project's format",
     )  # fmt: skip
-    options.add_argument("--to", help="the file to write; without it --from is only checked")
+    options.add_argument("--to", help="output file; without it --from is only checked")
     options.add_argument(
-        "--as", dest="form", choices=FORMS, help="write instructions of ours in this format"
+        "--as", dest="form", choices=FORMS, help="export this project's instructions to this format"
     )
-    options.add_argument("--images", help="the folder that paths of images are relative to")
-    options.add_argument("--task", choices=TASKS, default="vqa", help="of what says no task")
-    options.add_argument("--style", choices=STYLES, default="short", help="of what says no style")
+    options.add_argument("--images", help="folder that image paths are relative to")
+    options.add_argument("--task", choices=TASKS, default="vqa", help="for entries without a task")
+    options.add_argument(
+        "--style", choices=STYLES, default="short", help="for entries without a style"
+    )
     options.add_argument(
         "--leave_out_text", action="store_true", help="leave out conversations without an image"
     )
     options.add_argument(
-        "--embed", action="store_true", help="images as data: URLs; with --as openai"
+        "--embed", action="store_true", help="write images as data: URLs; with --as openai"
     )
     options.add_argument(
         "--plain", action="store_true",
-        help="without the key slava_jax, which holds what the format has no place for",
+        help="leave out the key slava_jax, which holds fields the format lacks",
     )  # fmt: skip
     return options
 

@@ -1,6 +1,6 @@
-"""A teacher behind an API: slava teach --config configs/teacher.py --workdir DIR.
+"""Generates instructions about images: slava teach --config configs/teacher.py --workdir DIR.
 
-It writes instructions about images. With --dry-run it prints prompts and the bill; nothing is sent.
+The teacher is a model behind an API. --dry-run prints prompts and the cost, and sends nothing.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from absl import app, flags, logging
 from slava_jax.errors import reported
 from slava_jax.main import parse_flags  # defines --config and --workdir
 
-_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print prompts and the bill; send nothing.")
-_AGAIN = flags.DEFINE_bool("again", False, "Ask again for what was refused or malformed.")
-flags.declare_key_flag("config")  # so that --help shows them
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print prompts and the cost; send nothing.")
+_AGAIN = flags.DEFINE_bool("again", False, "Ask again for refused or malformed answers.")
+flags.declare_key_flag("config")  # so that --help shows both
 flags.declare_key_flag("workdir")
 
 
 def main(_) -> None:
     """Entry point."""
-    # Only now, so that --help and wrong flags answer at once.
+    # Imported here so that --help and wrong flags answer at once.
     from slava_jax.teacher.settings import TeacherError
     from slava_jax.teacher.settings import check as check_settings
     from slava_jax.train.datasets import open_image_sets
@@ -28,7 +28,7 @@ def main(_) -> None:
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     with reported():
         if "teacher" not in config:
-            raise TeacherError("the config has no group teacher; derive it from configs/teacher.py")
+            raise TeacherError("config: no group teacher; derive it from configs/teacher.py")
         groups = config.to_dict()
         settings = groups.pop("teacher")
         check(groups)
@@ -38,7 +38,7 @@ def main(_) -> None:
         except ModuleNotFoundError as error:
             if error.name not in ("openai", "py3langid"):
                 raise
-            raise TeacherError('install what it needs: pip install "slava_jax[teacher]"') from error
+            raise TeacherError('missing packages; run pip install "slava_jax[teacher]"') from error
         sets = open_image_sets(config, workdir / "data")
         job = Job(settings, sets, workdir, config.data.seed, config.data.question)
         print(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value))

@@ -1,4 +1,4 @@
-"""Installs WordNet 3.0, which METEOR needs, without being root: slava wordnet [--check [DIR]]."""
+"""Installs WordNet 3.0 for METEOR, without root access: slava wordnet [--check [DIR]]."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from slava_jax.eval.wordnet import check, install
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: what was done on stdout."""
+    """Entry point. Reports what was installed on stdout."""
     asked = parser().parse_args(arguments)
     with reported():
         if asked.check is None:
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("slava wordnet", description=__doc__.split(":")[0])
     options.add_argument(
         "--check", nargs="?", const="", metavar="DIR",
-        help="only check what is installed (or what lies in the NLTK data folder DIR)",
+        help="only check the installed WordNet (or that in the NLTK data folder DIR)",
     )  # fmt: skip
     return options
 

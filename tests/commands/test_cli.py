@@ -77,7 +77,7 @@ def test_help_answers_at_once():
 def test_an_unknown_command_is_answered_with_the_nearest_or_with_all():
     done = slava("trian", "--config", "x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no command 'trian'; did you mean 'train'?\n"
+    assert done.stderr == "error: unknown command 'trian'; did you mean 'train'?\n"
     done = slava("xyz")
     assert done.returncode == 2 and ", ".join(cli.COMMANDS) in done.stderr
 

@@ -347,8 +347,8 @@ def test_wrong_commands(tmp_path, images, capsys):
     ours, theirs = tmp_path / "a.jsonl", written(tmp_path / "b.json", [llava()])
     write_jsonl(ours, ITEMS)
     to = tmp_path / "c.jsonl"
-    assert "say with --as what to write" in refusal("--from", ours, "--to", to)
-    assert "leave --as out" in refusal("--from", theirs, "--to", to, "--as", "llava")
+    assert "choose the output with --as" in refusal("--from", ours, "--to", to)
+    assert "leave out --as" in refusal("--from", theirs, "--to", to, "--as", "llava")
     assert "No such file" in refusal("--from", tmp_path / "none", "--to", to)
     assert "is not a folder" in refusal("--from", theirs, "--images", tmp_path / "none")
     nowhere = tmp_path / "none" / "d.json"
@@ -358,4 +358,4 @@ def test_wrong_commands(tmp_path, images, capsys):
     assert f"{nowhere}: there is no such folder" in text
     for command in (("--from", theirs), ("--from", ours, "--as", "llava", "--embed")):
         assert refusal(*command) == "2"
-    assert "--images must name the folder" in capsys.readouterr().err
+    assert "--images must be the folder" in capsys.readouterr().err
