@@ -1,4 +1,4 @@
-"""The third stage alone, on what configs/vision.py and configs/language.py left.
+"""Only the assistant stage, starting from the runs of configs/vision.py and configs/language.py.
 
     slava train --config configs/assistant.py --workdir runs/assistant
 
@@ -11,7 +11,7 @@ from configs.quickstart import get_config as quickstart
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = quickstart()
     config.stages = ("assistant",)
     config.start_from.update(vision="runs/vision", language="runs/language")

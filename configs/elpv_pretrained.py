@@ -1,16 +1,17 @@
-"""Pretrained parts on real images: ViT-S/14 and SmolLM2-135M tell defective solar cells.
+"""Pretrained ViT-S/14 and SmolLM2-135M on real images: detecting defective solar cells.
 
     make elpv weights
     slava train --config configs/elpv_pretrained.py --workdir runs/elpv_pretrained
 
 The first eleven layers of the ViT are frozen and computed once, the last one is trained; the
-language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets it write the
-answer too, `--config.data.seed=1` takes another split (75/25, a fifteenth of the 75 to validate).
+language model is frozen in int8 under DyA-MoQPE. `--config.decoder=llama` lets it also write the
+answer, `--config.data.seed=1` uses another split (75/25, a fifteenth of the 75 for validation).
 experiments/elpv_pretrained.py runs the splits and controls and writes experiments/elpv/.
 
-Hardware: 2 CPU cores, 5 GiB of memory, 4 GB of disk. Time: 75 minutes on one core beside another
-run, once the states are there (10,000 of them, about 6 a second). Score: 0.888 over splits 0, 1, 2,
-as the vision classifier alone; the best probe, given the same views, has 0.874 (experiments/elpv/).
+Hardware: 2 CPU cores, 5 GiB of memory, 4 GB of disk. Time: 75 minutes on one core (another
+run on the other), plus the states (10,000, about 6 per second). Score: 0.888 over splits 0, 1, 2,
+the same as the vision classifier alone; the best probe with the same views has 0.874
+(experiments/elpv/).
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from slava_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = default_config()
     config.stages = ("vision", "assistant")
     config.start_from.update(vision="weights/vit-s14", language="weights/smollm2")
@@ -32,7 +33,7 @@ def get_config() -> ConfigDict:
     )
     config.image.states = "runs/elpv_states"
     config.int8_activations = True  # twice as fast here
-    # Half turns and flips leave the bus bars as they run.
+    # Half turns and flips keep the direction of the bus bars.
     config.image.augmentation.update(flips=True, turns=2, shift=0)
     _size_model(config)
     _plan_stages(config)
@@ -63,7 +64,7 @@ def _plan_stages(config: ConfigDict) -> None:
     config.assistant.update(
         steps=912,  # eight epochs of the class question and the caption of every image
         learning_rate=1e-3,
-        trainable=("**", "!vit/**"),  # image tokens stay as they are, without a gradient
+        trainable=("**", "!vit/**"),  # no gradient for the image tokens
         warmup=20,
         per_image=2,
         buckets=((16, 4, 1), (24, 16, 1)),

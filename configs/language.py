@@ -1,4 +1,4 @@
-"""The second stage alone: the Llama on the instructions of the training split.
+"""Only the language stage: the Llama on the instructions of the training split.
 
     slava train --config configs/language.py --workdir runs/language
 
@@ -12,7 +12,7 @@ from configs.quickstart import get_config as quickstart
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = quickstart()
     config.stages = ("language",)
     return config

@@ -1,10 +1,10 @@
-"""LLaVA on procedural micrographs, the quickstart's tiny parts: image tokens in the decoder.
+"""LLaVA on synthetic micrographs with the quickstart's tiny models: image tokens in the decoder.
 
     slava train --config configs/llava.py --workdir runs/llava
 
-The quickstart's vision encoder and language model, joined by LLaVA's two stages: the connector on
-captions, then the connector with DyA-MoQPE in the frozen decoder on all instructions. The decoder
-learns to write in the language stage alone, which is therefore longer than the quickstart's.
+LLaVA's two stages join the quickstart's vision encoder and language model: first the connector is
+trained on captions, then the connector and DyA-MoQPE in the frozen decoder on all instructions. The
+decoder learns language only in the language stage, so that is longer than the quickstart's.
 
 Hardware: 2 CPU cores, 4 GiB. Time and scores: docs/architectures.md.
 """
@@ -17,10 +17,10 @@ ADAPTED = ("connector/**", "**/lora_b", "**/router")
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = quickstart()
     config.model = "inline"
-    # An encoder that was trained to tell classes has them in <cls>.
+    # An encoder trained as a classifier has the class information in <cls>.
     config.connector.update(kind="mlp", cls=True)
     config.template = "plain"
     config.stages = ("vision", "language", "alignment", "assistant")

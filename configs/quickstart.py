@@ -1,9 +1,9 @@
-"""The whole of sLAVA on procedural micrographs: data, three stages, evaluation, report.
+"""All of sLAVA on synthetic micrographs: data, three stages, evaluation, report.
 
     slava train --config configs/quickstart.py --workdir runs/quickstart
 
-Hardware: 2 CPU cores, 4 GiB. Time: 10 minutes. Scores to expect on the test split:
-top-1 0.86, macro F1 the same, match AUC of the class question 0.98; all in README.md.
+Hardware: 2 CPU cores, 4 GiB. Time: 10 minutes. Expected scores on the test split: top-1 0.86,
+macro F1 0.86, match AUC of the class question 0.98; all in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from slava_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = default_config()
     config.data.update(images_per_category=800, size=224)
     config.image.augmentation.shift = 16
@@ -83,7 +83,7 @@ def _plan_stages(config: ConfigDict) -> None:
         pair_block=8,
         per_image=2,
         always=("class",),
-        buckets=((36, 8, 1), (88, 52, 1)),  # a third one takes longer to compile than it saves
+        buckets=((36, 8, 1), (88, 52, 1)),  # compiling a third one takes longer than it saves
         validation_batches=12,
         eval_every=260,
     )

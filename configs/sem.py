@@ -4,12 +4,13 @@
     slava train --config configs/sem.py --config.data.name=neu \\
         --config.data.folder=DIR --config.data.crop_bar=False --workdir runs/neu
 
-DIR is what you downloaded and unpacked; third_party/ says where from: sem-dataset.md, neu-sdd.md
-(`neu`), cmi.md (`cmi`) and kth-tips.md (`kth_tips`). Counts are compared with the published ones,
-copies left out. `--config.data.question="Which texture does this image show?"` asks otherwise.
+DIR is the unpacked download; for its source see third_party/: sem-dataset.md, neu-sdd.md (`neu`),
+cmi.md (`cmi`) and kth-tips.md (`kth_tips`). Counts are compared with the published ones, and
+duplicates left out. `--config.data.question="Which texture does this image show?"` changes the
+class question.
 
-Hardware: 2 CPU cores, 4 GiB. Time and scores: not measured, as the images cannot be had with this
-project. The model is small and starts from nothing: do not take its score for the paper's.
+Hardware: 2 CPU cores, 4 GiB. Time and scores: not measured, because the images are not part of this
+project. The model is small and trained from scratch: its scores say nothing about the paper's.
 """
 
 from ml_collections import ConfigDict
@@ -18,9 +19,9 @@ from configs.multi_image import get_config as multi_image
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = multi_image()
-    # The challenges compare what is known of the images: a teacher's instructions can ask them.
+    # The challenges need ground truth, but a teacher's instructions can include them.
     config.data.update(name="sem", crop_bar=True, challenges=())
     config.vision.update(steps=5000, eval_every=500)
     config.language.update(steps=100, warmup=20, eval_every=50)

@@ -1,4 +1,4 @@
-"""Every task of the paper on drawn micrographs, by the quickstart's model: what `make tables` runs.
+"""All tasks of the paper on synthetic micrographs with the quickstart's model, for `make tables`.
 
     slava train --config configs/tables.py --workdir runs/tables/procedural-seed0
 
@@ -11,7 +11,7 @@ from configs.multi_image import get_config as multi_image
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = multi_image()
     config.evaluation.update(captions=320, answers=640, several=240)
     return config

@@ -1,4 +1,4 @@
-"""The first stage alone: the ViT as a classifier.
+"""Only the vision stage: the ViT as a classifier.
 
     slava train --config configs/vision.py --workdir runs/vision
 
@@ -11,7 +11,7 @@ from configs.quickstart import get_config as quickstart
 
 
 def get_config() -> ConfigDict:
-    """The configuration; slava_jax/config.py says what every setting means."""
+    """The configuration; slava_jax/config.py documents every setting."""
     config = quickstart()
     config.stages = ("vision",)
     return config
