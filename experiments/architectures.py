@@ -1,11 +1,11 @@
-"""Does the language model have to see the image? sLAVA beside LLaVA, over three seeds.
+"""Does the language model have to see the image? sLAVA against LLaVA over three seeds.
 
-    python -m experiments.architectures               # two hours on two cores; killed, it goes on
+    python -m experiments.architectures               # two hours on two cores; resumes if killed
     python -m experiments.architectures --seeds 0 --models "LLaVA"
 
-Every model of a seed starts from the same vision encoder and the same tiny language model, and
-learns from the same images and questions in as many steps (configs/quickstart.py, llava.py).
-Each is asked again with every B at zero and with images of another category. Writes
+For each seed all models start from the same vision encoder and tiny language model, and train on
+the same images and questions for the same number of steps (configs/quickstart.py, llava.py). Each
+is also evaluated with every B at zero and with images of another category. Writes
 `experiments/architectures.json` and the table of docs/architectures.md.
 """
 
@@ -28,7 +28,7 @@ RUNS = Path("runs/architectures")
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 MARKERS = ("<!-- architectures:begin -->", "<!-- architectures:end -->")
 SEEDS = (0, 1, 2)
-# The config of each model and what is changed in it.
+# The config of each model and its changes.
 MODELS = {
     "sLAVA, decoder `transformer`": (quickstart, {}),
     "sLAVA, decoder `llama`": (quickstart, {"decoder": "llama"}),
@@ -68,7 +68,7 @@ def config_of(seed: int, model: str) -> ConfigDict:
 
 
 def do(seed: int, model: str) -> None:
-    """One model's stages and its results, unless they are there."""
+    """Runs and evaluates one model, unless its results exist."""
     name = name_of(seed, model)
     if name in results.read(RESULTS):
         return
@@ -80,12 +80,12 @@ def do(seed: int, model: str) -> None:
 
 
 def name_of(seed: int, model: str) -> str:
-    """What a run is called in the results."""
+    """The name of a run in the results."""
     return f"seed{seed}-{model}"
 
 
 def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:
-    """A row of the table for each model that was run: mean ± standard deviation over seeds."""
+    """The table with a row for each model that was run: mean ± standard deviation over seeds."""
     out = []
     for model in MODELS:
         names = [name_of(seed, model) for seed in SEEDS]
@@ -106,7 +106,7 @@ def _cell(values: list[float | None], key: str) -> str:
 
 
 def main() -> None:
-    """Runs what was asked for and writes the table."""
+    """Runs the chosen models and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))

@@ -1,16 +1,16 @@
-"""Llama-2-7b's shape on one GPU: training and decoding, beside transformers + peft in the same run.
+"""How fast do training and decoding run on one GPU, compared with transformers + peft?
 
     python -m experiments.bench_gpu            # six minutes on an H200; ends in one line of JSON
-    python -m experiments.bench_gpu --tiny     # the same code on a small shape, on anything
-    python -m experiments.bench_gpu --page     # the tables of docs/scale.md, of what was measured
+    python -m experiments.bench_gpu --tiny     # the same code with a small shape, on any machine
+    python -m experiments.bench_gpu --page     # only the tables of docs/scale.md
 
-Random weights. Training: 4 sequences of 2,048 tokens, next-token loss, rank 16 on q, k, v, o, Adam:
-ours with K = 4 experts as `main` trains, beside peft's LoRA in bfloat16 with and without gradient
-checkpointing, and on bitsandbytes int8 where it is installed. Decoding: the assistant's `llama`
-decoder, with its adapters and without, beside transformers' `generate`. Each measurement is a
-process of its own. FLOP/s count 4 operations a frozen parameter and token, 6 with full
-rematerialisation; what stands against the card's bandwidth are the bytes of frozen weights that a
-token reads. Writes `experiments/bench_gpu.json`, each row as soon as it is there.
+Llama-2-7b's shape with random weights. Training: 4 sequences of 2,048 tokens, next-token loss, rank
+16 on q, k, v, o, Adam: ours with K = 4 experts as in `main`, against peft's LoRA in bfloat16 with
+and without gradient checkpointing, and on bitsandbytes int8 if installed. Decoding: the assistant's
+`llama` decoder with and without adapters, against transformers' `generate`. Each measurement runs
+in its own process. FLOP/s count 4 operations per frozen parameter and token, 6 with full
+rematerialization. The bandwidth share counts the bytes of frozen weights read per token. Writes
+`experiments/bench_gpu.json` after each measurement.
 """
 
 import argparse
@@ -33,8 +33,8 @@ LLAMA_2_7B = {}  # DecoderConfig's defaults
 TINY = {"vocab_size": 512, "width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_width": 16,
         "mlp_width": 128}  # fmt: skip
 BATCH, LENGTH, RANK = 4, 2048, 16
-MEMORY = 128  # what a decoder looks at, beside its own answer of 128 tokens
-# A measurement is the median of so many groups of steps; the loss is looked at behind each group.
+MEMORY = 128  # tokens a decoder attends to, besides its own answer of 128 tokens
+# A measurement is the median of this many groups of steps; each group ends by reading the loss.
 GROUPS, STEPS = 3, 5
 # (remat, int8 activations) of ours.
 TRAINED = {
@@ -49,7 +49,7 @@ DECODED = tuple(
 )
 ENVIRONMENT = "environment"
 GENERATED = ("peft generate, batch 1", "peft generate, batch 32")
-# Published for a card: dense bfloat16 and int8 operations a second, bytes a second of its memory.
+# Published for each card: dense bfloat16 and int8 operations/s, memory bandwidth in bytes/s.
 CARDS = {
     "NVIDIA H200": {"bfloat16": 989e12, "int8": 1979e12, "bytes": 4.8e12},
     "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "int8": 1979e12, "bytes": 3.35e12},
@@ -63,7 +63,7 @@ AIMS = {
 
 
 def train_ours(name: str, tiny: bool) -> dict:
-    """Tokens a second and peak memory of our step."""
+    """Tokens/s and peak memory of our step."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -85,7 +85,7 @@ def train_ours(name: str, tiny: bool) -> dict:
 
 
 def on_device(shapes: dict) -> dict:
-    """Random weights made where they will be, without passing through the host."""
+    """Random weights created on the device, not copied from the host."""
     import jax
     import jax.numpy as jnp
 
@@ -103,9 +103,9 @@ def on_device(shapes: dict) -> dict:
 
 
 def timed(step, tokens: int, steps: int = STEPS) -> dict:
-    """Seconds of a step and tokens a second, after a group that compiles and warms up.
+    """Seconds per step and tokens/s, after a warm-up group that compiles.
 
-    `step` returns a number that may be under way still, as in training: none waits for its loss.
+    `step` returns a number that may still be computing, as in training: no step waits for its loss.
     """
     seconds = []
     for group in range(1 + GROUPS):
@@ -119,7 +119,7 @@ def timed(step, tokens: int, steps: int = STEPS) -> dict:
 
 
 def peak_gib() -> float | None:
-    """The most that JAX's allocator held; `None` where a device does not say."""
+    """Peak memory of JAX's allocator; `None` if the device does not report it."""
     import jax
 
     stats = jax.devices()[0].memory_stats()
@@ -127,7 +127,7 @@ def peak_gib() -> float | None:
 
 
 def train_peft(name: str, tiny: bool) -> dict:
-    """The same of transformers + peft."""
+    """Tokens/s and peak memory of transformers + peft."""
     import torch
 
     from experiments.bench_peft import adam, torch_step
@@ -167,13 +167,13 @@ def peft_model(int8: bool, checkpointing: bool, tiny: bool):
 
 
 def versions() -> dict[str, dict[str, str]]:
-    """What the other side is made of."""
+    """Package versions of the reference."""
     names = ("torch", "transformers", "peft")
     return {"versions": {name: importlib.metadata.version(name) for name in names}}
 
 
 def decode_peft(name: str, tiny: bool) -> dict:
-    """Tokens a second of transformers' `generate`, behind a prompt as long as our memory."""
+    """Tokens/s of transformers' `generate`, after a prompt as long as our memory."""
     import torch
 
     model, batch = peft_model(False, False, tiny).eval(), int(name.split("batch ")[1])
@@ -194,7 +194,7 @@ def decode_peft(name: str, tiny: bool) -> dict:
 
 
 def decode_ours(name: str, tiny: bool) -> dict:
-    """Tokens a second of generation by the `llama` decoder, behind a question and its image."""
+    """Tokens/s of generation by the `llama` decoder, after a question and its image."""
     import dataclasses
 
     import jax
@@ -224,7 +224,7 @@ def decode_ours(name: str, tiny: bool) -> dict:
     state = prefill(model, variables, prompt, jnp.int32(RANK), room=length)
 
     def step():
-        # A stop that is never chosen: every answer has its full length.
+        # A stop token that is never chosen, so every answer has full length.
         answers = generate(
             model, variables, state, jnp.int32(RANK), jax.random.key(0),
             stop=-1, length=length,
@@ -240,7 +240,7 @@ def decode_ours(name: str, tiny: bool) -> dict:
 
 
 def one(name: str, tiny: bool) -> dict:
-    """One measurement, in this process."""
+    """Makes one measurement in this process."""
     if name == ENVIRONMENT:
         return environment()
     if name in TRAINED:
@@ -251,7 +251,7 @@ def one(name: str, tiny: bool) -> dict:
 
 
 def measured(name: str, tiny: bool) -> dict:
-    """One measurement, in a process of its own; or why there is none."""
+    """Makes one measurement in a new process; returns the error if it fails."""
     if "bitsandbytes" in name and importlib.util.find_spec("bitsandbytes") is None:
         return {"not_measured": "bitsandbytes is not installed"}
     command = [sys.executable, "-m", "experiments.bench_gpu", "--one", name]
@@ -263,7 +263,7 @@ def measured(name: str, tiny: bool) -> dict:
 
 
 def compared(rows: dict[str, dict]) -> dict[str, dict]:
-    """The rows with their share of what their card is published to do, where that is known."""
+    """The rows with their share of the card's published performance, if known."""
     out = {}
     for name, row in rows.items():
         row, card = dict(row), CARDS.get(_card(row))
@@ -276,7 +276,7 @@ def compared(rows: dict[str, dict]) -> dict[str, dict]:
 
 
 def _card(row: dict) -> str:
-    """The short name of the card that a row was measured on, '' where it was not measured."""
+    """The short name of the card a row was measured on, '' if not measured."""
     device = row.get("device", "")
     return next((name for name in CARDS if name in device), device)
 
@@ -332,7 +332,7 @@ def _against(name: str, row: dict) -> str:
 
 
 def write_page() -> None:
-    """Puts the tables of the result file into docs/scale.md."""
+    """Writes the tables of the result file into docs/scale.md."""
     from experiments.readme_results import replaced
 
     rows = json.loads(RESULT.read_text())["rows"]
@@ -340,11 +340,11 @@ def write_page() -> None:
 
 
 def main() -> None:
-    """Measures all, or what is asked for, writes the result file, prints it as one line."""
+    """Makes all or the chosen measurements, writes the result file, prints it as one line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = (*TRAINED, *PEFT, *DECODED, *GENERATED)
     parser.add_argument("--one", choices=(ENVIRONMENT, *names), help="in this process")
-    parser.add_argument("--only", choices=names, nargs="*", help="the others stay as they are")
+    parser.add_argument("--only", choices=names, nargs="*", help="keep the other results")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--page", action="store_true")
     asked = parser.parse_args()
@@ -355,12 +355,12 @@ def main() -> None:
         print(json.dumps(one(asked.one, asked.tiny)))
         return
     rows = json.loads(RESULT.read_text())["rows"] if asked.only else {}
-    about = measured(ENVIRONMENT, asked.tiny)  # by another process: this one must not hold the card
+    about = measured(ENVIRONMENT, asked.tiny)  # in another process, to keep the card free
     if "device" not in about:
         sys.exit(f"error: jax does not run here: {about['failed']}")
     for name in asked.only or names:
         rows[name] = measured(name, asked.tiny)
-        if "seconds" in rows[name]:  # with --only, others may be of another card, or another jax
+        if "seconds" in rows[name]:  # with --only, other rows may be from another card or jax
             rows[name] |= {"device": about["device"], "jax": about["jax"]}
         print(name, rows[name], file=sys.stderr, flush=True)
         result = {

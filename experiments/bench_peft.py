@@ -1,20 +1,20 @@
-"""A training step beside transformers + peft, on the same CPU: tokens a second and peak memory.
+"""How fast is a training step compared with transformers + peft on the same CPU, in what memory?
 
     make reference
-    python -m experiments.bench_peft      # half an hour, two idle cores, 13 GB; killed, it goes on
+    python -m experiments.bench_peft      # 30 minutes, two idle cores, 13 GB; resumes if killed
 
 SmolLM2-135M's shape with random weights, as a plain language model with its tied head: next-token
 loss on the same 4 x 128 random tokens, rank 16 on q, k, v, o, Adam. PEFT's LoRA and LoRA-FA in
-float32, without dropout (its default); ours with K = 4 experts, dynamic rank and dropout, as `main`
-trains (train/step.py), the frozen weights in float32, int8, and int8 with int8 activations; and
-each of the three with the adapters removed and one embedding row trained, for what adapters cost.
-Ours have their memory in large pages, and give it back behind a compilation, as in `main`
-(slava_jax/pages.py); PEFT's LoRA runs with large pages and without.
-Each is a process of its own, so that its peak resident memory is its own, and imports nothing but
-what it steps: PEFT's has no JAX in it, ours no torch. The processes of a repetition step in turn,
-one at a time, and a ratio is that of two steps of one turn: a machine that is shared with others
-drifts by more than the differences sought. Writes `experiments/bench_peft.json`, by processor, and
-its tables in docs/scale.md.
+float32, without dropout (its default); ours with K = 4 experts, dynamic rank and dropout, as in
+`main` (train/step.py), with frozen weights in float32, int8, and int8 with int8 activations. Each
+of the three also runs without adapters, training one embedding row, to show the cost of adapters.
+Ours use large pages and return memory after compilations, as in `main` (slava_jax/pages.py); PEFT's
+LoRA runs with and without large pages.
+
+Each runs in its own process to measure its peak resident memory, and only imports its own library:
+PEFT's no JAX, ours no torch. The processes of a repetition take turns, one step at a time, and each
+ratio compares two steps of one turn, because a shared machine drifts by more than the differences.
+Writes `experiments/bench_peft.json`, by processor, and its tables in docs/scale.md.
 """
 
 import argparse
@@ -29,12 +29,12 @@ import sys
 import time
 from pathlib import Path
 
-# Nothing of ours is imported up here: a repetition's memory would have it in.
+# No imports of this project here: they would add to a repetition's memory.
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 MARKERS = ("<!-- peft:begin -->", "<!-- peft:end -->")
-PARTS = Path("runs/bench_peft")  # a file a repetition
+PARTS = Path("runs/bench_peft")  # a file per repetition
 BATCH, LENGTH, RANK = 4, 128, 16
 SHAPE = {
     "vocab_size": 49_152,
@@ -51,7 +51,7 @@ SHAPE = {
 OURS = {"float32": (False, False), "int8": (True, False), "int8 x int8": (True, True)}
 BARE = "{}, no adapters"
 PAGES = "peft LoRA, large pages"
-# In the order of their turns: beside each of ours the one without adapters.
+# In the order of their turns: each of ours is followed by the one without adapters.
 PAIRS = [name for form in OURS for name in (form, BARE.format(form))]
 NAMES = ("peft LoRA", PAGES, "peft LoRA-FA", *PAIRS)
 WARM, TURNS, REPETITIONS, THREADS = 2, 6, 5, 2
@@ -59,7 +59,7 @@ AIMS = {"speed": 1.4, "memory": 0.6, "adapters": 1.10}
 
 
 def token_ids():
-    """int32[4, 128], the same on both sides."""
+    """int32[4, 128], the same for both libraries."""
     import numpy as np
 
     ids = np.random.default_rng(0).integers(1, SHAPE["vocab_size"], (BATCH, LENGTH))
@@ -67,7 +67,7 @@ def token_ids():
 
 
 def peft_step(name: str):
-    """A function that makes one update of transformers + peft and returns its loss."""
+    """A function that runs one update of transformers + peft and returns its loss."""
     import torch
     from peft.optimizers import create_lorafa_optimizer
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -104,14 +104,14 @@ def with_lora(model):
 
 
 def adam(model):
-    """Adam over what is trained."""
+    """Adam over the trained parameters."""
     import torch
 
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
 
 def torch_step(model, optimizer, ids):
-    """A function that makes one update on next tokens and returns its loss, a tensor."""
+    """A function that runs one next-token update and returns its loss, a tensor."""
 
     def step():
         optimizer.zero_grad()
@@ -124,7 +124,7 @@ def torch_step(model, optimizer, ids):
 
 
 def our_step(name: str):
-    """The same of ours: the step that `main` runs."""
+    """The same for ours: the step of `main`."""
     from experiments.plain_model import PlainModel, plain_batch, shapes_of, stepper
     from experiments.random_llama import random_weights
     from slava_jax.models.decoder import DecoderConfig, DecoderMode
@@ -141,16 +141,16 @@ def our_step(name: str):
 
 
 def one(name: str) -> None:
-    """One repetition, in this process: a timed step for each line of stdin, a line of JSON each.
+    """Runs one repetition in this process: a timed step and a line of JSON for each line of stdin.
 
-    The line holds the step's seconds, and the peak of resident memory in GiB so far.
+    The line has the step's seconds and the peak resident memory so far in GiB.
     """
-    # Both sides the same cores; JAX has no setting of its own for the number of threads.
+    # Limits both libraries to the same cores; JAX has no setting for the number of threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     step = peft_step(name) if name.startswith("peft") else our_step(name)
     stranger = "jax" if name.startswith("peft") else "torch"
     if stranger in sys.modules:
-        raise RuntimeError(f"{name}: its process holds {stranger}, which would count as its memory")
+        raise RuntimeError(f"{name}: {stranger} is loaded and would count as its memory")
     for _ in range(WARM):
         float(step())
     print("warm", flush=True)
@@ -168,7 +168,7 @@ def repetition() -> dict[str, list[dict]]:
     with contextlib.ExitStack() as stack:
         running = {name: stack.enter_context(_started(name)) for name in NAMES}
         for turn in range(TURNS):
-            # There and back, so that no one gains by what changes steadily.
+            # Back and forth, to cancel steady drift.
             for name in NAMES if turn % 2 == 0 else reversed(NAMES):
                 running[name].stdin.write("\n")
                 running[name].stdin.flush()
@@ -178,13 +178,13 @@ def repetition() -> dict[str, list[dict]]:
 
 @contextlib.contextmanager
 def _started(name: str):
-    """The warm process of a name; it ends with the block."""
+    """The warmed-up process of a name; it ends with the block."""
     command = [sys.executable, "-m", "experiments.bench_peft", "--one", name]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=_environment(name), **pipes) as process:
         try:
             while _answer(name, process) != "warm\n":
-                pass  # What a library prints.
+                pass  # Output of a library.
             yield process
         finally:
             process.kill()
@@ -193,12 +193,12 @@ def _started(name: str):
 def _answer(name: str, process) -> str:
     line = process.stdout.readline()
     if not line:
-        sys.exit(f"{name}: its process ended; what it said stands above")
+        sys.exit(f"{name}: its process ended; see its output above")
     return line
 
 
 def measure() -> list[dict[str, list[dict]]]:
-    """All repetitions; one that is there already is not repeated."""
+    """All repetitions; existing ones are not repeated."""
     from slava_jax.train.workdir import write_atomically
 
     PARTS.mkdir(parents=True, exist_ok=True)
@@ -213,14 +213,14 @@ def measure() -> list[dict[str, list[dict]]]:
 
 
 def _environment(name: str) -> dict[str, str]:
-    """Of a repetition: with large pages or without, whatever this process has."""
+    """The environment of a repetition, with or without large pages regardless of this process."""
     kept = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     small = name.startswith("peft") and name != PAGES
     return kept if small else {**kept, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def summary(found: list[dict[str, list[dict]]]) -> dict:
-    """Medians over the turns of all repetitions, and the ratios that the aims speak of."""
+    """Medians over the turns of all repetitions, and the ratios for the aims."""
     steps = {name: [step for part in found for step in part[name]] for name in NAMES}
     seconds = {name: [step["seconds"] for step in steps[name]] for name in NAMES}
     memory = {n: statistics.median(part[n][-1]["peak_gib"] for part in found) for n in NAMES}
@@ -251,7 +251,7 @@ def summary(found: list[dict[str, list[dict]]]) -> dict:
 
 
 def int8_instructions() -> list[str]:
-    """Those of this processor that sum products of int8, of which its speed at them depends."""
+    """This processor's instructions for int8 dot products, which determine its int8 speed."""
     known = {"amx_int8", "avx512_vnni", "avx_vnni"}
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next((line for line in lines if line.startswith("flags")), "")
@@ -286,7 +286,7 @@ def _table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    """Measures, writes the result file and the page, prints the table."""
+    """Measures, writes the result file and the page, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", choices=NAMES)
     asked = parser.parse_args()
@@ -316,7 +316,7 @@ def main() -> None:
     results.add(RESULT, result["environment"]["processor"], result)
     tables = shown(results.read(RESULT))
     write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), tables, *MARKERS))
-    shutil.rmtree(PARTS)  # the next run is a new one
+    shutil.rmtree(PARTS)  # so that the next run starts again
     print(tables)
 
 

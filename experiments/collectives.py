@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, counted in its text (HLO)."""
+"""Counts the bytes a compiled program sends between devices, from its HLO text."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Bytes a step on one device: `payload`, the arrays; `ring`, what a ring of links carries."""
+    """Bytes per step and device: `payload`, the arrays; `ring`, the traffic on a ring of links."""
 
     payload_bytes: float = 0.0
     ring_bytes: float = 0.0
@@ -33,15 +33,15 @@ class Traffic:
         return Traffic(self.payload_bytes + other.payload_bytes, self.ring_bytes + other.ring_bytes)
 
     def times(self, count: int) -> "Traffic":
-        """Of a loop."""
+        """The traffic of a loop."""
         return Traffic(self.payload_bytes * count, self.ring_bytes * count)
 
 
 def traffic(program: str) -> Traffic:
-    """Counts `compiled.as_text()`; what a loop's body sends counts as often as it turns.
+    """Counts the traffic in `compiled.as_text()`; a loop's body counts once per iteration.
 
     Raises:
-      ValueError: a loop that sends something does not say how often it turns.
+      ValueError: the number of iterations of a loop with traffic is unknown.
     """
     entry, computations = _computations(program)
     held: dict[str, Traffic] = {}
@@ -50,8 +50,8 @@ def traffic(program: str) -> Traffic:
         if name not in held:
             lines = computations[name]
             found = sum((line_of(line, lines) for line in lines), Traffic())
-            # A TPU does such a fusion, a sum of which each device keeps its part, as one that only
-            # scatters: half as far.
+            # A TPU runs such a fusion (an all-reduce of which each device keeps its part) as a
+            # reduce-scatter, with half the traffic.
             scattered = name.startswith("all-reduce-scatter")
             held[name] = Traffic(found.payload_bytes, found.ring_bytes / (1 + scattered))
         return held[name]
@@ -83,7 +83,7 @@ def _computations(program: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _turns(line: str, beside: list[str], computations: dict[str, list[str]]) -> int:
-    """How often a `while` turns: as it says itself, or as its counter, from 0, is compared."""
+    """The iterations of a `while`, from its annotation or the bound of its counter from 0."""
     said = _TRIPS.search(line)
     if said:
         return int(said[1])
@@ -94,11 +94,11 @@ def _turns(line: str, beside: list[str], computations: dict[str, list[str]]) -> 
         counter, bound = (_number(name, condition, carried, beside) for name in root.groups())
         if counter == 0 and bound is not None:
             return bound
-    raise ValueError(f"a loop that does not say how often it turns: {line[:200]}")
+    raise ValueError(f"a loop with an unknown number of iterations: {line[:200]}")
 
 
 def _number(name: str, lines: list[str], carried: str = "", beside: Sequence[str] = ()):
-    """The constant that an instruction is, or that it takes out of what the loop began with."""
+    """The constant value of an instruction, which may come from the loop's initial state."""
     for line in lines:
         found = re.match(rf"\s*(?:ROOT )?%?{re.escape(name)} = \S+ (.*)", line)
         if found is None:
@@ -125,7 +125,7 @@ def _called(line: str) -> Iterator[str]:
 
 def _of_collective(line: str, shapes: str, kind: str) -> Traffic:
     sizes = [_bytes(*shape) for shape in _SHAPE.findall(shapes)]
-    # Those that start one and go on hand back input and output.
+    # Asynchronous starts return input and output.
     started = f"{kind}-start(" in line
     size = max(sizes) if started and kind != "all-reduce" else sum(sizes)
     many = _devices(line)
@@ -143,7 +143,7 @@ def _bytes(kind: str, sizes: str) -> float:
 
 
 def _devices(line: str) -> int:
-    """How many take part in a group, in each of the ways that XLA writes it."""
+    """The number of devices in a group, in each of XLA's notations."""
     counted, listed, named = (p.search(line) for p in (_COUNTED, _LISTED, _NAMED))
     if counted:
         return int(counted[1])
@@ -152,7 +152,7 @@ def _devices(line: str) -> int:
     if named is None:
         if "collective-permute" in line:
             return 1  # pairs, not groups
-        raise ValueError(f"a collective whose groups cannot be read: {line[:200]}")
+        raise ValueError(f"a collective with unreadable groups: {line[:200]}")
     sizes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", named[1])}
     axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", named[2])
     return math.prod(int(part) if part else sizes[name] for name, part in axes)

@@ -1,19 +1,19 @@
-"""The real run: ViT-S/14 and SmolLM2-135M on real solar cells, over splits, decoders, controls.
+"""How well do ViT-S/14 and SmolLM2-135M classify real solar cells? Splits, decoders, controls.
 
     make elpv weights
     python -m experiments.elpv_probes
-    python -m experiments.elpv_pretrained              # hours on two cores; killed, it goes on
+    python -m experiments.elpv_pretrained              # hours on two cores; resumes if killed
     python -m experiments.elpv_pretrained --splits 0   # one split
-    python -m experiments.elpv_pretrained --splits     # none: the summary of what is there
+    python -m experiments.elpv_pretrained --splits     # none: only the summary
 
-A split is three runs of configs/elpv_pretrained.py. `transformer` trains the last layers of the
-vision encoder and an assistant with the paper's small decoder. `llama` starts from that encoder,
-and the language model writes the answer. `embeddings` is the control in which the text encoder
-is replaced by its embedding table. Every run has the controls of every evaluation: every B at
-zero, exchanged images, the vision classifier alone. Accuracy is over the mean of four views of a
-cell; once as it is stands beside it, ranked and written in words. Writes
-`experiments/elpv/splitN-NAME.json` (one that is there is not made again), and
-`experiments/elpv/summary.json` beside them, with the paired difference to the best probe.
+A split has three runs of configs/elpv_pretrained.py. `transformer` trains the last layers of the
+vision encoder and an assistant with the paper's small decoder. In `llama`, which starts from that
+encoder, the language model writes the answer. `embeddings` is the control with the text encoder
+replaced by its embedding table. Every run has the usual controls: every B at zero, mismatched
+images, the vision classifier alone. Accuracy uses the mean over four views of a cell; the accuracy
+on one view is also given, by ranking and by generated text. Writes
+`experiments/elpv/splitN-NAME.json` unless it exists, and `experiments/elpv/summary.json` with the
+paired difference to the best probe.
 """
 
 import argparse
@@ -37,14 +37,14 @@ RESULTS = Path(__file__).parent / "elpv"
 RUNS = Path("runs/elpv_pretrained")
 VARIANTS = ("transformer", "llama", "embeddings")
 SCORES = ("accuracy", "macro_f1", "weighted_accuracy", "weighted_as_functional", "sure_accuracy")
-# Of one view each.
+# Metrics on one view.
 _FURTHER = (
     "exchanged_images_accuracy",
     "one_view_accuracy",
     "generated_in_words_accuracy",
     "itm_auc",
 )
-# Of predictions.csv: what the classifier alone and the controls are called in the results.
+# Names in the results of the classifier and the controls in predictions.csv.
 CONTROLS = {"": "assistant", "zero_b": "every_b_at_zero", "vit": "vision_classifier_alone"}
 
 
@@ -63,7 +63,7 @@ def config_of(split: int, variant: str):
 
 
 def workdir_of(split: int, variant: str) -> Path:
-    """Where one run is."""
+    """The work directory of one run."""
     return RUNS / f"split{split}-{variant}"
 
 
@@ -78,19 +78,19 @@ def predictions(workdir: Path) -> dict[str, dict[str, int]]:
 
 
 def do(split: int, variant: str) -> None:
-    """One run and its result file, unless that is there. Exits where it is of another config."""
+    """Makes one run and its result file, unless that exists. Exits if it is of another config."""
     place, config = RESULTS / f"split{split}-{variant}.json", config_of(split, variant)
     settings = hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:16]
     if place.exists():
         if json.loads(place.read_text())["settings"] != settings:
-            sys.exit(f"error: {place}: of another config; delete it, and it is measured anew")
+            sys.exit(f"error: {place}: from another config; delete it to measure again")
         return
-    if variant != "transformer":  # whose vision stage it starts from
+    if variant != "transformer":  # it starts from the vision stage of `transformer`
         run(config_of(split, "transformer"), workdir_of(split, "transformer"))
     metrics = run(config, workdir_of(split, variant))
     found, cells = predictions(workdir_of(split, variant)), Cells.read()
     if set(found[""]) != set(cells.split(split)["test"]):
-        raise RuntimeError(f"split {split}: the run was not tested on the split's test cells")
+        raise RuntimeError(f"split {split}: the run used other test cells than the split")
     result = {
         "split": split,
         "seed": split,
@@ -109,7 +109,7 @@ def do(split: int, variant: str) -> None:
 
 
 def summary() -> dict:
-    """Mean and standard deviation over the splits that are there, and paired differences."""
+    """Mean and standard deviation over the finished splits, and paired differences."""
     probes = json.loads(PROBES.read_text())
     best = max(probes["splits"], key=lambda name: probes["summary"][f"{name}.accuracy"][0])
     out = {"best_probe": best, "probes": probes["summary"]}
@@ -147,7 +147,7 @@ def _spread(values: list[float]) -> dict:
 
 
 def main() -> None:
-    """Runs what was asked for and writes the summary."""
+    """Runs the chosen splits and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, nargs="*", default=list(SPLITS))
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)

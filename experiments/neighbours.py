@@ -1,10 +1,10 @@
-"""How long does similarity sampling (section 4.4) take over as many images as the SEM set has?
+"""How long does similarity sampling (section 4.4) take for as many images as the SEM set has?
 
     python -m experiments.neighbours      # a minute or two
 
-Every one of 21,000 random embeddings is a query against all of them, 8 neighbours each, categories
-as uneven as the SEM set's. What the numbers are does not change the time. The target is 30 s on
-2 cores. Writes `experiments/neighbours.json`.
+Each of 21,000 random embeddings is a query against all of them, with 8 neighbours and the category
+sizes of the SEM set. The values do not affect the time. The target is 30 s on 2 cores. Writes
+`experiments/neighbours.json`.
 """
 
 import json
@@ -20,11 +20,11 @@ from slava_jax.train.workdir import environment, machine_metrics, write_atomical
 
 RESULT = Path(__file__).with_suffix(".json")
 IMAGES, COUNT, WIDTHS, SEED = 21_000, 8, (64, 384), 0
-SIZES = (973, 163, 327, 4591, 3821, 3926, 4756, 182, 918, 1625)  # images a category of the SEM set
+SIZES = (973, 163, 327, 4591, 3821, 3926, 4756, 182, 918, 1625)  # the SEM set's category sizes
 
 
 def measure() -> list[dict]:
-    """Seconds of every relation at every width."""
+    """Seconds for every relation at every width."""
     rng = np.random.default_rng(SEED)
     labels = rng.choice(len(SIZES), IMAGES, p=np.asarray(SIZES) / sum(SIZES))
     itself = np.arange(IMAGES)
@@ -40,7 +40,7 @@ def measure() -> list[dict]:
 
 
 def main() -> None:
-    """Measure, print and write the result file."""
+    """Measures, prints and writes the result file."""
     rows = measure()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = {

@@ -1,11 +1,11 @@
-"""Which assistants with Llama-2-7b fit a TPU? What its own compiler plans, without a TPU.
+"""Which assistants with Llama-2-7b fit a TPU? Planned by the TPU compiler, without a TPU.
 
-    make tpu-plan      # half an hour; every plan is kept, a killed run goes on
+    make tpu-plan      # 30 minutes; every plan is saved, an interrupted run resumes
 
-Compiles the training step that `main` runs (train/step.py on a mesh: K = 4 on q, k, v, o, both
-losses with the wrong pairs, Adam) for chips described by libtpu. The peak is what the compiler
-reserves on one chip. Bytes of collectives are counted in the compiled program, those in a loop as
-often as it turns. A result is kept with a hash of its program, and made anew for another. Writes
+Compiles the training step of `main` (train/step.py on a mesh: K = 4 on q, k, v, o, both losses with
+the mismatched pairs, Adam) for chips described by libtpu. The peak is the memory the compiler
+reserves on one chip. Bytes of collectives are counted in the compiled program, once per iteration
+for loops. A result is stored with a hash of its program, and measured again if that changes. Writes
 `experiments/plan_tpu.json` and the tables of docs/scale.md.
 """
 
@@ -17,7 +17,7 @@ import math
 import os
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are described, not there
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips are only described
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 MARKERS = ("<!-- plan:begin -->", "<!-- plan:end -->")
 GIB = 2**30
-# Published: bfloat16 operations a second, and bytes a second of all links of a chip.
+# Published for each chip: bfloat16 operations/s, and bytes/s over all its links.
 CHIPS = {
     "v5e": {"bfloat16": 197e12, "links": 200e9},
     "v5p": {"bfloat16": 459e12, "links": 600e9},
@@ -48,9 +48,9 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One program: `tokens` of text and a quarter as many of the answer, `rows` a copy of weights.
+    """One program: `tokens` of text and a quarter of that for the answer, `rows` per weight copy.
 
-    `chips` of the topology are used (None: all); `model` of them share a copy.
+    Uses `chips` of the topology (None: all); `model` chips share a copy of the weights.
     """
 
     topology: str
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What its result is kept under."""
+        """The key of its result."""
         own = dataclasses.asdict(self)
         del own["aim"]
         return ", ".join(f"{key} {value}" for key, value in own.items())
@@ -85,8 +85,8 @@ SHARED = [
     Plan("v5p:2x2x1", 4, 2048, "full", model=1),
     Plan("v5p:2x2x1", 16, 2048, "full", model=4),
 ]
-# Of one chip with room for all of them: what the table of cards is inferred from. With full remat
-# a few sequences are no peak, which is elsewhere then: the two sizes must lie above.
+# Plans on one chip with room for all of them; the table of cards is extrapolated from them. With
+# full remat and few sequences the peak is elsewhere, so both sizes must be larger.
 SIZES = [
     Plan("v5p:2x2x1", rows, tokens, remat, chips=1)
     for remat, tokens, pair in (
@@ -98,11 +98,11 @@ SIZES = [
     for rows in pair
 ]
 CARDS = (12, 16, 24, 40, 80)  # GiB
-SPARE = 1.0  # GiB of a card that are not the program's: context, libraries, fragmentation
+SPARE = 1.0  # GiB of a card for context, libraries and fragmentation
 
 
 def lowered(plan: Plan):
-    """The program of a plan, before its compiler sees it, and how many chips it is for."""
+    """The lowered program of a plan, and its number of chips."""
     platform = topologies.get_topology_desc(platform="tpu", topology_name=plan.topology)
     devices = platform.devices[: plan.chips]
     config = dataclasses.replace(PAPER, decoder=plan.decoder, remat=plan.remat)
@@ -116,9 +116,9 @@ def lowered(plan: Plan):
 
 
 def measure(plan: Plan, held: dict | None) -> dict:
-    """Peak memory of a chip and what crosses its links in a step; or why there is no program.
+    """Peak memory of a chip and link traffic per step, or the compiler's error.
 
-    What is `held` is compiled again only if the program has changed since.
+    Compiles again only if the program differs from that of `held`.
     """
     source, chips = lowered(plan)
     digest = hashlib.sha256(source.as_text().encode()).hexdigest()[:16]
@@ -141,7 +141,7 @@ def measure(plan: Plan, held: dict | None) -> dict:
 
 
 def efficiency(result: dict) -> float:
-    """Share of a step in which the chips compute, if nothing that crosses a link is hidden."""
+    """Fraction of a step in which the chips compute, if no communication is overlapped."""
     plan = Plan(**result["plan"])
     chip = CHIPS[plan.topology.split(":")[0]]
     tokens = plan.rows * plan.tokens / plan.model  # of one chip
@@ -153,7 +153,7 @@ def efficiency(result: dict) -> float:
 
 
 def tables(results: dict[str, dict]) -> str:
-    """Markdown for docs/scale.md, of the plans that are there."""
+    """Markdown of the finished plans for docs/scale.md."""
     asked = [
         (
             f"{p.rows} x {p.tokens} a chip, {p.chips or 'all'} of {p.topology}, remat {p.remat},"
@@ -225,7 +225,7 @@ def _write(results: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    """Measures what is not there yet or of another program, writes the result file and the page."""
+    """Measures the missing and changed programs, writes the result file and the page."""
     held = json.loads(RESULT.read_text())["results"] if RESULT.exists() else {}
     plans = (*ASKED, *SHARED, *SIZES)
     results = {plan.name: held[plan.name] for plan in plans if plan.name in held}

@@ -1,4 +1,4 @@
-"""One JSON file for the results of an experiment, which grows measurement by measurement."""
+"""One JSON file for the results of an experiment, extended after each measurement."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from slava_jax.train.workdir import write_atomically
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was measured so far, by the name of the measurement; {} before the first."""
+    """The results so far by name of the measurement; {} before the first."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def add(path: Path, name: str, result: Any) -> None:
-    """Adds one measurement; the file is whole at any time."""
+    """Adds one measurement; replaces the file atomically."""
     held = read(path) | {name: result}
     write_atomically(path, json.dumps(dict(sorted(held.items())), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Assistant stages that share what stands before them: images, vision and language stage."""
+"""Assistant stages that share their images, vision stage and language stage."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from slava_jax.train.loop import run
 def shared_stages(
     config: ConfigDict, runs: Path, seed: int, stages: tuple[str, ...] = ("vision", "language")
 ) -> Path:
-    """The work directory of a seed's first stages, which are run if need be."""
+    """The work directory of a seed's first stages, which are run if missing."""
     config.seed, config.stages = seed, stages
     workdir = runs / f"seed{seed}"
     run(config, workdir)
@@ -19,18 +19,18 @@ def shared_stages(
 
 
 def assistant_run(config: ConfigDict, workdir: Path, before: Path) -> dict[str, float]:
-    """The metrics of a run on top of `before`: its images and questions, and its shared stages.
+    """The metrics of a run with the images, questions and stages of `before`.
 
-    Of these `start_from` may name others.
+    `start_from` may replace some of the stages.
     """
     config.stages = tuple(name for name in config.stages if name in ("alignment", "assistant"))
     for name in ("vision", "language"):
         config.start_from[name] = config.start_from[name] or str(before)
     (workdir / "data").mkdir(parents=True, exist_ok=True)
-    for name in (config.data.name, "instructions"):  # the tokenizer is the language model's own
+    for name in (config.data.name, "instructions"):  # the tokenizer comes with the language model
         link = workdir / "data" / name
         if not link.exists():
             link.symlink_to((before / "data" / name).absolute())
     metrics = run(config, workdir)
-    jax.clear_caches()  # a run's compiled programs are more than 1 GB
+    jax.clear_caches()  # the compiled programs of a run take more than 1 GB
     return metrics

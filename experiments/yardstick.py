@@ -1,10 +1,10 @@
-"""How hard the procedural micrographs are, fixed before any model is trained on them.
+"""How hard are the synthetic micrographs? Measured before any model is trained on them.
 
     python -m experiments.yardstick            # about two minutes on two idle cores
 
-Draws a balanced set, fits the classical yardstick (`slava_jax.eval.yardstick`) on 2,800 images
+Generates a balanced set, fits the classical baseline (`slava_jax.eval.yardstick`) on 2,800 images
 and tests it on 800 others; fits logistic regression on the data bar alone, which must stay near
-chance; and times the drawing. Writes `experiments/yardstick.json`.
+chance; and times the generation. Writes `experiments/yardstick.json`.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from slava_jax.eval import yardstick
 from slava_jax.synthetic.micrographs import draw
 from slava_jax.synthetic.records import CATEGORIES
 
-BAND = (0.55, 0.80)  # the yardstick's top-1 must lie here
-BAR_LIMIT = 0.15  # and that of the data bar alone under this
+BAND = (0.55, 0.80)  # required range of the baseline's top-1
+BAR_LIMIT = 0.15  # upper limit for the data bar alone
 RESULT = Path(__file__).with_suffix(".json")
 
 
 def rows(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The yardstick's features and the data bar's pixels of one image a category."""
+    """The baseline's features and the data bar's pixels of one image per category."""
     drawn = [draw(category, seed, size) for category in CATEGORIES]
     bars = np.stack([d.image[-d.bar_height :, :].ravel() for d in drawn])
     return yardstick.features(np.stack([d.image for d in drawn])), bars
@@ -45,7 +45,7 @@ def score(train, labels, test, truth) -> tuple[float, np.ndarray]:
 
 
 def speed(size: int, each: int) -> dict[str, float]:
-    """Images a second and core, by category, from the processor time this process used."""
+    """Images per second and core, by category, from this process's processor time."""
     rate = {}
     for category in CATEGORIES:
         draw(category, 0, size)
@@ -57,14 +57,14 @@ def speed(size: int, each: int) -> dict[str, float]:
 
 
 def cpu() -> str:
-    """The processor's name, where the system tells."""
+    """The processor's name, if the system reports it."""
     info = Path("/proc/cpuinfo")
     names = [n for n in info.read_text().splitlines() if "model name" in n] if info.exists() else []
     return names[0].split(":")[1].strip() if names else platform.processor()
 
 
 def measure(train_seeds: int, test_seeds: int, size: int, workers: int) -> dict:
-    """Everything the result file holds; seeds 0, 1, ... train, the following ones test."""
+    """The contents of the result file; seeds 0, 1, ... train, the following ones test."""
     seeds = range(train_seeds + test_seeds)
     with concurrent.futures.ProcessPoolExecutor(workers) as pool:
         drawn = list(pool.map(functools.partial(rows, size=size), seeds, chunksize=8))
@@ -73,7 +73,7 @@ def measure(train_seeds: int, test_seeds: int, size: int, workers: int) -> dict:
     labels = np.tile(np.arange(len(CATEGORIES)), len(seeds))
     cut = train_seeds * len(CATEGORIES)
     top1, confusion = score(features[:cut], labels[:cut], features[cut:], labels[cut:])
-    # Every third column: the bar's letters are two pixels wide, and the fit stays short.
+    # Every third column keeps the fit short; the bar's letters are two pixels wide.
     thin = bars[:, ::3]
     bar_top1, _ = score(thin[:cut], labels[:cut], thin[cut:], labels[cut:])
     rate = speed(size, 40)
@@ -102,7 +102,7 @@ def measure(train_seeds: int, test_seeds: int, size: int, workers: int) -> dict:
 
 
 def main() -> None:
-    """Measure, print and write the result file."""
+    """Measures, prints and writes the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train-seeds", type=int, default=280)
     parser.add_argument("--test-seeds", type=int, default=80)
