@@ -1,6 +1,6 @@
 """How much memory and time does it take to convert a Llama-2-7b to int8?
 
-    python -m experiments.convert_7b --workdir DIR     # 21 GB free in DIR, which is emptied after
+    python -m experiments.convert_7b --workdir DIR     # 21 GB free in DIR, emptied afterwards
 
 Writes a folder of Llama-2-7b's shape with random float16 weights (13.5 GB in shards, as Hugging
 Face lays it out), converts it in a process of its own and samples that process's memory: anonymous
@@ -31,7 +31,7 @@ from slava_jax.nn.quantized import quantize
 from slava_jax.train.workdir import environment, machine_metrics
 
 RESULT = Path(__file__).with_suffix(".json")
-LIMIT_GIB = 3.0  # of anonymous memory
+LIMIT_GIB = 3.0  # anonymous memory
 SEED = 0
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -50,13 +50,13 @@ LAYERS_CHECKED = (0, 17, 31)
 
 
 def make_folder(folder: Path, settings: dict) -> int:
-    """A Llama folder of random float16 weights, a shard a layer; returns its parameters."""
+    """Writes a Llama folder of random float16 weights, a shard per layer; returns their number."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(settings))
     model = decoder_config(settings, folder)
     rows = [row for row in huggingface_table(model) if isinstance(row, Row)]
     rng, index, count = np.random.default_rng(SEED), {}, 0
-    for layer in range(-1, model.layers):  # -1: what is in no layer
+    for layer in range(-1, model.layers):  # -1: weights outside the layers
         names = {r.source.format(layer): r for r in rows if ("{}" in r.source) == (layer >= 0)}
         shard = f"model-{layer + 2:05d}-of-{model.layers + 1:05d}.safetensors"
         arrays = {name: _random(rng, row.shape) for name, row in names.items()}
@@ -75,7 +75,7 @@ def _random(rng, shape) -> np.ndarray:
 
 
 def convert(source: Path, target: Path) -> dict[str, float]:
-    """Runs the command and samples its memory, every 20 ms."""
+    """Runs the command and samples its memory every 20 ms."""
     command = [sys.executable, "-m", "slava_jax", "convert", "--from", str(source), "--to"]
     start = time.monotonic()
     process = subprocess.Popen([*command, str(target), "--quantize", "int8"])
@@ -94,7 +94,7 @@ def convert(source: Path, target: Path) -> dict[str, float]:
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """KiB; empty once the process is gone."""
+    """Memory in KiB; empty once the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -104,7 +104,7 @@ def _memory(pid: int) -> dict[str, int]:
 
 
 def check(source: Path, target: Path) -> int:
-    """Compares some int8 layers with the source's; returns how many were equal, exits otherwise."""
+    """Compares some int8 layers with the source; returns their number, exits if any differs."""
     # One array of the tree at a time, since the whole is 6.7 GB.
     import tensorstore
 
@@ -121,21 +121,21 @@ def check(source: Path, target: Path) -> int:
             row = rows[f"{path}/kernel"]
             kernel, _ = quantize(row.change(tensors.read(row.source.format(layer))))
             if not np.array_equal(stored[layer].read().result(), np.asarray(kernel)):
-                sys.exit(f"{name}, layer {layer}: not what it was made from")
+                sys.exit(f"{name}, layer {layer}: differs from its source")
             count += 1
     return count
 
 
 def size_gb(folder: Path) -> float:
-    """Of all files in it, in 10^9 bytes."""
+    """The size of all files in it, in 10^9 bytes."""
     return round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9, 2)
 
 
 def main() -> None:
-    """Make, convert, check, report."""
+    """Writes the weights, converts and checks them, and reports."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="21 GB free there")
-    parser.add_argument("--layers", type=int, default=32, help="fewer, to try the script out")
+    parser.add_argument("--workdir", type=Path, required=True, help="needs 21 GB of free space")
+    parser.add_argument("--layers", type=int, default=32, help="fewer to try the script")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     source, target = args.workdir / "theirs", args.workdir / "ours"

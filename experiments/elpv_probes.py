@@ -1,19 +1,18 @@
-"""The floor: how well classical probes on the frozen vision encoder tell defective solar cells.
+"""How well do classical probes on the frozen vision encoder detect defective solar cells?
 
     make elpv weights
     python -m experiments.elpv_probes      # minutes on two cores, once the states are computed
 
 Features: `<cls>`, mean and maximum of the patch tokens of the pretrained ViT-S/14 at 294 pixels,
-behind its last norm, 1,152 numbers, standardised. A logistic regression and a support vector
-machine with a radial kernel are fitted to the 75 % that the model trains and validates on, over
-ten splits, of which the first are the model's. Their strength is chosen by five-fold
-cross-validation, shuffled: cells come module by module, and folds in that order choose far too
-weak a probe (0.813).
+after its last norm, 1,152 standardized numbers. A logistic regression and an SVM with a radial
+kernel are fitted to the 75 % of training and validation cells, over ten splits that begin with the
+model's. Their regularization is chosen by shuffled five-fold cross-validation. (The cells are
+ordered by module, and unshuffled folds choose a much weaker probe, 0.813.)
 
-The model is trained on flipped and turned cells and decides by the mean over these views, which a
-plain probe does not. So each probe is there twice: on cells as they are, and (`_views`)
-fitted to all views of the training cells, at the same strength, its decisions the mean over those
-of a test cell. Writes `experiments/elpv/probes.json`.
+The model is trained on flipped and rotated cells and averages over these views. For a fair
+comparison there are two versions of each probe: on unchanged cells, and (`_views`) fitted to all
+views of the training cells with the same regularization, averaging over the views of a test cell.
+Writes `experiments/elpv/probes.json`.
 """
 
 import json
@@ -47,7 +46,7 @@ PROBE_SPLITS = 10
 def features() -> tuple[list[str], np.ndarray]:
     """Keys of all cells, and float32[cells, views, 3 * width] of the frozen encoder.
 
-    The views are those that the model trains and decides on; the first is the cell as it is.
+    The views are the model's; the first is the unchanged cell.
     """
     kept = WORKDIR / "features.npz"
     if not kept.exists():
@@ -75,7 +74,7 @@ def features() -> tuple[list[str], np.ndarray]:
 
 
 def probes() -> dict:
-    """Name -> a fresh probe that chooses its strength itself."""
+    """Name -> an unfitted probe that chooses its own regularization."""
     logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     svm = make_pipeline(StandardScaler(), SVC())
     strengths = {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1]}
@@ -88,7 +87,7 @@ def probes() -> dict:
 
 
 def _over_views(chosen, rows: np.ndarray, fitted, tested, truth) -> np.ndarray:
-    """Decisions of a probe like `chosen` that is fitted to every view: float[tested], the mean."""
+    """Mean decisions of a probe like `chosen`, fitted to every view: float[tested]."""
     views, width = rows.shape[1:]
     probe = clone(chosen).fit(rows[fitted].reshape(-1, width), np.repeat(truth, views))
     return probe.decision_function(rows[tested].reshape(-1, width)).reshape(-1, views).mean(1)

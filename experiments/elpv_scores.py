@@ -1,13 +1,13 @@
-"""Splits and scores of the solar cells, for the model and the probes alike.
+"""Splits and scores of the solar cells, for the model and the probes.
 
 Two protocols, each on the test quarter:
 
-- plain: a cell is defective where its annotated probability is above 0.5; every cell counts one.
-- weighted, after Deitsch et al. (arXiv 1807.02894, table 1): the annotator's doubt is a weight.
-  Cells of probability 0 and 1 count one, those of 2/3 count two thirds and those of 1/3 a third,
-  the last as defective ones that one is less sure of. Their split and ours differ, so that the
-  figures stand beside theirs and not against them. `weighted_as_functional` takes the cells of
-  1/3 as functional, with the same weight, in case their table is read the other way.
+- plain: a cell is defective if its annotated probability is above 0.5; every cell has weight 1.
+- weighted, after Deitsch et al. (arXiv 1807.02894, table 1): the annotator's confidence is the
+  weight. Cells of probability 0 and 1 have weight 1, those of 2/3 weight 2/3, and those of 1/3
+  weight 1/3, the last as defective. Their split differs from ours, so the scores are not directly
+  comparable. `weighted_as_functional` counts the cells of 1/3 as functional, with the same weight,
+  in case their table is meant that way.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from configs.elpv_pretrained import get_config
 from slava_jax.data.datasets.elpv import CLASS_NAMES, package_folder, read_labels
 from slava_jax.data.datasets.store import split_stratified
 
-SPLITS = (0, 1, 2)  # of the model; data.seed
+SPLITS = (0, 1, 2)  # splits of the model (data.seed)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """What is known of every cell, by key: class, annotated probability of a defect, stratum."""
+    """Class, annotated defect probability and stratum of every cell, by key."""
 
     label: dict[str, int]
     probability: dict[str, float]
@@ -32,7 +32,7 @@ class Cells:
 
     @classmethod
     def read(cls) -> "Cells":
-        """The table that came with the images."""
+        """Reads the table that comes with the images."""
         entries = read_labels(package_folder() / "data")
         return cls(
             {e.key: e.label for e in entries},
@@ -41,7 +41,7 @@ class Cells:
         )
 
     def split(self, seed: int) -> dict[str, list[str]]:
-        """Keys of training, validation and test split: those of a run with `data.seed`."""
+        """Keys of the training, validation and test split, as in a run with this `data.seed`."""
         keys, data = list(self.label), get_config().data
         shares = (data.validation, data.test)
         parts = split_stratified(keys, [self.stratum[k] for k in keys], seed, "elpv", shares)
@@ -49,7 +49,7 @@ class Cells:
 
 
 def scores_of(cells: Cells, predicted: dict[str, int]) -> dict:
-    """Both protocols' scores of the predictions, key -> 0 (functional) or 1 (defective)."""
+    """The predictions' scores in both protocols; key -> 0 (functional) or 1 (defective)."""
     keys = list(predicted)
     guess = np.asarray([predicted[key] for key in keys])
     truth = np.asarray([cells.label[key] for key in keys])

@@ -1,4 +1,4 @@
-"""The table of the real run, written into README.md from experiments/elpv/summary.json.
+"""Writes the table of the solar cell runs into README.md, from experiments/elpv/summary.json.
 
 python -m experiments.elpv_table
 """
@@ -13,7 +13,7 @@ from slava_jax.train.workdir import write_atomically
 BEGIN, END = "<!-- elpv:begin -->", "<!-- elpv:end -->"
 _HEADER = ("", "accuracy", "macro F1", "accuracy, weighted", "minus best probe")
 _SCORES = ("accuracy", "macro_f1", "weighted_accuracy")
-# What a row is called, the variant it is of, and who of it answers.
+# Label of a row, its variant, and the predictor.
 _ROWS = (
     ("sLAVA, `transformer` decoder", "transformer", "assistant"),
     ("– every adapter's B at zero", "transformer", "every_b_at_zero"),
@@ -28,12 +28,12 @@ _PROBES = (
     ("RBF SVM on the frozen features", "rbf_svm"),
     ("– fitted to four views, and deciding by them", "rbf_svm_views"),
 )
-# Of Deitsch et al., arXiv 1807.02894: another split of the same cells.
+# Deitsch et al., arXiv 1807.02894: another split of the same cells.
 _PUBLISHED = (("Deitsch et al.: SVM", "0.8244"), ("Deitsch et al.: CNN", "0.8842"))
 
 
 def results(summary: Mapping) -> str:
-    """Markdown of what the summary holds; a variant that was not run has no row."""
+    """The summary as Markdown; a variant that was not run has no row."""
     rows = []
     for label, variant, who in _ROWS:
         held = summary.get(variant)

@@ -3,11 +3,11 @@
     make pretrained
     python -m experiments.int8_perplexity      # about two minutes on two cores
 
-Converts SmolLM2-135M-Instruct (a GGUF file, 4 bits a weight, dequantised) once to float32 and once
-to int8, and compares their perplexity on two fixed texts that are in the repository: the 26
-reference captions of the paper's tables, and LICENSE. int8 is run weight-only, and with int8
-activations. Nothing is drawn at random. The file's weights are rounded to 4 bits already, so int8
-is compared with what they were dequantised to. Writes `experiments/int8_perplexity.json`.
+Converts SmolLM2-135M-Instruct (a GGUF file with 4 bits per weight, dequantized) to float32 and to
+int8, and compares their perplexity on two texts in the repository: the 26 reference captions of the
+paper's tables, and LICENSE. int8 runs weight-only and with int8 activations. Nothing is random. The
+baseline is the dequantized float32 model, because the file's weights are already rounded to 4 bits.
+Writes `experiments/int8_perplexity.json`.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from slava_jax.train.workdir import environment
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
-LIMIT_PERCENT = 1.0  # of perplexity gained, weight-only
+LIMIT_PERCENT = 1.0  # increase of perplexity, weight-only
 FORMS = {"float32": (False, False), "int8": (True, False), "int8 x int8": (True, True)}
-WINDOW = 256  # tokens scored together, the first of each window unscored
+WINDOW = 256  # tokens per window, of which the first is not scored
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -65,7 +65,7 @@ def nats(loaded, ids: list[int], int8_activations: bool) -> tuple[float, int]:
 
 
 def measure(path: Path) -> dict:
-    """Perplexities of each form by text and together, and the rise over float32 in percent."""
+    """Perplexity of each variant, by text and overall, and the increase over float32 in percent."""
     sums: dict[str, dict[str, tuple[float, int]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for form, (quantized, int8_activations) in FORMS.items():
@@ -93,7 +93,7 @@ def measure(path: Path) -> dict:
 
 
 def main() -> None:
-    """Measure, print and write the result file."""
+    """Measures, prints and writes the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -115,7 +115,7 @@ def main() -> None:
         print(name, row)
     print(json.dumps(result))
     if not result["reached"]:
-        sys.exit("int8 costs more than it may")
+        sys.exit("int8 increases perplexity by more than the limit")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What does a block of the text encoder keep for the backward pass, in bytes a token?
+"""How many bytes per token does a block of the text encoder keep for the backward pass?
 
     python -m experiments.kept_bytes      # a minute; nothing is allocated
 
 One block of Llama-2-7b's shape in bfloat16, adapters on q, k, v, o (K = 4, R = 16, dropout on).
-`jax.vjp` is traced by shape for one and for two examples; the difference of the bytes its
-residuals hold is what a token costs, the rest are the weights. Frozen only is the block without
-adapters, whose input needs a gradient all the same. LoRA trains A as well. Writes
-`experiments/kept_bytes.json` and the table of docs/scale.md.
+`jax.vjp` is traced by shape for one and for two examples. The difference in residual bytes is the
+cost of the tokens, the rest are weights. "Frozen only" is the block without adapters, whose input
+still needs a gradient. LoRA also trains A. Writes `experiments/kept_bytes.json` and the table of
+docs/scale.md.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ ADAPTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Bytes that the residuals of one block hold: for each token, and of the kernels' weights."""
+    """Residual bytes of one block: per token, and for the kernels' weights."""
 
     token: float
     weights: int
@@ -82,7 +82,7 @@ def _residuals(name: str, quantized: bool, remat: str, batch: int) -> int:
 
 
 def measure() -> list[dict]:
-    """Every row, with bfloat16 and with int8 kernels; and every way of rematerialisation."""
+    """All rows, with bfloat16 and int8 kernels and every rematerialization policy."""
     rows = []
     for name in ADAPTERS:
         for form, quantized in (("bfloat16", False), ("int8", True)):
@@ -93,7 +93,7 @@ def measure() -> list[dict]:
 
 
 def results(rows: list[dict]) -> str:
-    """Markdown: a row for each kind of adapter, a column for each way of rematerialisation."""
+    """Markdown: a row for each kind of adapter, a column for each rematerialization policy."""
     held = {(r["adapters"], r["kernels"], r["remat"]): r for r in rows}
     lines = []
     for name in ADAPTERS:
@@ -109,7 +109,7 @@ def results(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Measure, print and write the result file and the page."""
+    """Measures, prints and writes the result file and the page."""
     rows = measure()
     result = {
         "question": __doc__.splitlines()[0],

@@ -1,4 +1,4 @@
-"""A Llama as a plain language model, trained as `main` trains: what the benchmarks step."""
+"""A Llama as a plain language model with the training step of `main`, for the benchmarks."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ class PlainObjective:
 
     @property
     def adapter(self):
-        """What ranks are drawn for."""
+        """The adapters whose rank is sampled."""
         return self.model.mode.adapter
 
     def counts(self, batch):
@@ -52,7 +52,7 @@ class PlainObjective:
         return {"tokens": jnp.sum(batch["target_weights"])}
 
     def loss(self, params, frozen, batch, totals, key, rank):
-        """Mean nats a token."""
+        """Mean nats per token."""
         variables = {"params": params, "frozen": frozen}
         nats = self.model.apply(variables, batch, rank, rngs={"dropout": key})
         loss = nats / totals["tokens"]
@@ -60,7 +60,7 @@ class PlainObjective:
 
 
 def plain_batch(tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """int32[B, T] token ids as a batch; the last token of a row has no next one."""
+    """Converts int32[B, T] token ids to a batch; the last token of a row has no target."""
     rows, length = tokens.shape
     weights = np.ones((rows, length), np.float32)
     weights[:, -1] = 0
@@ -80,9 +80,9 @@ def shapes_of(model: PlainModel, batch: dict) -> dict:
 
 
 def stepper(model: PlainModel, variables: dict, batch: dict):
-    """A function that makes one update and returns its loss, which may be under way still.
+    """A function that runs one update and returns its loss, which may still be computing.
 
-    On a mesh of all devices, which leaves the frozen weights where they are.
+    Uses a mesh of all devices, so the frozen weights are not copied.
     """
     config = default_config().assistant
     with config.unlocked():

@@ -1,4 +1,4 @@
-"""Weights and batches of a given shape, for measurements that do not ask what a model says."""
+"""Random weights and batches of a given shape, for measurements of speed and memory."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_weights(shapes: dict, seed: int = 0) -> dict:
-    """Arrays for a nested dict of `jax.ShapeDtypeStruct`s, of a size that keeps states finite.
+    """Arrays for a nested dict of `jax.ShapeDtypeStruct`s, scaled to keep states finite.
 
     Kernels, int8 or not, have unit gain; scales of norms are 1; what training starts from zero is
     small noise, so that no product is with zeros.
@@ -23,7 +23,7 @@ def _filled(shapes: dict, rng: np.random.Generator) -> dict:
             out[name] = jnp.asarray(rng.integers(-127, 128, leaf.shape, np.int8))
         elif name == "scale":
             int8 = shapes.get("kernel")
-            gain = 1.0 if int8 is None else int8.shape[-2] ** -0.5 / 73  # deviation of those int8
+            gain = 1.0 if int8 is None else int8.shape[-2] ** -0.5 / 73  # 73: deviation of int8
             out[name] = jnp.full(leaf.shape, gain, leaf.dtype)
         else:
             size = leaf.shape[-2] ** -0.5 if name in ("kernel", "lora_a") else 0.02
@@ -34,7 +34,7 @@ def _filled(shapes: dict, rng: np.random.Generator) -> dict:
 
 
 def multiplied(config, head: bool = True) -> int:
-    """Entries of the frozen kernels of a Llama that a token is multiplied by."""
+    """Number of entries of a Llama's frozen kernels used per token."""
     block = config.width * config.head_width * (2 * config.heads + 2 * config.kv_heads)
     block += 3 * config.width * config.mlp_width
     return config.layers * block + head * config.vocab_size * config.width

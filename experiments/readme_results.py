@@ -1,9 +1,9 @@
-"""What did the runs named reach? Rewrites the results in README.md, so that nobody types numbers.
+"""What scores did the given runs reach? Writes the results into README.md.
 
     python -m experiments.readme_results runs/quickstart/metrics.json
 
-Give several files for several runs; each gets its tables. Beside every metrics.json it reads the
-run's config.json (data set, seeds) and report.html (on what machine the run was).
+Several files give the tables of several runs. Next to each metrics.json it also reads the run's
+config.json (data set, seeds) and report.html (machine).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from slava_jax.train.workdir import write_atomically
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-# Beside the targets: what the paper's tables have.
+# Shown besides the targets: metrics of the paper's tables.
 _FURTHER = (
     ("Top-5 accuracy", "classification.top5"),
     ("Top-1, class in the generated answer", "classification_generated.top1"),
@@ -37,7 +37,7 @@ _WITHOUT_TARGETS = (
 
 
 class ResultsError(ValueError):
-    """A run's files or the README cannot be used; the message names the file."""
+    """A run's files or the README are invalid; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """The run whose metrics.json is `path`. Raises ResultsError where a file of it is missing."""
+    """The run whose metrics.json is `path`. Raises ResultsError if one of its files is missing."""
     workdir = path.resolve().parent
     try:
         metrics, config = json.loads(path.read_text()), json.loads(_beside(workdir, "config.json"))
@@ -62,7 +62,7 @@ def read_run(path: Path) -> Run:
     environment = {name: html.unescape(value) for name, value in cells}
     lacking = {"device", "processor", "cores", "jax"} - set(environment)
     if lacking:
-        raise ResultsError(f"{workdir / 'report.html'}: does not say {', '.join(sorted(lacking))}")
+        raise ResultsError(f"{workdir / 'report.html'}: lacks {', '.join(sorted(lacking))}")
     return Run(workdir.name, metrics, config, environment)
 
 
@@ -71,7 +71,7 @@ def _beside(workdir: Path, name: str) -> str:
 
 
 def block(runs: list[Run]) -> str:
-    """Markdown of all runs: their setting, metrics beside targets, controls."""
+    """Markdown of all runs: settings, metrics with targets, controls."""
     return "\n\n".join(
         part for run in runs for part in (_setting(run), _metrics(run), _controls(run))
     )
@@ -123,9 +123,9 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def replaced(text: str, results: str, begin: str = BEGIN, end: str = END) -> str:
-    """`text` with `results` between the markers. Raises ResultsError unless each is there once."""
+    """`text` with `results` between the markers. Raises ResultsError unless each occurs once."""
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ResultsError(f"the README must hold {begin} and, behind it, {end}, once each")
+        raise ResultsError(f"the README must contain {begin} and then {end}, once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{results}\n{end}{rest.split(end)[1]}"
 
@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     options = argparse.ArgumentParser("python -m experiments.readme_results")
     options.add_argument("metrics", nargs="+", type=Path, help="metrics.json of finished runs")
-    options.add_argument("--readme", type=Path, default=README, help="the file to rewrite")
+    options.add_argument("--readme", type=Path, default=README, help="file to update")
     asked = options.parse_args(arguments)
     try:
         results = block([read_run(path) for path in asked.metrics])

@@ -148,7 +148,7 @@ def test_a_result_of_other_settings_is_not_taken_for_one_of_these(tmp_path, monk
     monkeypatch.setattr(elpv_pretrained, "run", run)
     monkeypatch.setattr(elpv_pretrained, "RESULTS", tmp_path)
     (tmp_path / "split1-llama.json").write_text(json.dumps({"settings": "of yesterday"}))
-    with pytest.raises(SystemExit, match=r"split1-llama\.json: of another config; delete it"):
+    with pytest.raises(SystemExit, match=r"split1-llama\.json: from another config; delete it"):
         elpv_pretrained.do(1, "llama")
     with pytest.raises(KeyboardInterrupt):
         elpv_pretrained.do(0, "llama")

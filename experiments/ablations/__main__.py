@@ -1,11 +1,11 @@
-"""Which of the paper's parts carry the quickstart? Each left out or changed, over three seeds.
+"""Which parts of the paper's method matter for the quickstart? An ablation over three seeds.
 
-    python -m experiments.ablations               # hours on two cores; killed, it goes on
+    python -m experiments.ablations               # hours on two cores; resumes if killed
     python -m experiments.ablations --seeds 0 --decoders transformer
 
-The vision and the language stage of configs/quickstart.py are run once a seed and shared; every
-variant is an assistant stage of its own on top of them, on the same images and instructions. Each
-is evaluated at ranks 4, 8, 12 and 16, with every B at zero, and with exchanged images. Writes
+The vision and language stages of configs/quickstart.py run once per seed and are shared. Each
+variant has its own assistant stage on the same images and instructions, and is evaluated at ranks
+4, 8, 12 and 16, with every B at zero, and with mismatched images. Writes
 `experiments/ablations/results.json`, the tables of docs/ablations.md, and docs/ablations.svg.
 """
 
@@ -29,7 +29,7 @@ RUNS = Path("runs/ablations")
 PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
 MARKERS = ("<!-- ablations:begin -->", "<!-- ablations:end -->")
 SEEDS, DECODERS, RANKS = (0, 1, 2), ("transformer", "llama"), (4, 8, 12, 16)
-# What each variant changes; `full` is the paper's method as the quickstart has it.
+# The changes of each variant; `full` is the paper's method as in the quickstart.
 VARIANTS = {
     "full": {},
     "two experts": {"adapter.experts": 2},
@@ -49,7 +49,7 @@ KEPT = (
 
 
 def do(seed: int, decoder: str, variant: str) -> None:
-    """One assistant stage and its results, unless they are there."""
+    """Runs one assistant stage, unless its results exist."""
     name = name_of(seed, decoder, variant)
     if name in results.read(RESULTS):
         return
@@ -64,12 +64,12 @@ def do(seed: int, decoder: str, variant: str) -> None:
 
 
 def name_of(seed: int, decoder: str, variant: str) -> str:
-    """What a run is called in the results."""
+    """The name of a run in the results."""
     return f"seed{seed}-{decoder}-{variant}"
 
 
 def spreads(found: Mapping[str, dict], decoder: str, variant: str) -> dict[str, list[float]]:
-    """{metric: [mean, standard deviation, n]} over the seeds there are; {} if there is none.
+    """{metric: [mean, standard deviation, n]} over the finished seeds; {} if there are none.
 
     `minus full` is the answer loss minus that of `full`, seed by seed.
     """
@@ -111,7 +111,7 @@ _COLUMNS = (
 
 
 def tables(found: Mapping[str, dict]) -> str:
-    """Markdown: a table a decoder."""
+    """Markdown: a table per decoder."""
     parts = []
     for decoder in DECODERS:
         rows = []
@@ -135,7 +135,7 @@ def _cell(spread: list[float] | None, key: str) -> str:
 
 
 def plot(found: Mapping[str, dict], place: Path) -> Figure:
-    """What each variant adds to the answer loss of `full` on the same seed: a mark a seed."""
+    """Plots each variant's answer loss minus that of `full` on the same seed, a mark per seed."""
     rows = {"every B at zero": ("full", "lm.nats_per_token_zero_b")}
     rows |= {variant: (variant, LOSS) for variant in VARIANTS if variant != "full"}
     with matplotlib.rc_context({"svg.hashsalt": "ablations", "font.size": 9}):
@@ -162,7 +162,7 @@ def plot(found: Mapping[str, dict], place: Path) -> Figure:
 
 
 def main() -> None:
-    """Runs what was asked for and writes the summary."""
+    """Runs the chosen variants and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     parser.add_argument("--decoders", nargs="*", default=list(DECODERS), choices=DECODERS)

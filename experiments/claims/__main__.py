@@ -1,12 +1,11 @@
-"""Three claims put to the test, over three seeds: what does the data say?
+"""Do three published claims hold over three seeds?
 
-    python -m experiments.claims                  # hours on two cores; killed, it goes on
+    python -m experiments.claims                  # hours on two cores; resumes if killed
     python -m experiments.claims styles --seeds 0
 
-`styles`: short, detailed or mixed answers in training. `shift`: trained on one range of
-acquisition, asked about another. `turns`: flips and turns as augmentation. What each does stands in
-the module of its name. Writes `experiments/claims/results.json`, and all that is in it as tables
-into docs/claims.md.
+`styles`: short, detailed or mixed answers in training. `shift`: trained on one range of acquisition
+settings, tested on another. `turns`: flips and rotations as augmentation. See the modules of the
+same names. Writes `experiments/claims/results.json` and its tables in docs/claims.md.
 """
 
 import argparse
@@ -28,12 +27,12 @@ SEEDS = (0, 1, 2)
 
 
 def name_of(claim: str, seed: int, variant: str) -> str:
-    """What a measurement is called in the results."""
+    """The name of a measurement in the results."""
     return f"{claim}-seed{seed}-{variant}"
 
 
 def do(claim: str, seed: int, variant: str) -> None:
-    """One measurement, unless it was made."""
+    """Makes one measurement, unless it exists."""
     name = name_of(claim, seed, variant)
     if name not in results.read(RESULTS):
         scores = CLAIMS[claim].measure(seed, variant, RUNS)
@@ -41,7 +40,7 @@ def do(claim: str, seed: int, variant: str) -> None:
 
 
 def page(found: Mapping[str, dict]) -> str:
-    """Markdown: a table a claim, mean and standard deviation over the seeds that there are."""
+    """Markdown: a table per claim, with mean and standard deviation over the finished seeds."""
     parts = [
         "# Claims put to the test",
         "Written by `python -m experiments.claims`. Drawn micrographs; ± is the standard deviation "
@@ -68,14 +67,14 @@ def _cell(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Measures what was asked for and writes the page."""
+    """Makes the chosen measurements and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("claims", nargs="*", help=f"of {', '.join(CLAIMS)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     asked = parser.parse_args()
     unknown = set(asked.claims) - set(CLAIMS)
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(CLAIMS)}")
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(CLAIMS)}")
     for seed in asked.seeds:
         for claim in asked.claims or CLAIMS:
             for variant in CLAIMS[claim].VARIANTS:

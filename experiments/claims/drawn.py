@@ -1,4 +1,4 @@
-"""Folders of drawn micrographs, for experiments that choose which images there are."""
+"""Folders of synthetic micrographs, for experiments that choose their images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,17 +14,17 @@ Drawing = tuple[str, int]  # category and seed
 
 
 def truth(drawing: Drawing) -> GroundTruth:
-    """What a drawing shows and how it was taken."""
+    """The contents and acquisition settings of a drawing."""
     return draw(*drawing, SIZE).truth
 
 
 def truths(drawings: Iterable[Drawing]) -> list[GroundTruth]:
-    """The same of many, in two processes."""
+    """The same for many drawings, in two processes."""
     return list(map_in_processes(truth, list(drawings), 2))
 
 
 def folder(place: Path, drawings: Iterable[Drawing]) -> Path:
-    """A folder a category, `CATEGORY/SEED.png`; it appears whole, and is left as it is."""
+    """Writes `CATEGORY/SEED.png` files atomically; keeps an existing folder."""
     if place.exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Does it handle data shifts? Trained on one range of magnification, detector and noise, and asked
-about another.
+"""Does it handle data shifts? Trained on one range of magnification, detector and noise, tested on
+another.
 
-*Shifted* is trained on drawn micrographs up to 20,000x, by two of the four detectors and without
-visible noise; *mixed* on as many of every kind. Both are asked for the class of the same unseen
-images, n of the first range and n of everything outside of it.
+*Shifted* is trained on synthetic micrographs up to 20,000x, from two of the four detectors and
+without visible noise; *mixed* on the same number from the full range. Both classify the same unseen
+images, n inside the first range and n outside of it.
 """
 
 from pathlib import Path
@@ -24,13 +24,13 @@ _BATCH = 40
 
 
 def inside(truth: GroundTruth) -> bool:
-    """Whether an image is of the range that *shifted* is trained on."""
+    """Whether an image is in the training range of *shifted*."""
     familiar = truth.magnification <= 20_000 and truth.detector in ("SE2", "ETD")
     return familiar and "noise" not in truth.artefacts
 
 
 def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
-    """Top-1 within the range and outside, of an assistant trained on either kind of images."""
+    """Top-1 inside and outside the range, for an assistant trained on either kind of images."""
     taken, within, outside = _drawings(seed)
     config = get_config()
     config.seed = config.data.seed = seed
@@ -48,7 +48,7 @@ def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
 
 
 def _drawings(seed: int) -> tuple[dict[str, list[Drawing]], list[Drawing], list[Drawing]]:
-    """Drawings to train on, by variant, and unseen ones within the range and outside."""
+    """Training drawings by variant, and unseen ones inside and outside the range."""
     taken: dict[str, list[Drawing]] = {name: [] for name in VARIANTS}
     within, outside = [], []
     # About a quarter of all are inside.
@@ -63,7 +63,7 @@ def _drawings(seed: int) -> tuple[dict[str, list[Drawing]], list[Drawing], list[
         outside += strange[:_ASKED]
         asked = {*familiar[:_ASKED], *strange[:_ASKED]}
         taken["shifted"] += [d for d in familiar if d not in asked][:_TRAINED]
-        # The last ones, of which nothing was taken away: a quarter of them is of the first range.
+        # Test images come from the first ones, so a quarter of the last ones is inside the range.
         taken["mixed"] += [d for d in own if d not in asked][-_TRAINED:]
     return taken, within, outside
 

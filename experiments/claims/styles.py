@@ -1,8 +1,8 @@
 """Short, detailed or mixed answers in training: which serves which question best? (section 4.6)
 
-On one vision stage a seed, each variant trains on the same images and questions, but keeps of their
-answers the short ones, the detailed ones, or both. All are asked n questions, short and detailed
-together, and 400 for the class, and have one tokenizer, which knows the words of both.
+With one vision stage per seed, each variant trains on the same images and questions, but only with
+their short answers, their detailed answers, or both. All are tested on the same n short and
+detailed questions and 400 class questions, and share a tokenizer trained on both kinds of answers.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
     written = _written(before, VARIANTS[variant], runs / f"{workdir.name}.jsonl")
     config.data.instructions = str(written)
     (workdir / "data").mkdir(parents=True, exist_ok=True)
-    # A tokenizer of short answers alone would cut the detailed ones into more tokens than fit.
+    # A tokenizer trained only on short answers would split detailed ones into too many tokens.
     for shared in ("procedural", "tokenizer"):
         if not (workdir / "data" / shared).exists():
             (workdir / "data" / shared).symlink_to((before / "data" / shared).absolute())
@@ -45,11 +45,11 @@ def measure(seed: int, variant: str, runs: Path) -> dict[str, float]:
 
 
 def _written(before: Path, styles: tuple[str, ...], place: Path) -> Path:
-    """The instructions of a finished run; to train and validate on, those of these styles."""
+    """The instructions of a finished run; for training and validation, only these styles."""
     items = []
     for split in ("train", "validation", "test"):
         held = read_jsonl(before / "data" / "instructions" / f"{split}.jsonl")
-        # The class has a short name only.
+        # The class answer is always short.
         items += [
             item
             for item in held

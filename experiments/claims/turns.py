@@ -1,8 +1,8 @@
-"""Do flips and turns of training images help, and rare classes most? (the fractography paper)
+"""Do flips and rotations of training images help, rare classes most? (the fractography paper)
 
-Drawn micrographs, as many of each class as the SEM set has, divided by eight: 574 to 20. The data
-bar is cropped, so that it never turns. The vision stage alone, with and without. The rare classes
-have 17 test images a seed, so that their recall is a rough one.
+Synthetic micrographs with the SEM set's class sizes divided by eight: 574 to 20. The data bar is
+cropped so that it is not rotated. Only the vision stage is trained, with and without
+augmentation. The rare classes have 17 test images per seed, so their recall is a rough estimate.
 """
 
 from pathlib import Path

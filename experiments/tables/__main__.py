@@ -1,14 +1,14 @@
-"""The paper's tables, ours beside: which of its claims show, and on what data?
+"""Which claims of the paper's tables can be reproduced, and on what data?
 
-    python -m experiments.tables                # all, on the drawn micrographs; killed, it goes on
-    python -m experiments.tables 5 7            # two of them, printed only
+    python -m experiments.tables                # all, on synthetic micrographs; resumes if killed
+    python -m experiments.tables 5 7            # two of them, only printed
     python -m experiments.tables --seeds 0 1 2  # three runs; ± is then over them
     python -m experiments.tables --data sem=DIR # your copy of the paper's images: Tables 1 to 9
     python -m experiments.tables 21 22 --data neu=DIR cmi=DIR kth_tips=DIR
-    python -m experiments.tables --runs runs/a runs/b     # finished runs; nothing is run
+    python -m experiments.tables --runs runs/a runs/b     # only finished runs
 
-A data set has one run a seed, under runs/tables/: of configs/tables.py for drawn micrographs, of
-configs/sem.py for the published sets. `--config.KEY=VALUE` goes to every run, such as
+A data set has one run per seed, in runs/tables/: of configs/tables.py for synthetic micrographs, of
+configs/sem.py for the published data sets. `--config.KEY=VALUE` applies to every run, such as
 `--config.data.instructions=FILE`. Finished runs are not repeated.
 
 All tables together are written to docs/tables.md, README.md and experiments/tables/procedural.json,
@@ -42,7 +42,7 @@ not run here. *Not said*: the paper gives neither seeds nor the number of exampl
 
 
 def overview(measured: Sequence[Measured]) -> str:
-    """One line a headline, for the README: what was measured of it."""
+    """The overview for the README, a line per headline result."""
     rows = []
     for number, what, metric, method, column in HEADLINES:
         printed = TABLES[number]
@@ -56,7 +56,7 @@ def overview(measured: Sequence[Measured]) -> str:
 
 
 def about(measured: Sequence[Measured]) -> str:
-    """What was run, where, and how long it took."""
+    """The runs, their machines and times."""
     lines = []
     for m in measured:
         for run in m.runs:
@@ -89,7 +89,7 @@ def results(measured: Sequence[Measured], tables: Sequence[Table]) -> dict:
 
 
 def make(numbers: Sequence[int], measured: Sequence[Measured]):
-    """({number: Markdown}, tables of ours, errors); an error in one table spares the others."""
+    """({number: Markdown}, our tables, errors); an error only affects its own table."""
     pieces, tables, errors = {}, [], []
     pairs = texts.scored() if set(numbers) & set(texts.TITLES) else []
     for number in numbers:
@@ -105,9 +105,9 @@ def make(numbers: Sequence[int], measured: Sequence[Measured]):
 
 
 def write(measured: Sequence[Measured], pieces: dict[int, str], tables: Sequence[Table]) -> None:
-    """The page and the result file; of the drawn micrographs those of the repository.
+    """Writes the page and the result file; for synthetic micrographs those in the repository.
 
-    Tables that could not be made are named on the page.
+    The page lists the tables that could not be made.
     """
     missing = [str(number) for number in ALL if number not in pieces]
     gap = [f"Not made, for want of a run that measured them: Tables {', '.join(missing)}."]
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {' '.join(strange)}: unknown; settings of a run are --config.KEY=VALUE")
     numbers = asked.tables or ALL
     if unknown := set(numbers) - set(ALL):
-        sys.exit(f"error: no such table: {sorted(unknown)}; there are {ALL}")
+        sys.exit(f"error: no such table: {sorted(unknown)}; choose from {ALL}")
     measured, errors = [], []
     try:
         if set(numbers) & set(SPECS):
@@ -157,7 +157,7 @@ def _data(text: str) -> tuple[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m experiments.tables")
-    parser.add_argument("tables", nargs="*", type=int, help="which; all unless given")
+    parser.add_argument("tables", nargs="*", type=int, help="table numbers (default: all)")
     parser.add_argument("--data", nargs="+", default=["procedural"], metavar="NAME[=DIR]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--runs", nargs="+", type=Path, default=[], help="finished ones")

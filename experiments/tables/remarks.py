@@ -1,12 +1,12 @@
-"""What the printed numbers say about each other: arithmetic on them, no measurement of ours."""
+"""Consistency checks of the printed numbers, by arithmetic alone."""
 
 from slava_jax.eval.paper_tables import TABLES, PrintedRow
 
-_HALF = 0.0005  # of the last printed digit
+_HALF = 0.0005  # half of the last printed digit
 
 
 def remarks(number: int) -> list[str]:
-    """Sentences about a printed table, [] where nothing is to be remarked."""
+    """Remarks on a printed table, [] if none."""
     if number in (4, 5, 6):
         return [*_factor_remark(number), *_deviation_remark(number)]
     if number == 9:
@@ -15,9 +15,9 @@ def remarks(number: int) -> list[str]:
 
 
 def factor(row: PrintedRow, base: PrintedRow) -> float | None:
-    """The one number that every mean of `base` is multiplied by to give `row`, if there is one.
+    """The common factor between the means of `base` and `row`, if any.
 
-    Both as printed: each is known to half a unit of its third decimal.
+    Printed values are accurate to half a unit of the third decimal.
     """
     pairs = [(here, there) for (here, _), (there, _) in zip(row.values, base.values, strict=True)]
     least = max((here - _HALF) / (there + _HALF) for here, there in pairs)
@@ -50,8 +50,8 @@ def _deviation_remark(number: int) -> list[str]:
 def impossible_f1() -> list[tuple[str, float, float]]:
     """Classes of Table 9 whose F1 is above the mean of precision and recall: (class, F1, mean).
 
-    A harmonic mean never is, nor is the average of several beside the averages of theirs; half a
-    digit of each is left for rounding.
+    Impossible for a harmonic mean, and for averages over runs; allows half a digit of each for
+    rounding.
     """
     found = []
     for row in TABLES[9].rows:

@@ -1,4 +1,4 @@
-"""The runs that the tables read: finished ones, or those that are run now."""
+"""The runs behind the tables: finished ones, or new ones."""
 
 import dataclasses
 import shlex
@@ -13,7 +13,7 @@ from experiments.readme_results import ResultsError, Run, read_run
 from slava_jax.errors import UserError
 
 RUNS, CONFIGS = Path("runs/tables"), Path("configs")
-# The flags behind --config of a data set; for one that is not here, NAME.py.
+# The flags after --config for a data set; NAME.py by default.
 _BENCHMARKS = {
     name: ("sem.py", f"--config.data.name={name}", "--config.data.crop_bar=False")
     for name in ("neu", "cmi", "kth_tips")
@@ -22,12 +22,12 @@ _CONFIGS = {"procedural": ("tables.py",), **_BENCHMARKS}
 
 
 class TablesError(UserError, ValueError):
-    """A table cannot be made; the message says of which file, and what to run."""
+    """A table cannot be made; the message names the file and what to run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Finished runs on one data set that differ in their seeds alone.
+    """Finished runs on one data set that only differ in their seeds.
 
     Attributes:
       data: config.data.name.
@@ -49,23 +49,23 @@ class Measured:
         return set.intersection(*(set(run.metrics) for run in self.runs))
 
     def require(self, names: Iterable[str], reader: str, needs: str) -> None:
-        """Raises TablesError where a run lacks one of the metrics, with what it `needs`."""
+        """Raises TablesError if a run lacks a metric; the message says what it `needs`."""
         names = list(dict.fromkeys(names))
         for workdir, run in zip(self.workdirs, self.runs, strict=True):
             lacking = [name for name in names if name not in run.metrics]
             if lacking:
                 raise TablesError(
                     f"{workdir / 'metrics.json'}: {reader} reads {', '.join(lacking)}, which this "
-                    f"run did not measure. It needs {needs}: see to it in its config, then\n  "
+                    f"run did not measure. It needs {needs}: change its config and run\n  "
                     + _command(self.data, Path("ANOTHER_WORKDIR"))
-                    + "\nA run of before these were measured is only evaluated anew: delete its "
-                    "report.html and give its own command again."
+                    + "\nTo only evaluate an older run again, delete its "
+                    "report.html and repeat its own command."
                 )
 
     def score(self, name: str) -> tuple[float, float | None]:
-        """(mean, deviation): over runs where there are several, else over the examples of the one.
+        """(mean, deviation): over runs if there are several, else over the examples of the run.
 
-        The deviation is None for a score that has none over examples, such as top-1 of one run.
+        The deviation is None for scores without one over examples, such as top-1 of one run.
         """
         values = [run.metrics[name] for run in self.runs]
         if len(values) > 1:
@@ -77,7 +77,7 @@ def read(workdirs: Iterable[Path]) -> list[Measured]:
     """Finished runs by data set, in the order given.
 
     Raises:
-      TablesError: a run is not there or not finished, or runs of one data set differ in more than
+      TablesError: a run is missing or unfinished, or runs of one data set differ in more than
         their seed.
     """
     groups: dict[str, list[tuple[Path, Run]]] = {}
@@ -98,20 +98,20 @@ def _measured(data: str, pairs: list[tuple[Path, Run]]) -> Measured:
         if {**run.config, "seed": other.config["seed"]} != other.config:
             raise TablesError(
                 f"{workdir}: its config differs from that of {first} in more than the seed; "
-                f"runs on {data} that stand in one table must not"
+                f"all runs on {data} in one table must have the same config"
             )
     if len({run.config["seed"] for _, run in pairs}) < len(pairs):
-        raise TablesError(f"runs on {data}: a seed stands there twice; give each once")
+        raise TablesError(f"runs on {data}: a seed is given twice; remove one")
     return Measured(data, *zip(*pairs, strict=True))
 
 
 def run_all(
     wanted: dict[str, str], seeds: Iterable[int], flags: Iterable[str] = ()
 ) -> list[Measured]:
-    """Runs what is not finished, and reads all.
+    """Runs the unfinished runs, and reads all.
 
     Args:
-      wanted: {data set: folder of its images, '' for one that needs none}.
+      wanted: {data set: folder of its images, '' if it needs none}.
       flags: settings of every run, such as `--config.dtype=bfloat16`.
 
     Raises:
@@ -120,7 +120,7 @@ def run_all(
     plan = []
     for data, folder in wanted.items():
         if not _config(data).is_file():
-            raise TablesError(f"--data {data}: there is no {_config(data)}")
+            raise TablesError(f"--data {data}: {_config(data)} not found")
         own = [f"--config.data.folder={folder}"] if folder else []
         plan += [(data, RUNS / f"{data}-seed{n}", [*own, f"--config.seed={n}"]) for n in seeds]
     for data, workdir, own in plan:
@@ -139,14 +139,14 @@ def _command(data: str, workdir: Path, *flags: str) -> str:
 
 
 def _run(command: str) -> None:
-    """In a process of its own, so that time and memory are the run's; a finished one is left.
+    """Runs the command in a new process to measure its own time and memory; skips finished runs.
 
-    Raises TablesError where it fails.
+    Raises TablesError if it fails.
     """
     print(command, file=sys.stderr, flush=True)
     status = subprocess.run([sys.executable, *shlex.split(command)[1:]]).returncode
     if status:
         raise TablesError(
-            f"this run failed with status {status}; what it said stands above, and the same "
-            f"command goes on from its last checkpoint:\n  {command}"
+            f"this run failed with status {status}, see its output above; the same command "
+            f"resumes from its last checkpoint:\n  {command}"
         )

@@ -1,6 +1,6 @@
-"""What of a run stands beside which table of the paper. The names of metrics.json stand here alone.
+"""The metrics of a run that belong to each table of the paper, by their names in metrics.json.
 
-A score is the prefix, a dot and a column's name: `vqa.rougeL`. Beside it are the number of
+A score is the prefix, a dot and a column's name: `vqa.rougeL`. There are also the number of
 examples (`vqa.n`) and, for texts, the standard deviation over them (`vqa.rougeL_std`).
 """
 
@@ -9,25 +9,25 @@ import dataclasses
 from slava_jax.eval.targets import Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
-# Prefixes. Behind one stands the control: `_shuffled` is an image of another category; `_blind`
-# answers as the training answers suggest, without an image (eval/blind.py); `_permuted` gives the
-# shots each other's labels; `_majority` answers the commonest label of the shots; `_zero_shot` asks
-# the same images without shots.
+# Prefixes. Suffixes name the controls: `_shuffled` shows an image of another category; `_blind`
+# answers from the training answers, without an image (eval/blind.py); `_permuted` permutes the
+# labels of the shots; `_majority` answers the commonest label of the shots; `_zero_shot` uses the
+# same images without shots.
 CAPTION, VQA = "caption", "vqa"
-SHOTS = 4  # examples of the few-shot rows, of the numbers that configs/tables.py asks for
+SHOTS = 4  # examples of the few-shot rows; one of data.shots in configs/tables.py
 ZERO_SHOT, FEW_SHOT = "classification", f"classification_few_shot_{SHOTS}"
 INTRA_CLASS, INTER_CLASS, HETEROGENEITY = "intra_class", "inter_class", "heterogeneity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """A row of ours.
+    """One of our rows.
 
     Attributes:
-      label: who answers.
+      label: the method.
       prefix: of its metrics.
-      columns: how many of the table's columns it has, from the first on.
-      always: False for a row that is left out where a run has nothing of it.
+      columns: number of the table's columns it fills, from the first.
+      always: False if the row is omitted for runs without its metrics.
     """
 
     label: str
@@ -38,16 +38,16 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What stands beside one table.
+    """Our part of one table.
 
     Attributes:
-      names: a metric's name for each column; of Table 9 without the class behind it.
-      ours: rows of ours, the claimed ones before the controls.
-      claims: what the paper's reading of the table would have ours show.
-      needs: what a run must ask for these metrics to be there.
-      layout: 'methods' (a row a method), 'classes' (a row a class and method), or 'data' (a column
-        a data set).
-      note: what else is to be said, '' for nothing.
+      names: a metric's name for each column; for Table 9 without the class suffix.
+      ours: our rows, the claimed ones before the controls.
+      claims: the paper's conclusions from the table, as tests of our numbers.
+      needs: settings a run needs to measure these metrics.
+      layout: 'methods' (a row per method), 'classes' (a row per class and method), or 'data' (a
+        column per data set).
+      note: further remarks, '' for none.
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Spec:
 
 
 def _texts(task: str, asked: str) -> Spec:
-    """Answers in words, with the right image, with a wrong one, and without any."""
+    """Text answers with the right image, with a mismatched one, and without any."""
     controls = {
         f"{task}_shuffled": "with an image of another category",
         f"{task}_blind": "without an image",
@@ -99,7 +99,7 @@ _SHOTS_HELP = tuple(
         ("that with permuted labels", "_permuted"),
     )
 )
-# {what is taken away in a claim: the standard error of that difference, paired by image}
+# {subtrahend of a claim: the standard error of that difference, paired by image}
 PAIRED_ERRORS = {
     f"{FEW_SHOT}{control}.top1": f"{FEW_SHOT}.minus{control}_error"
     for control in ("_zero_shot", "_majority", "_permuted")
@@ -131,7 +131,7 @@ SPECS: dict[int, Spec] = {
     22: _DATA_SETS,
 }
 
-# The overview: (table, what, our metric, the paper's row, its column).
+# The overview: (table, quantity, our metric, the paper's row, its column).
 HEADLINES = (
     (1, "captions, ROUGE-L", f"{CAPTION}.rougeL", "sLAVA", "ROUGE-L"),
     (3, "VQA, ROUGE-L", f"{VQA}.rougeL", "sLAVA", "ROUGE-L"),

@@ -1,4 +1,4 @@
-"""One table: rows of ours, the paper's below them, and what has to be said about them."""
+"""Builds one table: our rows, the paper's below them, and notes."""
 
 import dataclasses
 import math
@@ -27,10 +27,10 @@ class Line:
     """One row.
 
     Attributes:
-      who: the method; with the category before it in Table 9.
+      who: the method; in Table 9 preceded by the category.
       data, seeds, n: data set, seeds of the runs, examples scored; as text.
-      cells: a number a column, None where there is none.
-      ours: measured here, not printed by the paper.
+      cells: a number per column, or None.
+      ours: measured here, not in the paper.
     """
 
     who: str
@@ -43,10 +43,10 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table ready to be printed.
+    """A table ready for printing.
 
     Attributes:
-      other_data: ours is not of the paper's data sets.
+      other_data: our data are not the paper's data sets.
       notes: sentences below it.
     """
 
@@ -70,9 +70,9 @@ class Table:
 
 
 def build(number: int, measured: Sequence[Measured]) -> Table:
-    """The table, of those runs that are on its data sets, or else of all.
+    """The table of the runs on its data sets, or of all runs if there are none.
 
-    Raises TablesError where a run did not measure what the table reads.
+    Raises TablesError if a run did not measure the metrics of the table.
     """
     spec, printed = SPECS[number], TABLES[number]
     own = [m for m in measured if m.data in printed.data]
@@ -89,12 +89,12 @@ def build(number: int, measured: Sequence[Measured]) -> Table:
 
 
 def data_names(names: Sequence[str]) -> str:
-    """Data sets as they are printed."""
+    """Display names of data sets."""
     return ", ".join(_DATA.get(name, name) for name in names)
 
 
 def metric_names(spec: Spec) -> Iterator[str]:
-    """All that must have been measured; a class that never occurs has no scores of its own."""
+    """All required metrics; a class that never occurs has no scores of its own."""
     for claim in spec.claims:
         yield from (claim.metric, claim.minus)
     for row in spec.ours:
@@ -124,7 +124,7 @@ def _own_first(printed: PrintedTable) -> list[PrintedRow]:
 
 
 def _methods(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
-    """A row a method, and a data set where there are several."""
+    """A row per method, and per data set if there are several."""
     lines = []
     for row in spec.ours:
         for m in measured:
@@ -135,7 +135,7 @@ def _methods(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
 
 
 def _classes(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
-    """A row a class and method, the paper's below ours where it has the class."""
+    """A row per class and method, followed by the paper's for the same class."""
     theirs = {row.method: row for row in printed.rows}
     marker = f"{spec.ours[0].prefix}.{spec.names[0]}."
     measures = {name for m in measured for name in m.common if name.startswith(marker)}
@@ -155,7 +155,7 @@ def _classes(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
 
 
 def _data_sets(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
-    """A column a data set: those of ours that the paper has not, then the paper's."""
+    """A column per data set: ours that the paper lacks, then the paper's."""
     columns = [*(m.data for m in measured if m.data not in printed.data), *printed.data]
     lines = []
     for row in spec.ours:
@@ -189,7 +189,7 @@ def _other_data(measured: Sequence[Measured], printed: PrintedTable) -> str:
 
 
 def _deviations(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]) -> Iterator[str]:
-    """What `±` is of, ours and theirs."""
+    """The meaning of `±`, in ours and theirs."""
     several = max(len(m.runs) for m in measured)
     if several > 1:
         yield f"± of ours: standard deviation over {several} runs, one a seed, on one split."

@@ -1,7 +1,7 @@
-"""Tables 2, 10, 29, 30 and 31: scores of the printed pairs of texts, computed again.
+"""Tables 2, 10, 29, 30 and 31: recomputes the scores of the printed pairs of texts.
 
-The pairs are in tests/eval/paper_text_scores.json, which says where they differ from our copy.
-Tables 10 and 31 print no scores in it; theirs are computed alone.
+The pairs are in tests/eval/paper_text_scores.json, which notes differences from our copy.
+Our copy has no scores for Tables 10 and 31, so these are only computed.
 """
 
 import json
@@ -22,7 +22,7 @@ TITLES = {
     31: "answers on corrosion",
 }
 SCORES = {"bleu2": "BLEU-2", "rougeL": "ROUGE-L", "meteor": "METEOR"}
-# Three decimals are printed; the last may be rounded either way.
+# Three printed decimals; the last may be rounded either way.
 _TOLERANCE = 5.1e-4
 
 
@@ -33,7 +33,7 @@ def scored() -> list[dict]:
 
 
 def disagreements(rows: list[Mapping]) -> Iterator[tuple[Mapping, str]]:
-    """(row, score) wherever the printed number is not what its pair gives."""
+    """(row, score) for every printed number that differs from the recomputed one."""
     for row in rows:
         for score in SCORES:
             if row[score] is not None and not _agree(row[score], row["ours"][score]):
@@ -45,7 +45,7 @@ def _agree(printed: float, computed: float) -> bool:
 
 
 def markdown(number: int, rows: list[Mapping]) -> str:
-    """One table: printed and recomputed scores, then each disagreement. `rows` are all, scored."""
+    """One table: printed and recomputed scores, then the disagreements. `rows`: all pairs."""
     own = [row for row in rows if row["table"] == number]
     printed = own[0]["meteor"] is not None
     header, lines = ["row"], [[str(row["row"]) for row in own] + ["mean"]]
@@ -84,7 +84,7 @@ def _notes(own: list[Mapping], rows: list[Mapping], printed: bool) -> Iterator[s
 
 
 def _origin(row: Mapping, score: str, rows: list[Mapping]) -> str:
-    """Whose score the printed number is, if another printed pair has it."""
+    """Other printed pairs with the same score as the printed number, if any."""
     others = [
         f"Table {other['table']}, row {other['row']}"
         for other in rows
