@@ -135,6 +135,6 @@ def test_no_address_is_one_clear_error(tmp_path):
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --distributed: no cluster manager")
+    assert done.stderr.startswith("error: --distributed: found no supported cluster manager")
     assert "JAX_COORDINATOR_ADDRESS=HOST:PORT" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -89,6 +89,6 @@ def test_a_pattern_without_a_parameter_stops_the_run(tmp_path):
 def test_a_connector_that_is_not_there_is_refused(tmp_path):
     c = config()
     c.start_from.connector = str(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"start_from\.connector: .* no converted"):
+    with pytest.raises(ConfigError, match=r"start_from\.connector: .* is not a converted"):
         run(c, tmp_path / "run")
     assert not (tmp_path / "run").exists()
