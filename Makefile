@@ -21,7 +21,7 @@ FOLDER = $(BIN)/python -c \
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/slava train --config configs/quickstart.py --workdir runs/quickstart
 
-# The runs it needs that are not finished, in runs/tables; then docs/tables.md and the README.
+# The runs it needs that are not finished, in runs/tables; then docs/tables.md and docs/results.md.
 SEEDS ?= 0
 tables: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m experiments.tables --seeds $(SEEDS)
