@@ -1,17 +1,19 @@
-"""Hooks of the documentation site (mkdocs.yml).
-
-The site holds docs/ alone, so a link to another file of the repository becomes the file's path.
-"""
+"""Hooks of the documentation site (mkdocs.yml): where it reads Markdown differently from GitHub."""
 
 import re
 
 _OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)\s#]+)(?:#[^)\s]*)?\)")
+_CODE_SPAN = re.compile(r"`[^`\n]+`")
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
-    """The page without its links to files outside docs/."""
-    if "/" in page.file.src_uri:  # from a folder of docs/, `..` is docs/ itself
+    """Replaces links to files outside docs/, which the site lacks, by the files' paths.
+
+    It also takes the backslash from `|` in code spans, which GitHub needs in tables.
+    """
+    if "/" in page.file.src_uri:  # in a folder of docs/, `..` is docs/ itself
         return markdown
+    markdown = _CODE_SPAN.sub(lambda span: span[0].replace("\\|", "|"), markdown)
     return _OUTSIDE.sub(_path, markdown)
 
 

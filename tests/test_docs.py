@@ -1,7 +1,9 @@
 """The docs: tables match their result files, links lead somewhere, the site has every page."""
 
+import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -147,3 +149,17 @@ def test_the_reference_names_modules_of_the_package():
     for page in (DOCS / "reference").glob("*.md"):
         (module,) = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def test_the_site_names_files_that_it_lacks_instead_of_linking_to_them():
+    specification = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(hooks)
+    text = "[results](../runs/a.json) [a.py](../b/a.py#L3) [own](own.md#x) | `<\\|end\\|>` |"
+    on_site = "results (`runs/a.json`) `b/a.py` [own](own.md#x) | `<|end|>` |"
+
+    def page(path: str) -> SimpleNamespace:
+        return SimpleNamespace(file=SimpleNamespace(src_uri=path))
+
+    assert hooks.on_page_markdown(text, page("page.md")) == on_site
+    assert hooks.on_page_markdown(text, page("reference/page.md")) == text
