@@ -67,9 +67,13 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     `time.monotonic()` that `run.wall_seconds` counts from, now by default.
 
     Raises:
-      ConfigError, WordNetError, PipelineError (the devices cannot share a batch), CheckpointError,
-        ConvertError (of what start_from names): before anything is written. WorkdirError: the
-        directory belongs to another config. And what data, checkpoints and training raise.
+      ConfigError: the config cannot be used.
+      WordNetError: WordNet, which METEOR needs, is missing.
+      PipelineError: the devices cannot share a batch.
+      CheckpointError, ConvertError: `start_from` names weights that cannot be used.
+      WorkdirError: the directory belongs to another config.
+      UserError: data, checkpoints and training raise others. The first four come before anything
+        is written.
     """
     started = time.monotonic() if started is None else started
     config = _checked(config)
