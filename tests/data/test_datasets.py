@@ -90,11 +90,11 @@ def test_labels_file(tmp_path):
     ("text", "message"),
     [
         ("name,class\n0.png,a\n", r"labels\.csv:1: must name the columns file and label"),
-        ("file,label\n0.png,a\nno.png,a\n", r"labels\.csv:3: 'no\.png' is no file"),
+        ("file,label\n0.png,a\nno.png,a\n", r"labels\.csv:3: 'no\.png' is not a file"),
         ("file,label\n0.png,a\n1.png\n", r"labels\.csv:3: file or label is empty"),
-        ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv:3: '0\.png' stands in line 2"),
-        ("file,label\n../mine.png,a\n", r"labels\.csv:2: .* is no file in"),
-        ("file,label\n", r"labels\.csv: lists no image"),
+        ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv:3: '0\.png' is already listed in line 2"),
+        ("file,label\n../mine.png,a\n", r"labels\.csv:2: .* is not a file in"),
+        ("file,label\n", r"labels\.csv: lists no images"),
     ],
 )
 def test_bad_labels_files(tmp_path, text, message):
@@ -160,7 +160,7 @@ def test_splits_are_stratified_and_stable():
     assert split_of(keys, seed=1) != split
     more = split_of([*keys, "a200", "aa201"])
     assert sum(more[key] != split[key] for key in keys) <= 4
-    with pytest.raises(DataError, match="set: holds no images"):
+    with pytest.raises(DataError, match="set: contains no images"):
         split_of([])
 
 

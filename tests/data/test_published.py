@@ -1,4 +1,4 @@
-"""The paper's data sets as their archives unpack: what is read, and what is said of slips."""
+"""Reads the paper's data sets in the layout of their archives; errors on misspelt names."""
 
 import dataclasses
 from collections import Counter
@@ -161,8 +161,8 @@ def test_slips_in_the_names_are_listed_with_what_was_meant(tmp_path):
         find_images(catalogue.PUBLISHED["sem"], root)
     text = str(caught.value)
     assert str(root) in text and "third_party/sem-dataset.md" in text
-    assert "Nanowire: 4 image(s) of none of the classes (did you mean Nanowires?)" in text
-    assert "holiday: 4 image(s) of none of the classes (the classes: Biological, Fibres," in text
+    assert "Nanowire: 4 image(s) of unknown class (did you mean Nanowires?)" in text
+    assert "holiday: 4 image(s) of unknown class (the classes: Biological, Fibres," in text
     assert "Nanowires: no image" in text and "Tips: no image" in text
     assert "owder" not in text.split("\n", 1)[1].replace("Powder, Tips)", "")
 
