@@ -290,7 +290,7 @@ def test_an_answer_without_a_token_is_refused():
     tokenizer = sentencepiece()
     item = instruction()
     object.__setattr__(item, "answer", "")
-    with pytest.raises(ChatError, match=r"'q1': the answer has no token"):
+    with pytest.raises(ChatError, match=r"'q1': the answer has no tokens"):
         encoded(item, "plain", tokenizer)
 
 

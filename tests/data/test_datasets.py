@@ -116,7 +116,7 @@ def test_bad_folders(folder, tmp_path):
     with pytest.raises(DataError, match=r"class 'tin' has 2 image.*add images or remove the class"):
         image_sets(Folder(folder, tmp_path / "data"))
     (folder / "zinc").mkdir()
-    with pytest.raises(ImageError, match="zinc: holds no image"):
+    with pytest.raises(ImageError, match="zinc: contains no images"):
         Folder(folder, tmp_path / "data")
 
 

@@ -190,7 +190,7 @@ def test_list_images(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.tif", "b.PNG"]
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="contains no images"):
         list_images(tmp_path / "folder.png")
     with pytest.raises(ImageError, match="not a folder"):
         list_images(tmp_path / "absent")

@@ -46,7 +46,7 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     assert encode_texts(again, texts) == encode_texts(tokenizer, texts)
     assert decode_text(again, encode_texts(again, texts[2:3])[0]) == texts[2]
     assert (again.pad_token_id, again.bos_token_id, again.eos_token_id) == (0, 2, 3)
-    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"contains no tokenizer\.json"):
         load_tokenizer(tmp_path)
 
 
