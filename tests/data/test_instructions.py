@@ -183,13 +183,13 @@ def test_a_broken_field_is_named_with_file_and_line(tmp_path, line, field):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (json.dumps(LINE)[:-40], "cut off"),
+        (json.dumps(LINE)[:-40], "truncated"),
         ("not json", "not JSON"),
         ("[1, 2]", "is a list"),
         ('"text"', "is a str"),
         ('{"id": NaN}', "finite"),
-        ('{"id": ' + "1" * 5000 + "}", "not readable"),
-        ("[" * 100_000, "not readable"),
+        ('{"id": ' + "1" * 5000 + "}", "cannot be parsed"),
+        ("[" * 100_000, "cannot be parsed"),
         (json.dumps(with_metadata(claims={"size": [0, 1]})).replace("1]", "1e999]"), "size"),
     ],
 )

@@ -119,7 +119,7 @@ def test_the_end_must_be_the_templates_own():
 def test_tokenizers_that_lack_what_is_needed():
     with pytest.raises(ChatError, match=r"the tokenizer has no token <\|im_start\|>"):
         layouts("chatml", [ORDER], 3, plain())
-    with pytest.raises(ChatError, match="'tokenizer': the tokenizer has none of its own; take one"):
+    with pytest.raises(ChatError, match="'tokenizer': the tokenizer has none of its own; use one"):
         layouts(TOKENIZERS_OWN, [ORDER], 3, plain())
 
 
