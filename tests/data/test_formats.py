@@ -37,7 +37,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_ours_come_back_equal(tmp_path, images, capsys, form, suffix):
+def test_our_instructions_survive_a_round_trip(tmp_path, images, capsys, form, suffix):
     ours, theirs, again = (tmp_path / name for name in ("a.jsonl", f"b{suffix}", "c.jsonl"))
     write_jsonl(ours, ITEMS)
     assert f"{len(ITEMS)} conversations" in run(
@@ -58,7 +58,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9).filter(str
     turns=st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=3),
     form=st.sampled_from(FORMS),
 )
-def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, turns, form):
+def test_any_text_survives_a_round_trip(tmp_path_factory, pieces, supplement, turns, form):
     place = tmp_path_factory.getbasetemp()
     images = place / "any"
     images.mkdir(exist_ok=True)
@@ -76,7 +76,7 @@ def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, turns, 
     assert read_jsonl(again) == [whole]
 
 
-def test_what_llava_reads(tmp_path, images, capsys):
+def test_the_llava_export(tmp_path, images, capsys):
     """`id`, `image` and `conversations` follow LLaVA's docs; its code ignores the other fields."""
     write_jsonl(tmp_path / "a.jsonl", ITEMS)
     run(capsys, "--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.json", "--as", "llava")
@@ -92,7 +92,7 @@ def test_what_llava_reads(tmp_path, images, capsys):
     assert "model" in system
 
 
-def test_what_openai_reads(tmp_path, images, capsys):
+def test_the_openai_export(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS)
     command = ("--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.jsonl", "--as", "openai")
     said = run(capsys, *command, "--images", images, "--embed", "--plain")
@@ -109,7 +109,7 @@ def test_what_openai_reads(tmp_path, images, capsys):
     assert assistant == {"role": "assistant", "content": "  tin\n"}
 
 
-def test_images_within_a_record_become_files(tmp_path, images, capsys):
+def test_embedded_images_become_files(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS[:3])
     command = ("--from", tmp_path / "a.jsonl", "--as", "openai", "--images", images, "--embed")
     run(capsys, *command, "--to", tmp_path / "b.jsonl")
@@ -126,7 +126,7 @@ def test_images_within_a_record_become_files(tmp_path, images, capsys):
     assert "already holds a different image" in refusal(*back, "--to", tmp_path / "c.jsonl")
 
 
-def test_images_within_foreign_records(tmp_path, capsys):
+def test_embedded_images_of_other_tools(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     Image.fromarray(np.full((5, 5), 77, np.uint8)).save(picture)
     url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
@@ -146,14 +146,14 @@ def test_images_within_foreign_records(tmp_path, capsys):
     assert (read_image(written_image, 5, 1) == 77).all()
 
 
-def test_images_without_a_token_stand_before_the_first_question(tmp_path, images, capsys):
+def test_images_without_a_token_go_before_the_first_question(tmp_path, images, capsys):
     turns = talk(("user", "What?"), ("assistant", "Gold."), keys=("role", "content"))
     path = written(tmp_path / "a.json", [{"messages": turns, "images": list(KEYS[:2])}])
     run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
     assert read_jsonl(tmp_path / "b.jsonl")[0].question == "<image>\n<image>\nWhat?"
 
 
-def test_an_id_that_comes_again_is_marked(tmp_path, images, capsys):
+def test_a_repeated_id_is_marked(tmp_path, images, capsys):
     records = [llava(), llava(), llava(id="one#2"), llava(id="one")]
     path = written(tmp_path / "a.jsonl", records)
     run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
@@ -180,7 +180,7 @@ def test_paths_of_an_image(tmp_path, images, capsys, kind, monkeypatch):
         assert read_jsonl("b.jsonl")[0].images == (KEYS[2],)
 
 
-def test_text_without_images_is_left_out_only_when_asked(tmp_path, images, capsys):
+def test_text_without_images_is_left_out_on_request(tmp_path, images, capsys):
     text = {"id": "t", "conversations": talk(("human", "Hi?"), ("gpt", "Hello."))}
     path = written(tmp_path / "a.json", [llava(), text])
     command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
@@ -259,7 +259,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 @pytest.mark.parametrize(("record", "said"), BROKEN, ids=range(len(BROKEN)))
-def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
+def test_faulty_fields_are_named(tmp_path, images, capsys, suffix, record, said):
     path = written(tmp_path / f"a{suffix}", [llava(id="first"), record])
     command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
     if said is None:
@@ -271,7 +271,7 @@ def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
     assert sorted(os.listdir(tmp_path)) == [path.name, "images"]
 
 
-def test_all_that_is_wrong_is_said_at_once_with_its_lines(tmp_path, images):
+def test_all_problems_are_reported_at_once_with_their_lines(tmp_path, images):
     records = [llava(), llava(answer=""), llava(), llava(image="no.png")]
     path = written(tmp_path / "a.json", records)
     lines = path.read_text().splitlines()
@@ -309,7 +309,7 @@ def test_a_file_that_is_not_json_is_named_by_line(tmp_path, images, content, sai
     assert said in refusal("--from", path, "--images", images)
 
 
-def test_byte_order_mark_and_windows_line_ends_pass(tmp_path, images, capsys):
+def test_byte_order_marks_and_windows_newlines_are_accepted(tmp_path, images, capsys):
     path = tmp_path / "a.json"
     text = json.dumps([llava(), llava(id="two")], indent=1).replace("\n", "\r\n")
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -319,7 +319,7 @@ def test_byte_order_mark_and_windows_line_ends_pass(tmp_path, images, capsys):
     assert "2 instructions" in run(capsys, "--from", path, "--images", images)
 
 
-def test_ours_are_checked_too(tmp_path, images, capsys):
+def test_our_own_files_are_checked_too(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS[:2])
     assert "2 instructions" in run(capsys, "--from", tmp_path / "a.jsonl", "--images", images)
     write_jsonl(tmp_path / "a.jsonl", [ITEMS[0], item(id="x", images=("no.png",))])
@@ -330,7 +330,7 @@ def test_ours_are_checked_too(tmp_path, images, capsys):
     assert "a.jsonl:3: field 'images'" in refusal("--from", tmp_path / "a.jsonl")
 
 
-def test_an_image_token_outside_of_the_question_does_not_leave(tmp_path):
+def test_an_image_token_outside_the_questions_is_not_exported(tmp_path):
     for changes in (
         {"answer": "an <image>"},
         {"metadata": {"supplement": "<image>"}},

@@ -1,4 +1,4 @@
-"""The batches of the vision and the language stage, and image sets that cannot be used."""
+"""Batches of the vision and language stages, and invalid image sets."""
 
 import numpy as np
 import pytest
