@@ -32,13 +32,13 @@ from slava_jax.errors import too_small
 
 
 def pair_problems(settings: Mapping) -> Iterator[str]:
-    """Checks the block of rows in which mismatched pairs are chosen."""
+    """Yields problems with the block of rows in which mismatched pairs are chosen."""
     if settings["pair_block"] < 2 or settings["batch_size"] % settings["pair_block"]:
         yield "pair_block: must be 2 or more and divide batch_size"
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """Checks the batch settings of a stage that trains on instructions."""
+    """Yields problems with the batch settings of a stage that trains on instructions."""
     yield from too_small(stage, 1, "per_image", "validation_batches")
     yield from pair_problems(stage)
     if not all(task in TASKS for task in stage["tasks"]):

@@ -19,7 +19,7 @@ from slava_jax.data.pipeline import (
 
 
 def bucket_problems(buckets: Sequence) -> Iterator[str]:
-    """Checks the batch sizes."""
+    """Yields problems with the batch sizes."""
     if not all(_is_bucket(sizes) for sizes in buckets):
         yield "buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
 

@@ -70,7 +70,7 @@ class Augmentation:
 
 
 def augmentation_problems(settings: Mapping, side: int) -> Iterator[str]:
-    """Checks the augmentation settings for images of `side` pixels."""
+    """Yields problems with the augmentation settings for images of `side` pixels."""
     if not 0 <= settings["shift"] < side:
         yield f"shift: must be 0 or more and below vit.image_size, {side}"
     if settings["turns"] not in (1, 2, 4):
@@ -78,7 +78,7 @@ def augmentation_problems(settings: Mapping, side: int) -> Iterator[str]:
 
 
 def text_problems(stage: Mapping) -> Iterator[str]:
-    """Checks the batch settings of a stage that trains only on text."""
+    """Yields problems with the batch settings of a stage that trains only on text."""
     yield from too_small(stage, 1, "length", "validation_batches")
 
 
