@@ -294,7 +294,7 @@ def test_examples_may_be_training_images_and_targets_may_not():
     (batch,) = AssistantEvaluation(held, 2, 2)
     assert np.array_equal(batch["images"][0, :2], np.stack([caches[1][4], caches[0][3]]))
     assert held.exchanged(0)[0] < 6  # an image of the split
-    with pytest.raises(PipelineError, match="'x': its target image 'k4' is not of"):
+    with pytest.raises(PipelineError, match="its target image 'k4' is not in image set but in the"):
         data("t3", "k4")
 
 
