@@ -1,4 +1,4 @@
-"""Checkpoints: bit-for-bit round trips, atomic under SIGKILL, never misread."""
+"""Checkpoints: bitwise round trips, atomic under SIGKILL, never misread."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from slava_jax.checkpoint import (
 
 
 def state(seed: int = 0) -> dict:
-    """What a trainer keeps: int8, bfloat16, keys, optimiser tuples, numpy and empty arrays."""
+    """A training state: int8, bfloat16, keys, optimizer tuples, numpy and empty arrays."""
     draw = np.random.default_rng(seed)
     params = {
         "dense": {"kernel": jnp.asarray(draw.normal(size=(3, 4)), jnp.float32)},
@@ -188,7 +188,7 @@ def test_what_cannot_be_kept_is_refused_before_writing(tmp_path, arrays, facts, 
 
 
 def run_python(script: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    """A process of its own that sees this source tree, talking over stdin and stdout."""
+    """A new process with this source tree, connected by stdin and stdout."""
     root = Path(checkpoint.__file__).parent.parent
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -200,8 +200,8 @@ def run_python(script: str, *arguments: str, **environment: str) -> subprocess.P
     )
 
 
-# Imports once, then forks one child a line read, so that a start costs nothing. A child saves
-# without pause: arrays that are a function of the step, so that any mixture of two saves shows.
+# Imports once, then forks one child per line read, so that starts are cheap. A child saves without
+# pause; its arrays are a function of the step, so any mixture of two saves is detected.
 SAVE_FOREVER = """
 import os, sys
 import numpy as np
@@ -223,7 +223,7 @@ for line in sys.stdin:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    """SIGKILL at random times in a process that does nothing but save, nine times over."""
+    """SIGKILL at random times in a process that only saves, nine times."""
     draw = random.Random(0)
     half_written, last = 0, 0
     with run_python(SAVE_FOREVER, str(tmp_path)) as process:
@@ -278,7 +278,7 @@ print(checkpoints.latest())
 
 
 def test_a_save_that_finds_no_room_says_so_and_keeps_the_earlier_one(tmp_path):
-    """A limit on the size of files stands in for the full disk: it needs no privilege."""
+    """A file size limit replaces the full disk, because it needs no privileges."""
     process = run_python(SAVE_WITH_LITTLE_ROOM, str(tmp_path))
     message, latest = process.communicate(timeout=120)[0].strip().rsplit("\n", 1)
     assert process.returncode == 0
@@ -324,7 +324,7 @@ def test_what_a_killed_save_of_a_folder_left_is_replaced(tmp_path):
 
 
 def test_a_content_hash_is_of_names_dtypes_shapes_and_bytes():
-    """The same for numpy and jax, whatever the order; another one for any change."""
+    """The same for numpy and jax in any order; different after any change."""
     tree = {"b": {"w": np.arange(6, dtype=np.int8).reshape(2, 3)}, "a": np.float32([[1, 2]])}
     wanted = content_hash(tree)
     assert wanted == content_hash(
@@ -343,7 +343,7 @@ def test_a_content_hash_is_of_names_dtypes_shapes_and_bytes():
 
 
 def test_the_content_hash_of_yesterday():
-    """A golden value, from hashlib and the formula: a saved assistant names its base by it."""
+    """A golden value, from hashlib and the formula; a saved assistant identifies its base by it."""
     tree = {"x": {"w": np.float32([1.5, -2])}, "x-1": np.asarray(3, np.int32)}
     text = (
         b'["x-1", "int32", []]\x03\x00\x00\x00["x/w", "float32", [2]]\x00\x00\xc0?\x00\x00\x00\xc0'
@@ -352,7 +352,7 @@ def test_the_content_hash_of_yesterday():
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
-    """Not while it is written, and not where writing fails."""
+    """Not while it is written, and not if writing fails."""
     with appearing(tmp_path / "folder") as place:
         place.mkdir()
         (place / "file").write_text("all of it")

@@ -1,4 +1,4 @@
-"""Bytes between devices, counted in programs that say themselves how many they are."""
+"""Bytes between devices, counted in programs with known traffic."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SIZE = 1024
 
 
 def compiled(function, spec, out):
-    """The text of `function` of float32[4, 1024], laid out over four devices by `spec`."""
+    """The text of `function` of float32[4, 1024], sharded over four devices by `spec`."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     x = jax.ShapeDtypeStruct((4, SIZE), jnp.float32, sharding=NamedSharding(mesh, spec))
     run = jax.jit(function, out_shardings=NamedSharding(mesh, out))
@@ -20,19 +20,19 @@ def compiled(function, spec, out):
 
 
 def test_a_sum_over_devices_goes_twice_around():
-    """An all-reduce of 1024 floats: 4096 bytes, and 2 * 3/4 of them over a ring."""
+    """An all-reduce of 1024 floats: 4096 bytes, and 2 * 3/4 of that over a ring."""
     found = traffic(compiled(lambda x: x.sum(0), P("data"), P()))
     assert found == Traffic(4 * SIZE, 4 * SIZE * 1.5)
 
 
 def test_a_gather_goes_once_around():
-    """The whole array, of which each device has a quarter."""
+    """An array of which each device has a quarter."""
     found = traffic(compiled(lambda x: x, P("data"), P()))
     assert found == Traffic(16 * SIZE, 16 * SIZE * 0.75)
 
 
 def test_a_loop_counts_as_often_as_it_turns():
-    """Five sums behind one another."""
+    """Five sums in sequence."""
 
     def five(x):
         one = lambda carry, _: (jnp.sin(x + carry).sum(0), None)  # noqa: E731
@@ -43,11 +43,11 @@ def test_a_loop_counts_as_often_as_it_turns():
 
 
 def test_nothing_is_counted_where_nothing_is_sent():
-    """Elementwise work stays where it is."""
+    """Elementwise operations need no communication."""
     assert traffic(compiled(jnp.sin, P("data"), P("data"))) == Traffic()
 
 
-# As libtpu 0.0.42 leaves a loop of 13 turns, shortened.
+# A loop of 13 iterations from libtpu 0.0.42, shortened.
 LOOP = """
 %body (p: (s32[], f32[256], s32[])) -> (s32[], f32[256], s32[]) {
   %x = f32[256]{0:T(256)} get-tuple-element(%p), index=1
@@ -71,18 +71,18 @@ ENTRY %main (x.1: f32[256]) -> f32[256] {
 
 
 def test_a_loops_counter_is_read_where_it_does_not_say():
-    """What it starts from, and what it is compared with."""
+    """The iterations come from the counter's start and bound."""
     assert traffic(LOOP) == Traffic(13 * 1024, 13 * 1024 * 2 * 7 / 8)
 
 
 def test_groups_are_read_where_the_devices_stand_in_another_order():
-    """As the same compiler writes them for a mesh of 64 x 4."""
+    """In the same compiler's notation for a mesh of 64 x 4."""
     order = ", device_ids=([64,4]T(1,0))"
     assert traffic(LOOP.replace("'b'=1]", "'b'=1]" + order)) == traffic(LOOP)
 
 
 def test_a_sum_of_which_each_device_keeps_a_part_goes_once_around():
-    """As a TPU has it: a fusion of that name."""
+    """On a TPU it is a fusion of that name."""
     program = """
 %all-reduce-scatter.1 (x: f32[8,256]) -> f32[1,256] {
   %sum = f32[8,256]{1,0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
@@ -98,6 +98,6 @@ ENTRY %main (y: f32[8,256]) -> f32[1,256] {
 
 @pytest.mark.parametrize("change", [("LT", "NE"), ("constant(0)", "constant(1)"), ("13", "x")])
 def test_a_loop_without_a_count_is_refused(change):
-    """Whatever it sends would be counted wrong."""
+    """Its traffic would be counted wrong."""
     with pytest.raises(ValueError, match="how often it turns"):
         traffic(LOOP.replace(*change))

@@ -1,4 +1,4 @@
-"""A config that cannot be used is refused before anything is built, and the message says why."""
+"""An invalid config is refused before anything is built, and the message says why."""
 
 import importlib
 import json
@@ -24,8 +24,8 @@ def quickstart() -> ConfigDict:
 def get(name: str) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config()
     if config.data.name in ON_DISK:
-        config.data.folder = "somewhere"  # the user says where
-    if name == "teacher":  # a run's config with a group more, which its own command checks
+        config.data.folder = "somewhere"  # given by the user
+    if name == "teacher":  # has one more group, which its own command checks
         with config.unlocked():
             del config.teacher
     return config
@@ -34,7 +34,7 @@ def get(name: str) -> ConfigDict:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_can_be_used(name):
     config = get(name)
-    if config.start_from.vision:  # the shape comes from there
+    if config.start_from.vision:  # the shape comes from the weights
         config.vit.layers = config.vit.frozen_layers
     check(config)
     check(ConfigDict(config.to_dict()))  # a user's own, written from scratch

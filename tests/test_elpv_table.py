@@ -1,4 +1,4 @@
-"""The table of the real run says what the summary says, and leaves out what was not run."""
+"""The solar cell table matches the summary and leaves out missing runs."""
 
 from test_readme import RESULTS
 
@@ -13,7 +13,7 @@ def spread(mean, *, std=None):
 
 
 def variant(mean):
-    """Results of one variant whose every score is `mean`."""
+    """Results of one variant with all scores equal to `mean`."""
     held = {"splits": [0, 2], "minutes": [30.2, 31.9], "minus_best_probe.accuracy": spread(-0.0125)}
     for who in ("assistant", "every_b_at_zero", "vision_classifier_alone"):
         held |= {f"{who}.{score}": spread(mean, std=0.011) for score in SCORES}

@@ -1,4 +1,4 @@
-"""Experiments that take hours: what they read is measured, and what they write."""
+"""Experiments that take hours: the metrics they read exist, and their output is right."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from slava_jax.teacher.multi_image import CHALLENGES
 
 
 def measured() -> set[str]:
-    """Names of what the evaluation of a run with several images in its prompts yields."""
+    """Names of the metrics of a run with several images per prompt."""
     labels, scores = np.arange(10), np.eye(10)
     one, yes = np.ones(10), np.ones(10, bool)
     losses = tasks.Losses(["class"] * 10, one, one, one, one - 1, yes)
@@ -57,7 +57,7 @@ def test_every_number_that_an_ablation_keeps_is_measured():
 
 
 def ablated(seeds=(0, 1)):
-    """Results of every variant with either decoder."""
+    """Results of every variant with both decoders."""
     return {
         ablations.name_of(seed, decoder, variant): {
             "metrics": dict.fromkeys(ablations.KEPT, i + seed / 2)
@@ -156,7 +156,7 @@ def test_a_result_of_other_settings_is_not_taken_for_one_of_these(tmp_path, monk
     config = elpv_pretrained.config_of(0, "transformer").to_json(sort_keys=True)
     settings = hashlib.sha256(config.encode()).hexdigest()[:16]
     (tmp_path / "split0-transformer.json").write_text(json.dumps({"settings": settings}))
-    elpv_pretrained.do(0, "transformer")  # is there
+    elpv_pretrained.do(0, "transformer")  # exists
     assert len(ran) == 1
 
 
@@ -179,7 +179,7 @@ def test_shifted_and_mixed_are_trained_on_other_images_than_both_are_asked_about
 
 def test_answers_of_every_style_are_told_by_one_tokenizer(tmp_path, monkeypatch):
     def run(config, workdir):
-        """Leaves what a run leaves, or reads what it would read."""
+        """Writes the files of a run, or reads what a run would read."""
         place = Path(workdir) / "data"
         if config.stages == ("vision",):
             for name in ("procedural", "tokenizer", "instructions"):

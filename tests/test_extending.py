@@ -1,4 +1,4 @@
-"""docs/extending.md: its worked example, applied to a copy of the package, works as it says."""
+"""docs/extending.md: the worked example runs when applied to a copy of the package."""
 
 import os
 import re
@@ -12,13 +12,13 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 def block(language: str) -> str:
-    """The one fenced block of a language."""
+    """The only fenced block of a language."""
     (text,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
     return text
 
 
 def run(*command: str, cwd: Path, text: str | None = None, **variables: str) -> None:
-    """Runs a command in a folder; what it printed is the error where it fails."""
+    """Runs a command in a folder; its output is the error if it fails."""
     done = subprocess.run(
         command, cwd=cwd, input=text, env=os.environ | variables, text=True, capture_output=True
     )
@@ -28,7 +28,7 @@ def run(*command: str, cwd: Path, text: str | None = None, **variables: str) -> 
 def test_the_worked_example_does_what_it_says(tmp_path):
     leave_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "slava_jax", tmp_path / "slava_jax", ignore=leave_out)
-    # Git looks for no repository above: in one it would pass over files that are not of it.
+    # Git must not look for a repository above: it would ignore files outside of that.
     run(
         "git",
         "apply",

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "slava_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "__init__.py")
 
-# From the bottom. `checkpoint` stands beside them: only the rooms of USES_CHECKPOINT may import it.
+# From the bottom. `checkpoint` is not a layer: only the rooms of USES_CHECKPOINT may import it.
 LAYERS = (
     "bottom",
     "synthetic",
@@ -37,7 +37,7 @@ SINGLE_MODULES = {
 }  # fmt: skip
 FORBIDDEN = {"eval": {"nn", "models", "convert"}, "teacher": {"nn", "models", "convert"}}
 USES_CHECKPOINT = {"convert", "inference", "train", "top"}
-# Not for a user: the teacher tries again, and says itself how often in vain.
+# Not shown to users: the teacher retries, and reports the failures itself.
 CAUGHT_INSIDE = {"AttemptError", "RenderingError"}
 
 
@@ -48,7 +48,7 @@ def name(path: Path) -> str:
 def room(parts: tuple[str, ...]) -> str:
     """The room of a module, given its path below slava_jax.
 
-    Raises KeyError for a module that is in none.
+    Raises KeyError for a module outside all rooms.
     """
     first = parts[0]
     return first if (PACKAGE / first).is_dir() and first in LAYERS else SINGLE_MODULES[first]
@@ -61,7 +61,7 @@ def imported_rooms(tree: ast.AST) -> set[str]:
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative imports hide the layer"
-            # `from slava_jax import checkpoint` names the module only behind `import`.
+            # `from slava_jax import checkpoint` has the module name after `import`.
             bare = node.module == "slava_jax"
             modules += [f"slava_jax.{a.name}" for a in node.names] if bare else [node.module]
     return {room(tuple(m.split(".")[1:])) for m in modules if m.startswith("slava_jax.")}
@@ -134,7 +134,7 @@ def own_errors() -> dict[str, set[str]]:
 
 
 def test_every_error_is_one_that_commands_print():
-    """By its base alone: no list has to be kept."""
+    """By the base class, so that no list is needed."""
     found = own_errors()
     assert found.keys() >= {"UserError", "DataError", "WordNetError", *CAUGHT_INSIDE}
     others = found.keys() - {"UserError"} - CAUGHT_INSIDE
@@ -142,7 +142,7 @@ def test_every_error_is_one_that_commands_print():
 
 
 def test_only_commands_end_the_program():
-    """And what they print as an error goes through one place."""
+    """All error output goes through one place."""
     ends, handles = set(), set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

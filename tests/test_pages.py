@@ -1,4 +1,4 @@
-"""Memory in large pages, and given back behind a compilation."""
+"""Memory in large pages, and memory returned after a compilation."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_a_setting_of_the_users_own_is_left_alone():
 
 
 def test_what_a_compilation_leaves_free_is_given_back():
-    # As users compile: with optimisations, and not out of a cache.
+    # As for users: with optimizations and without a compilation cache.
     changed = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES")
     plain = {name: value for name, value in os.environ.items() if name not in changed}
     held = {}

@@ -1,4 +1,4 @@
-"""Checkpoints written slice by slice: what `save_tree` writes, or nothing."""
+"""Checkpoints written slice by slice equal those of `save_tree`, or are not written."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from slava_jax.streaming import save_slices
 
 
 def sliced() -> dict[str, np.ndarray]:
-    """By name: arrays of three dtypes, one without layers."""
+    """Arrays of three dtypes by name, one without layers."""
     draw = np.random.default_rng(0)
     return {
         "language_model/blocks/kernel": draw.integers(-127, 128, (3, 4, 5), np.int8),
@@ -25,7 +25,7 @@ def shapes(arrays) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def pieces(arrays):
-    """Layer by layer, the layers of one array in any order, `norm` in one piece."""
+    """Layer by layer, in any order for one array; `norm` in one piece."""
     for i in (2, 0, 1):
         yield "language_model/blocks/kernel", i, arrays["language_model/blocks/kernel"][i]
     yield "language_model/norm", None, arrays["language_model/norm"]
@@ -35,7 +35,7 @@ def pieces(arrays):
 
 @pytest.mark.parametrize("commit", [1, 2**26])
 def test_slices_are_read_as_one_tree(tmp_path, monkeypatch, commit):
-    """The slow twin is `save_tree` of the whole: with a template and without, the same."""
+    """The reference is `save_tree` of the whole, read with and without a template."""
     monkeypatch.setattr("slava_jax.streaming._COMMIT", commit)
     arrays = sliced()
     save_slices(tmp_path / "slices", shapes(arrays), pieces(arrays), {"a": 1})
@@ -57,7 +57,7 @@ def test_slices_are_read_as_one_tree(tmp_path, monkeypatch, commit):
 
 
 def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
-    """One missing, one twice, one of another shape, one of another dtype, an error on the way."""
+    """Missing, repeated, wrong shape, wrong dtype, and an error in between."""
     arrays = sliced()
     all_pieces = list(pieces(arrays))
     wrong = [
@@ -83,11 +83,11 @@ def test_slices_that_do_not_add_up_leave_nothing(tmp_path):
 
 
 def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
-    """A petabyte: nothing is read, nothing written."""
+    """For a petabyte nothing is read or written."""
     huge = {"kernel": jax.ShapeDtypeStruct((2**10, 2**20, 2**20), jnp.int8)}
 
     def unread():
-        raise AssertionError("read before the room was known")
+        raise AssertionError("read before the free space was checked")
         yield
 
     with pytest.raises(CheckpointError, match=r"1048576.00 GiB needed, [\d.]+ GiB free"):
@@ -96,7 +96,7 @@ def test_room_for_slices_is_asked_before_anything_is_written(tmp_path):
 
 
 def test_a_neighbours_folder_is_left_alone(tmp_path):
-    """Whatever its name says: only what was made here is deleted."""
+    """Regardless of its name: only own files are deleted."""
     (tmp_path / "x.unfinished").mkdir()
     save_slices(tmp_path / "x", shapes(sliced()), pieces(sliced()), {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "x.unfinished"]

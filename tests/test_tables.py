@@ -1,4 +1,4 @@
-"""The paper's tables with ours beside: whose number it is, of what data, n, seeds, ± of what."""
+"""The paper's tables with our results: source, data, n, seeds and meaning of ±."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from slava_jax.eval.report import write_report
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
 TASKS = (specs.CAPTION, specs.VQA, specs.INTRA_CLASS, specs.INTER_CLASS, specs.HETEROGENEITY)
-CLASSES = ("Tips", "Gravel")  # one that the paper has, one that it has not
+CLASSES = ("Tips", "Gravel")  # one in the paper, one not
 RUN = {
     "run.wall_seconds": 512.4,
     "run.matmul_gflops": 123.4,
@@ -47,7 +47,7 @@ def made_up(top1: float = 0.5) -> dict[str, float]:
 
 @pytest.fixture
 def finish(tmp_path):
-    """Leaves a finished run of made-up metrics, and returns its work directory."""
+    """Writes a finished run with made-up metrics, and returns its work directory."""
 
     def leave(data: str = "procedural", seed: int = 0, metrics=None, **settings) -> Path:
         workdir = tmp_path / f"{data}-seed{seed}"

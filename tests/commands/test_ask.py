@@ -1,4 +1,4 @@
-"""`ask` on the terminal, and what an unusable checkpoint or image makes it say."""
+"""`ask` on the terminal, and its errors for invalid checkpoints and images."""
 
 import json
 import os
@@ -24,7 +24,7 @@ QUESTION = "What is shown?"
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """What a run leaves, with weights nobody trained."""
+    """The files of a run, with untrained weights."""
     directory = tmp_path_factory.mktemp("run")
     config = get_config()
     datasets = prepare(config, directory)

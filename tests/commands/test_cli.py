@@ -1,4 +1,4 @@
-"""The program `slava`: which commands there are, how they answer, and that documents name them."""
+"""The program `slava`: its commands, their output, and that the documents name them."""
 
 import configparser
 import importlib.metadata
@@ -51,7 +51,7 @@ def test_help_shows_the_flags_of_a_config(command, flag):
 
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_help_loads_neither_jax_nor_transformers(command):
-    """Which take seconds; of a busy machine the modules tell more than a clock."""
+    """They take seconds to load; checking the modules is more reliable than timing."""
     code = (
         "import sys\n"
         "from slava_jax.commands.cli import main\n"
@@ -68,7 +68,7 @@ def test_help_loads_neither_jax_nor_transformers(command):
 
 
 def test_help_answers_at_once():
-    slava("ask", "--help")  # what is compiled once an installation
+    slava("ask", "--help")  # compiles the modules, once per installation
     started = time.perf_counter()
     slava("ask", "--help")
     assert time.perf_counter() - started < 5  # 0.1 s; the room is for a machine that is busy
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said_without_a_traceback(tmp_path, arguments, status, 
 
 
 def test_a_config_may_import_another_from_the_folder_of_the_call(tmp_path):
-    """A console script does not look there by itself, as python -m does."""
+    """Unlike python -m, a console script does not search that folder by itself."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own/first.py").write_text("from configs.quickstart import get_config\n")
     (tmp_path / "own/second.py").write_text("from own.first import get_config\n")
@@ -138,7 +138,7 @@ def test_the_console_script_is_that_program():
 
 
 def test_every_module_of_commands_is_a_command_or_serves_them():
-    """Nothing that cannot be reached, and a file for each command."""
+    """No unreachable modules, and a file for each command."""
     files = {path.stem for path in (ROOT / "slava_jax/commands").glob("*.py")}
     named = {module.split(".")[-1] for module, _ in cli.COMMANDS.values()} - {"main"}
     assert files - named == {"__init__", "cli"} and named <= files

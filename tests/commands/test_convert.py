@@ -1,4 +1,4 @@
-"""`slava convert`: weights in, and out in each form; its flags and its errors."""
+"""`slava convert`: import, export in each format, flags and errors."""
 
 import json
 
@@ -22,7 +22,7 @@ TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous spo
 
 
 def read_back(folder, to):
-    """A folder of Hugging Face's through our own way in."""
+    """Imports a Hugging Face folder."""
     write(read_folder(folder), to)
     return load(to)
 
@@ -42,14 +42,14 @@ def test_the_command_writes_what_load_reads(tmp_path, capsys):
 
 
 def test_what_is_there_is_not_overwritten(tmp_path):
-    """It may be another model's."""
+    """It may belong to another model."""
     with pytest.raises(SystemExit, match="already exists"):
         main(["--from", str(tiny_folder(tmp_path / "theirs")), "--to", str(tmp_path)])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Work directories of one expert and of four."""
+    """Work directories with one expert and with four."""
     folder = tmp_path_factory.mktemp("runs")
     for experts in (1, 4):
         model, variables = made(experts)
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
 
 
 def test_the_command_writes_each_form(run, tmp_path, capsys):
-    """From a run; the base from converted weights, too."""
+    """From a run; the base also from converted weights."""
     for form in ("peft", "huggingface", "base"):
         options = [] if form == "base" else ["--rank", "4"]
         main(["--from", f"{run}/1", "--to", f"{tmp_path}/{form}", "--as", form, *options])
@@ -93,7 +93,7 @@ def test_several_experts_leave_merged_and_the_cost_is_printed(run, tmp_path, cap
 
 
 def test_a_run_whose_base_has_moved_leaves_all_the_same(tmp_path):
-    """`--base` says where it is, as the error does."""
+    """`--base` gives its path, as the error suggests."""
     model, variables = made()
     base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     export.write_folder(base, tokenizer(), tmp_path / "theirs")
@@ -117,7 +117,7 @@ def test_a_run_whose_base_has_moved_leaves_all_the_same(tmp_path):
 
 
 def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
-    """And nothing is written."""
+    """Nothing is written."""
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "thin"}')
     merge = ["--merge_at_mean_routing", str(texts)]

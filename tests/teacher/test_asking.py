@@ -1,4 +1,4 @@
-"""Requests to a real HTTP server on loopback that misbehaves on purpose."""
+"""Requests to a real HTTP server on loopback that simulates faults."""
 
 import asyncio
 import email.utils
@@ -19,7 +19,7 @@ OK = lambda number, body: "ok"  # noqa: E731
 
 
 def first(action, times: int = 1):
-    """The first requests get `action`, the others their answer."""
+    """The first requests get `action`, the others an answer."""
     return lambda number, body: action if number < times else "ok"
 
 
@@ -31,7 +31,7 @@ def run(tmp_path, behave=OK, again=False, **changes):
 
 
 def complete_set(task) -> bool:
-    """Whether the class and 12 questions in 2 styles were written of all 6 images."""
+    """Whether all 6 images have the class and 12 questions in 2 styles."""
     return len(read_jsonl(task.instructions("train"))) == 6 * 25
 
 
@@ -51,7 +51,7 @@ def test_a_fault_that_passes_costs_no_answer(tmp_path, fault):
 
 
 def drip(handler) -> None:
-    """A byte of an answer now and then, for a minute."""
+    """Sends single bytes of an answer for a minute."""
     handler.send_response(200)
     handler.send_header("Content-Length", "5000")
     handler.end_headers()
@@ -185,8 +185,8 @@ def test_what_was_refused_is_asked_again_where_that_is_wished(tmp_path):
 @pytest.mark.parametrize("name", ["requests", "tokens", "money"])
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_the_budget_stops_it_before_it_is_exceeded(tmp_path, name, concurrency):
-    """An answer costs 110 tokens and 1.2 in money; until it is there a request counts at its most,
-    so that four answers and the most of a fifth are room for five."""
+    """An answer costs 110 tokens and 1.2 in money; a running request counts at its highest cost, so
+    a limit of four answers plus the highest cost of a fifth allows five."""
     own = {
         "request": {"max_tokens": 1000}, "image_tokens": 200, "concurrency": concurrency,
         "prices": {"input": 1e4, "output": 2e4},
@@ -200,7 +200,7 @@ def test_the_budget_stops_it_before_it_is_exceeded(tmp_path, name, concurrency):
     api, task, report = run(tmp_path, budget=budget(1), **own)
     assert f"could exceed the budget: {name} {limits[name]:g}" in report
     assert len(api.bodies) == 5
-    # It holds for the next run, too; and a larger one goes on without asking anything twice.
+    # It also applies to the next run; with a larger one nothing is asked twice.
     api, _, _ = run(tmp_path, budget=budget(1), **own)
     assert len(api.bodies) == 0
     api, task, _ = run(tmp_path, budget=budget(100), **own)
@@ -216,7 +216,7 @@ def test_messages_larger_than_expected_do_not_break_the_budget(tmp_path):
 
 
 def test_messages_with_more_images_do_not_break_the_budget(tmp_path):
-    """What one image costs tells little of four: the first such request goes alone, too."""
+    """One image says little about the cost of four: the first such request is also sent alone."""
 
     def behave(number, body):
         images = sum(part["type"] == "image_url" for part in body["messages"][-1]["content"])
@@ -262,7 +262,7 @@ def test_attempts_that_may_have_been_paid_for_count(tmp_path):
      {"prompt_tokens": -5, "completion_tokens": 3}, {"prompt_tokens": 1e999}],
 )  # fmt: skip
 def test_a_server_that_does_not_count_tokens(tmp_path, usage):
-    """What it may have cost at most stands in for them, and the answer counts."""
+    """The highest cost is used instead, and the answer is kept."""
     behave = lambda number, body: complete(good_text(body), usage=usage)  # noqa: E731
     api, task, _ = run(tmp_path, behave, request={"max_completion_tokens": 700})
     assert len(api.bodies) == 6

@@ -1,4 +1,4 @@
-"""The journal: kills, torn lines, damage, two processes."""
+"""The journal: kills, partly written lines, damage, two processes."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def wait_until(happens, process) -> None:
 
 
 def test_a_killed_run_loses_no_answer_and_pays_for_none_twice(tmp_path):
-    """Only what was under way at the kill, at most 4 requests each, may be asked once more."""
+    """Only requests running at the kill, at most 4 each, may be repeated."""
     with serving(Api()) as api:
         api.delay = 0.03
         for enough in (7, 19):
@@ -63,7 +63,7 @@ def test_a_killed_run_loses_no_answer_and_pays_for_none_twice(tmp_path):
         task = job(tmp_path, api.url, per_class=12)
         final = read_journal(task.journal)
         assert all(final.replies[request][: len(r)] == r for request, r in held.items())
-        # What was under way counts as spent, whether it had arrived or not.
+        # Running requests count as spent, whether they arrived or not.
         assert len(api.bodies) <= final.spent.requests <= len(api.bodies) + 2 * 4
         assert final.spent.tokens >= 110 * len(api.bodies)
         assert len(read_jsonl(task.instructions("train"))) == 36 * 25
@@ -114,7 +114,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_every_torn_end_is_gone_on_from(tmp_path):
-    """Wherever a write was cut, whole lines stay and the next line is whole."""
+    """Wherever a write was cut, complete lines are kept and the next line is complete."""
     raw = filled(tmp_path / "journal.jsonl").read_bytes()
     last = raw[:-1].rindex(b"\n") + 1
     for cut in range(last, len(raw)):
@@ -154,7 +154,7 @@ def test_two_processes_on_one_journal_are_refused(tmp_path):
         with pytest.raises(TeacherError, match="in use by another process"):
             teach(job(tmp_path, api.url))
         assert not api.bodies
-    with serving(Api()) as api:  # closed, it is free again
+    with serving(Api()) as api:  # closing releases it
         teach(job(tmp_path, api.url))
         assert len(api.bodies) == 6
 

@@ -1,4 +1,4 @@
-"""Instructions about several images: which stand together, and what is said of the last one."""
+"""Instructions about several images: their groups, and the answers about the last one."""
 
 import json
 import random
@@ -25,7 +25,7 @@ from slava_jax.teacher.multi_image import (
 from slava_jax.teacher.procedural import class_answer, facts
 
 BLANK = encode_png(np.zeros((4, 4), np.uint8))
-TRAIN, TEST = 6, 2  # images of a class
+TRAIN, TEST = 6, 2  # images per class
 
 
 def drawn(name, count, start):
@@ -41,7 +41,7 @@ POOL, UNSEEN = drawn("train", TRAIN, 0), drawn("test", TEST, 100)
 
 
 def embedded(images, seed=0):
-    """A direction for each class, and noise of the image's own."""
+    """A direction for each class, plus noise for each image."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(9).normal(size=(len(CATEGORIES), 16))
     return centres[images.labels] + 0.5 * rng.normal(size=(len(images), 16))
@@ -127,7 +127,7 @@ def test_few_shot_needs_labels_alone():
     items = about(bare, bare, shots=(2,), challenges=CHALLENGES, tested=False)
     assert len(items) == len(POOL)
     assert {i.metadata["supplement"] for i in items} == {""}
-    bare.facts[0] = {"category": CATEGORIES[0], "nm_per_pixel": 2.0}  # of a file that says so
+    bare.facts[0] = {"category": CATEGORIES[0], "nm_per_pixel": 2.0}  # a known scale
     item = about(bare, bare, shots=(2,), tested=False)[0]
     assert item.metadata["supplement"] == "Pixel size 2 nm."
     asked = about(bare, bare, shots=(2,), tested=False, question="Sound or not?")
@@ -137,7 +137,7 @@ def test_few_shot_needs_labels_alone():
 @pytest.mark.parametrize("kind", CHALLENGES)
 def test_challenges_are_true_of_their_target_and_false_of_another_category(kind):
     items = about(challenges=(kind,))
-    # Not every class has sizes that vary.
+    # Sizes do not vary in every class.
     assert {i.style for i in items} == {"short", "detailed"} and len(items) > len(UNSEEN) / 2
     for item in items:
         assert len(item.images) == OTHERS + 1

@@ -1,4 +1,4 @@
-"""What is asked of which images, and in what words."""
+"""The questions about each image, and their wording."""
 
 import base64
 import json
@@ -122,7 +122,7 @@ def test_caption_and_paragraphs_go_with_their_image(tmp_path):
 
 
 def test_every_image_of_a_group_has_its_own_caption(tmp_path):
-    """Two panels of a figure share theirs."""
+    """Two panels of a figure share their caption."""
     keys = ["train/Tips/0.png", "train/Tips/1.png"]
     contexts = write(tmp_path / "c.jsonl", *[{"image": key, "caption": "Tips."} for key in keys])
     groups = write(tmp_path / "g.jsonl", {"images": keys, "kind": "intra_class"})
@@ -133,7 +133,7 @@ def test_every_image_of_a_group_has_its_own_caption(tmp_path):
 
 
 def test_no_random_group_is_asked_about_twice(tmp_path):
-    """Of two images of a class there are two orders."""
+    """Two images of a class have two orders."""
     plan = job(tmp_path, groups_per_category=9, images_per_group=2, images_per_category=1).plan()
     assert len({request.id for request in plan}) == len(plan)
     pairs = [request for request in plan if request.names == ["intra_class"]]
@@ -290,7 +290,7 @@ def test_bad_settings_are_named(tmp_path, changes, said):
 
 
 def test_the_dry_run_shows_prompts_and_the_bill(tmp_path):
-    """And neither sends nor writes anything; there is no server, and no key."""
+    """It neither sends nor writes anything; there is no server and no key."""
     task = job(
         tmp_path, "", prices={"input": 1e6, "output": 2e6}, groups_per_category=1,
         request={"max_tokens": 1000},

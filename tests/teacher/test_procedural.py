@@ -16,8 +16,8 @@ from slava_jax.teacher.procedural import (
     supplement,
 )
 
-# Words that speak about a fact, and the values of it for which they may be used. Written down
-# here a second time, apart from the teacher's own tables.
+# Words about a fact, and the values for which they may be used. Independent of the teacher's own
+# tables.
 WORDS = {
     r"\blow\b": ("coverage_level", {"low"}),
     r"\bmoderate\b": ("coverage_level", {"moderate"}),
@@ -61,7 +61,7 @@ WORDS = {
 SHAPES = ("spherical", "faceted", "irregular", "cylindrical", "conical", "rectangular")
 FEATURES = ("particle", "fibre", "wire", "pore", "line", "tip", "cell", "cavity", "mesh")
 DEFECTS = ("crack", "scratch", "debris", "missing feature")
-# What the detailed surface answer says of records without defects.
+# The detailed surface answer for records without defects.
 GENERIC = "No defects such as cracks or scratches"
 
 lengths = st.floats(0.5, 50_000)
@@ -76,7 +76,7 @@ def sizes(draw):
 
 
 def truths(words=None):
-    """Random records; `words` in place of the known values of the free string fields."""
+    """Random records; `words` replaces the known values of the free string fields."""
 
     def text(*known):
         return words if words is not None else st.sampled_from(known)
@@ -110,7 +110,7 @@ def truths(words=None):
 
 @st.composite
 def pairs(draw):
-    """A record and another that shares most fields with it, so that many answers fit both."""
+    """A record and another with mostly equal fields, so that many answers fit both."""
     one, two = draw(truths()), draw(truths())
     names = [field.name for field in dataclasses.fields(GroundTruth)]
     changed = draw(st.lists(st.sampled_from(names), max_size=4, unique=True))
@@ -156,7 +156,7 @@ def number_is_true(said, unit, before, table):
         return abs(100 * table["coverage"] - said) <= 10 + 1e-6
     if unit == "times":
         return near(table["magnification"], said, 0.15)
-    # Something counted: the features or a kind of defect.
+    # A counted quantity: the features or a kind of defect.
     names = ["count"] if unit[:3] == table["feature"][:3] else []
     names += [n for n in table if n.startswith("defect_") and unit[:3] == n[7:10]]
     exact = not before.endswith("about ")
@@ -164,7 +164,7 @@ def number_is_true(said, unit, before, table):
 
 
 def untruths(answer, table):
-    """What the text says and the facts do not: read from the text alone."""
+    """Statements of the text that the facts do not support, from the text alone."""
     text = answer.replace(GENERIC, "No defects")
     found = []
     for pattern, (name, allowed) in WORDS.items():
@@ -176,7 +176,7 @@ def untruths(answer, table):
     for word in FEATURES:
         stem = word[:-1] if word == "cavity" else word
         pattern = rf"\b{stem}(s|es|ies)?\b"
-        # 'A particle sample' names the class of material, whatever is counted in it.
+        # 'A particle sample' names the class of material, regardless of the counts.
         if re.search(pattern, re.sub("|".join(MATERIALS.values()), "", text)) and (
             table["feature"] != word
         ):
@@ -220,7 +220,7 @@ def test_an_answer_called_true_of_another_record_is_true_of_it(pair, seed):
 
 
 def _on_the_edge(item, table):
-    """Same words, but a number near the edge of what 'about' covers."""
+    """The same words, with a number near the limit of 'about'."""
     broken = {n: c for n, c in item.claims.items() if not claims_hold({n: c}, table)}
     return all(isinstance(c, list) and near(table[n], sum(c) / 2, 0.25) for n, c in broken.items())
 
@@ -286,7 +286,7 @@ def test_one_image_gets_every_type_in_both_styles():
 
 
 def test_golden_answers():
-    # Read through by hand once: the wording is ours, the numbers are RECORD's.
+    # Checked by hand: the numbers are RECORD's.
     said = {item.id: item.answer for item in instructions("k", RECORD, 0)}
     assert said["k/class/short"] == "Nanowires"
     assert said["k/basics/short"] == "This is a nanowire sample with wires about 40 nm in diameter."
@@ -335,14 +335,14 @@ def test_wording_follows_the_seed_and_nothing_else():
 
 
 def test_another_scale_is_false_of_the_record_but_not_shown_by_the_picture():
-    # The same picture taken three times as coarse: every length is threefold, the pixels agree.
+    # The same image at a three times coarser scale: all lengths are tripled, the pixels agree.
     coarse = dataclasses.replace(
         RECORD,
         nm_per_pixel=6.0,
         size_nm=SizeDistribution("diameter", 126.0, 24.0, 60.0, 180.0),
         spacing_nm=270.0,
     )
-    # The same wires seen three times as small.
+    # The same wires at a third of the size.
     small = dataclasses.replace(RECORD, nm_per_pixel=6.0)
     items = {i.id: i for i in instructions("image", RECORD, 0)}
     size = items["image/size/detailed"]
@@ -350,10 +350,10 @@ def test_another_scale_is_false_of_the_record_but_not_shown_by_the_picture():
     assert not shown_false(size, facts(coarse))
     assert is_true(size, facts(small))
     assert shown_false(size, facts(small))
-    # 'About 40 nm' is not said of 60 nm.
+    # 'About 40 nm' is false for 60 nm.
     thick = dataclasses.replace(RECORD, size_nm=SizeDistribution("diameter", 60.0, 9, 40.0, 90.0))
     assert not is_true(items["image/basics/short"], facts(thick))
-    # The magnification stands in the prompt: no picture refutes it.
+    # The magnification is in the prompt, so no image contradicts it.
     caption = items["image/caption/short"]
     assert "magnified 50,000 times" in caption.answer
     faster = facts(dataclasses.replace(RECORD, magnification=9000))

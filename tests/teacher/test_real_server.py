@@ -1,7 +1,7 @@
 """A real server program with a real language model: `transformers serve` and SmolLM2-135M.
 
 (make pretrained reference). The model is text only and too small for what is asked of it: that its
-answers are set aside for a reason, and everything else holds, is what can be tested.
+answers are rejected with a reason, and that everything else works, is what can be tested.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    """The GGUF file as a folder: of a lone file the server does not know the architecture."""
+    """The GGUF file in a folder; the server cannot read the architecture of a single file."""
     source = SMOLLM2.submodule_search_locations[0]
     converted, folder = str(tmp_path / "converted"), str(tmp_path / "smollm2")
     convert(["--from", f"{source}/{NAME}", "--to", converted])

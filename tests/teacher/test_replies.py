@@ -1,4 +1,4 @@
-"""What counts as an answer, and why other things do not."""
+"""Valid answers, and the reasons for rejecting others."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""From images to instructions that a run reads; and that nothing of the user's is in any file."""
+"""From images to the instructions of a run, without the user's data in any file."""
 
 import dataclasses
 import json
@@ -98,7 +98,7 @@ def test_what_is_not_the_teachers_is_left_alone(tmp_path):
 
 
 def gossip(number: int, body: dict):
-    """A server that tells what it knows of its user."""
+    """A server that reveals what it knows about its user."""
     host, home = socket.gethostname().split(".")[0], os.environ["HOME"]
     text = (
         f"Key {KEY} ({KEY[:6]}****{KEY[-4:]}, organization org-aB3dE6gH9) of {host.upper()}: "
@@ -140,7 +140,7 @@ def test_nothing_of_the_user_is_written(tmp_path, monkeypatch, capfd):
 
 
 def test_a_word_of_an_answer_is_no_server(tmp_path):
-    redactor = Redactor("test", "http://gold/v1")  # a key for a server that wants none
+    redactor = Redactor("test", "http://gold/v1")  # a key for a server that needs none
     assert redactor.answer("The test is smooth.") == "The test is smooth."
     assert redactor.answer("The gold is smooth.") == "The gold is smooth."
     assert redactor.error("gold: http://gold/v1 is down") == "[host]: [server] is down"

@@ -1,4 +1,4 @@
-"""What a run does with input it cannot use: one clear error, nothing lost, as early as can be."""
+"""Invalid input to a run gives one clear error, as early as possible, and nothing is lost."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def one_stage(name="vision"):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A work directory with its data, and nothing trained."""
+    """A work directory with data, but nothing trained."""
     workdir = tmp_path_factory.mktemp("prepared")
     prepare(get_config(), workdir)
     return workdir
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_image_or_truncated_is_named(tmp_path, content):
     bad = folder / "square" / "2.png"
     bad.write_bytes(content or bad.read_bytes()[:200])
     assert str(bad) in refusal(on_folder(folder), tmp_path / "run", ImageError)
-    bad.unlink()  # and the same command goes on
+    bad.unlink()  # then the same command resumes
     bad.write_bytes((folder / "square" / "1.png").read_bytes())
     prepare(on_folder(folder), tmp_path / "run")
 
@@ -143,7 +143,7 @@ def test_a_line_that_breaks_the_schema_is_named_by_file_and_line(workdir):
 
 @pytest.mark.parametrize("missing", ["vision", "language"])
 def test_a_stage_to_start_from_that_was_not_run(tmp_path, missing):
-    """Noticed before the other stage is trained; nothing is made."""
+    """Detected before the other stage is trained; nothing is written."""
     config = get_config()
     config.stages = tuple(name for name in config.stages if name != missing)
     config.start_from[missing] = str(tmp_path / "other")
@@ -166,7 +166,7 @@ def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path, monke
         WorkdirError, match=r"or only its report\.html to evaluate.*\n.*size: 4 there, 2"
     ):
         claim(workdir, config, finished=True)
-    monkeypatch.setattr(hosts, "is_first", lambda: False)  # another host does as the first one
+    monkeypatch.setattr(hosts, "is_first", lambda: False)  # other hosts follow the first
     with pytest.raises(WorkdirError, match="size: 4 there, 2 now"):
         claim(workdir, config)
     monkeypatch.undo()
@@ -181,7 +181,7 @@ def test_how_a_run_is_evaluated_may_change_until_it_has_a_report(tmp_path, monke
 
 @pytest.mark.parametrize("name", ["vision", "language"])
 def test_a_start_that_nothing_starts_from_is_no_silent_one(tmp_path, name):
-    """A mistyped path, or a run where only converted weights would do, beside its own stage."""
+    """A mistyped path, or a run where only converted weights are possible."""
     config = get_config()
     config.start_from[name] = str(tmp_path / "typo")
     text = refusal(config, tmp_path / "run", ConfigError)
@@ -190,7 +190,7 @@ def test_a_start_that_nothing_starts_from_is_no_silent_one(tmp_path, name):
 
 
 def test_a_stage_that_saw_the_test_images_is_refused(tmp_path):
-    """One folder under another seed has another split."""
+    """The same folder with another seed has another split."""
     config, before = on_folder(tmp_path), tmp_path / "before"
     claim(before, config)
     config.data.seed += 1
@@ -203,7 +203,7 @@ def test_a_stage_that_saw_the_test_images_is_refused(tmp_path):
 
 
 def test_no_wordnet_is_noticed_before_anything_is_made(tmp_path, monkeypatch):
-    """NLTK looks into an empty folder, as on a machine where nobody installed it."""
+    """NLTK looks into an empty folder, as on a machine without it."""
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     fresh = nltk.corpus.util.LazyCorpusLoader(
         "wordnet", nltk.corpus.reader.wordnet.WordNetCorpusReader, None
@@ -246,7 +246,7 @@ print([entry["step"] for entry in test_fit.read_history(directory)])
 
 
 def test_a_full_disk_keeps_the_checkpoint_and_the_run_goes_on_with_room(tmp_path):
-    """A limit on the size of files stands in for the full disk: it needs no privilege."""
+    """A file size limit replaces the full disk, because it needs no privileges."""
     arguments = [str(HERE), str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", LITTLE_ROOM, *arguments],
@@ -259,7 +259,7 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_run_goes_on_with_room(tmp_path
 
 
 def test_pairs_that_no_device_has_whole_are_refused_at_once(tmp_path):
-    """Not after two stages: a device of `pmap` sees no row of another."""
+    """Not after two stages: under `pmap` a device only sees its own rows."""
     config = get_config()
     config.assistant.pair_block = 4
     text = refusal(config, tmp_path / "run", PipelineError)

@@ -13,7 +13,7 @@ from slava_jax.train.stages import assistant_data
 
 
 def conversations(split: Split, form, tokenizer) -> Split:
-    """Two turns about each image, in the place of its instructions."""
+    """Two turns about each image, instead of its instructions."""
     firsts = {item.target: item for item in reversed(split.instructions)}
     items = [
         dataclasses.replace(
@@ -28,7 +28,7 @@ def conversations(split: Split, form, tokenizer) -> Split:
 
 
 def learned(config, datasets, split, tokenizer) -> str:
-    """What has a weight in the first row of a batch."""
+    """The weighted tokens in the first row of a batch."""
     data = assistant_data(config, datasets, split)
     batch = AssistantEvaluation(data, 2, 2, rows=range(2))[0]
     start, weights = batch["answer_start"][0], batch["weights"][0]
@@ -37,7 +37,7 @@ def learned(config, datasets, split, tokenizer) -> str:
 
 
 def test_every_answer_is_learned_and_the_last_one_is_scored(tmp_path):
-    """Of the training split the loss is of both answers; of the test split of what is asked."""
+    """The training loss covers both answers, the test loss only the last one."""
     config = get_config()
     config.model, config.template = "inline", "plain"
     config.assistant.buckets = ((500, 256, 1),)

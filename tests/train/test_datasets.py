@@ -1,4 +1,4 @@
-"""A LLaVA file and a folder of images, all the way to a trained assistant."""
+"""From a LLaVA file and a folder of images to a trained assistant."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
 
 
 def test_a_corrected_file_is_read_anew(config, tmp_path):
-    """An answer longer than any bucket is found once everything is made; none of it stays."""
+    """An answer longer than any bucket is found after preparation; nothing is left behind."""
     mine, run_dir = Path(config.data.instructions), tmp_path / "run"
     right = mine.read_text()
     (run_dir / "data/instructions").mkdir(parents=True)

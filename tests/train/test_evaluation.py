@@ -1,4 +1,4 @@
-"""Every control of the evaluation is what it says: put to an assistant that only looks."""
+"""Every control of the evaluation, tested with an assistant that only looks at the image."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -17,9 +17,9 @@ from slava_jax.train.test_split import TestSplit
 
 @dataclasses.dataclass(frozen=True)
 class Seer:
-    """Says the class of the image in front of it, whatever the question; with B at zero class 0.
+    """Answers the class of its image to any question; with B at zero class 0.
 
-    It stands in for an assistant; `seen` {pixels: class}.
+    A fake assistant; `seen` {pixels: class}.
     """
 
     seen: dict[bytes, int]
@@ -42,13 +42,13 @@ class Seer:
 
 
 def targets(images, image_index):
-    """The target image of each row, the last one that its text shows."""
+    """The target image of each row, the last one in its text."""
     images = np.asarray(images)
     return images[np.arange(len(images)), np.asarray(image_index).max(axis=1)]
 
 
 def looks(variables) -> bool:
-    """Whether the B of the adapters is at work, and all else is as it was."""
+    """Whether the adapters' B is nonzero and everything else unchanged."""
     layer = variables["frozen"]["q"]
     assert float(layer["lora_a"].sum()) == 2
     return float(layer["lora_b"].sum()) > 0
@@ -63,13 +63,13 @@ def held(tmp_path_factory):
 
 @pytest.fixture
 def metrics(held, monkeypatch):
-    """Of one who looks, with one who does not in the place of the untrained assistant."""
+    """Metrics of one that looks, with a blind one as the untrained assistant."""
     config, datasets = held
     images, cache = datasets.test.images, datasets.test.cache
     seen = {cache[i].tobytes(): int(images.labels[i]) for i in range(len(images))}
 
     def score_batch(model, variables, batch, rank):
-        """An answer costs the number of the class that is shown, or 100 for one who is blind."""
+        """An answer costs the number of the shown class, or 100 if blind."""
         shown = targets(batch.prompt.images, batch.prompt.image_index)
         label = np.asarray([seen[image.tobytes()] for image in shown], float)
         nats, one = label if looks(variables) else label + 100, np.ones_like(label)
@@ -115,7 +115,7 @@ def test_a_classification_of_anything_but_the_class_is_asked_in_words(held):
     assert classified(items[row].answer, "classification") and classified(name, "classification")
     assert classified(f"{name.upper()}.", "classification")
     assert not classified("No.", "classification")
-    assert classified("No.", "class")  # which there is of every image, however it is answered
+    assert classified("No.", "class")  # every image has one, regardless of its answer
 
 
 def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
@@ -127,4 +127,4 @@ def test_without_an_image_the_training_answers_are_all_there_is(held, metrics):
         right = np.mean([item.answer == answer for item, answer in zip(asked, told, strict=True)])
         assert metrics[f"{task}_blind.exact"] == right
         assert metrics[f"{task}_blind.n"] == len(rows) == 8
-    assert metrics["caption_blind.rougeL"] > metrics["caption.rougeL"]  # which says the class alone
+    assert metrics["caption_blind.rougeL"] > metrics["caption.rougeL"]  # which only gives the class

@@ -1,4 +1,4 @@
-"""`fit` on a toy stage: what it keeps, when it stops, and that a resumed run is the same run."""
+"""`fit` on a toy stage: checkpoints, stopping, and that a resumed run gives the same results."""
 
 import json
 
@@ -15,7 +15,7 @@ from slava_jax.train.recipes import Vision
 
 
 class Linear(nn.Module):
-    """Compiles in no time; the real stages are run by test_kill.py."""
+    """Compiles fast; test_kill.py runs the real stages."""
 
     width: int = 8
 
@@ -39,7 +39,7 @@ def batch(seed: int, **changes) -> dict:
 
 
 class Batches:
-    """`bad`: {position: what takes the place of that batch; an exception is raised}."""
+    """`bad`: {position: replacement of that batch; an exception is raised}."""
 
     def __init__(self, steps: int, bad: dict | None = None):
         self.steps, self.bad = steps, bad or {}
@@ -65,7 +65,7 @@ def make_stage(bad=None, validation=None, held=None, **changes) -> Stage:
 
 
 def files(directory) -> dict:
-    """What a finished stage leaves, but for the event files, which carry the time."""
+    """The files of a finished stage, except the event files, which contain times."""
     out = {"history": (directory / "history.jsonl").read_bytes()}
     for name in ("last", "best"):
         step = Checkpoints(directory / name).latest()
@@ -77,7 +77,7 @@ def files(directory) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run nobody disturbed."""
+    """An uninterrupted run."""
     directory = tmp_path_factory.mktemp("whole")
     params = fit(make_stage(), directory, 0)
     return directory, params
@@ -116,7 +116,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, position
 
 
 def test_killed_between_the_best_and_the_last_checkpoint(whole, tmp_path):
-    """`best` is ahead of `last` then; the resumed run comes to the same step again."""
+    """`best` is then ahead of `last`; the resumed run reaches the same step again."""
     with pytest.raises(KeyboardInterrupt):
         fit(make_stage(bad={10: KeyboardInterrupt()}), tmp_path, 0)
     history = [json.loads(line) for line in (whole[0] / "history.jsonl").read_text().splitlines()]
@@ -130,7 +130,7 @@ def test_killed_between_the_best_and_the_last_checkpoint(whole, tmp_path):
 
 @pytest.mark.parametrize("position", [7, 12])
 def test_other_frozen_weights_are_refused_on_the_way_and_at_the_end(tmp_path, position):
-    """The base was swapped between the kill and the resumption; put back, the stage goes on."""
+    """The base changed between kill and resumption; once restored, the stage resumes."""
     llama = {"kernel": np.zeros(2)}
     base, other = (
         {"frozen": {"stem": {"kernel": np.full((2, 3), n, np.int8)}, "language_model": llama}}
@@ -147,7 +147,7 @@ def test_other_frozen_weights_are_refused_on_the_way_and_at_the_end(tmp_path, po
 
 
 def flat_validation():
-    """The training classes exchanged: the better the model, the higher this loss."""
+    """The training classes swapped: the better the model, the higher this loss."""
     wrong = batch(100)
     return [{**wrong, "labels": 1 - wrong["labels"]}]
 

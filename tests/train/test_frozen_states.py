@@ -1,4 +1,4 @@
-"""Frozen layers of the vision encoder: their states computed once are those computed every time."""
+"""Cached states of the vision encoder's frozen layers equal states computed every time."""
 
 import csv
 import dataclasses
@@ -32,7 +32,7 @@ from slava_jax.train.start import pretrained, pretrained_encoder, with_pretraine
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A run that trains the last layer of a converted encoder, beside a converted Llama."""
+    """A run that trains the last layer of a converted encoder, with a converted Llama."""
     folder = tmp_path_factory.mktemp("weights")
     write(tiny_vit(), folder / "vit")
     write(read_folder(tiny_folder(folder / "theirs")), folder / "llama", quantized=True)
@@ -48,7 +48,7 @@ def config(tmp_path_factory):
 
 
 def whole_encoder(config):
-    """The encoder with nothing frozen: module and weights."""
+    """The encoder without frozen layers: module and weights."""
     vit = dataclasses.replace(VitConfig(**hashable(config.vit)), frozen_layers=0)
     return Vit(vit), load(config.start_from.vision).tree["vit"]
 
@@ -63,7 +63,7 @@ def datasets(config, tmp_path_factory):
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_frozen_layers_change_no_token(config, layers):
-    """Split into frozen and trained, the weights are the same function of the picture."""
+    """Splitting the weights into frozen and trained does not change the function."""
     model, weights = whole_encoder(config)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     split = dataclasses.replace(model.config, frozen_layers=layers)
@@ -82,7 +82,7 @@ def test_an_initialised_model_has_the_shapes_of_a_split_one(config):
 
 
 def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, datasets):
-    """What comes out of the last layers is what the whole encoder makes of the changed picture."""
+    """The last layers on cached states equal the whole encoder on the augmented image."""
     model, weights = whole_encoder(config)
     vit = VitConfig(**hashable(config.vit))
     params, frozen = pretrained_encoder(config)
@@ -102,7 +102,7 @@ def test_states_are_of_the_image_and_symmetry_that_was_drawn(config, datasets):
 
 
 def test_what_is_there_is_not_computed_again(config, datasets, monkeypatch):
-    """Not by another run, and after a kill only what is missing."""
+    """Not again by another run, and after a kill only the missing ones."""
     states = datasets.train.cache
     change = Augmentation(**config.image.augmentation)
     files = sorted(states._folder.iterdir())
@@ -122,7 +122,7 @@ def test_what_is_there_is_not_computed_again(config, datasets, monkeypatch):
 
 
 def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp_path):
-    """Of the picture under each symmetry of the training augmentation; without it, of one alone."""
+    """Views under each symmetry of the training augmentation; without it, only one."""
     config = config.copy_and_resolve_references()
     config.evaluation.test_time_augmentation = True
     encoder = pretrained_encoder(config)
@@ -146,7 +146,7 @@ def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp
 
 
 def test_states_beyond_float16_stop_the_run(config, datasets, tmp_path):
-    """The image is named."""
+    """The error names the image."""
     vit = VitConfig(**hashable(config.vit))
     stem = jax.tree.map(lambda a: a * 1e4, pretrained_encoder(config)[1]["stem"])
     split = datasets.test
@@ -157,7 +157,7 @@ def test_states_beyond_float16_stop_the_run(config, datasets, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_path):
-    """The frozen layers come out as they went in; ask needs no states; scores are on disk."""
+    """The frozen layers are unchanged; ask needs no states; scores are on disk."""
     metrics = run(config, tmp_path / "run")
     assert "classification_vit.top1" in metrics
     held = load_assistant(tmp_path / "run")
@@ -181,7 +181,7 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
 
 
 def test_a_finished_run_is_left_as_it_is(config, tmp_path):
-    """Its metrics are returned, and its clock does not go on."""
+    """Its metrics are returned, and its clock does not advance."""
     first = config.copy_and_resolve_references()
     first.stages = ("vision",)
     metrics = run(first, tmp_path / "run")
@@ -191,7 +191,7 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path):
 
 
 def test_what_no_pattern_chooses_is_held(config, datasets):
-    """It is no part of the state, has no moments, and the loss is that of the whole."""
+    """They are not in the state, have no moments, and the loss is that of the whole model."""
     other = config.copy_and_resolve_references()
     encoder = pretrained_encoder(other)
     language = pretrained(other.start_from.language, "language_model")
@@ -213,7 +213,7 @@ def test_what_no_pattern_chooses_is_held(config, datasets):
 
 @pytest.mark.slow
 def test_an_assistant_can_start_from_the_encoder_of_another_run(config, tmp_path):
-    """Whose frozen layers are those that run started from."""
+    """Its frozen layers are those that run started from."""
     first = config.copy_and_resolve_references()
     first.stages = ("vision",)
     run(first, tmp_path / "vision")
@@ -226,13 +226,13 @@ def test_an_assistant_can_start_from_the_encoder_of_another_run(config, tmp_path
         load(config.start_from.vision).tree["vit"], VitConfig(**hashable(config.vit))
     )
     jax.tree.map(np.testing.assert_array_equal, pretrained_encoder(second), wanted)
-    # Without a language model between question and answer, its adapters have nothing to say.
+    # Without a language model between question and answer, its adapters have no effect.
     for name in ("top1", "macro_f1"):
         assert metrics[f"classification_zero_b.{name}"] == metrics[f"classification.{name}"]
 
 
 def test_a_config_that_cannot_be_is_refused(config, tmp_path):
-    """Shifts of states, an encoder from nowhere, more layers than there are."""
+    """Shifts of states, a missing encoder, more layers than exist."""
     other = config.copy_and_resolve_references()
     other.image.augmentation.shift = 4
     with pytest.raises(ConfigError, match=r"image\.augmentation\.shift: must be 0"):

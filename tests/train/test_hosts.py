@@ -1,4 +1,4 @@
-"""Two hosts in one work directory: what they train, one process goes on with, as if it had all."""
+"""Two hosts in one work directory, whose run one process can resume alone."""
 
 import contextlib
 import json
@@ -19,12 +19,12 @@ from slava_jax.train.logging import read_history
 from slava_jax.train.loop import run
 
 ROOT = Path(__file__).parents[2]
-HOSTS, DEVICES = 2, 2  # devices a host
+HOSTS, DEVICES = 2, 2  # devices per host
 
 
 @contextlib.contextmanager
 def two_hosts(workdir: Path, settings: dict, logs: Path) -> Iterator[list[subprocess.Popen]]:
-    """The command as typed on two machines, both of which are this one; killed at the end."""
+    """The command of two hosts, both on this machine; killed at the end."""
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "slava_jax.main", "--distributed", f"--workdir={workdir}"]
     command += [f"--config={ROOT / 'tests/tiny_run.py'}", *flags]
@@ -57,7 +57,7 @@ def log(logs: Path, host: int) -> Path:
 
 
 def saved(workdir: Path, stage: str) -> list[int]:
-    """Steps of the whole checkpoints there; the folder may be written to meanwhile."""
+    """Steps of the complete checkpoints; the folder may be written to meanwhile."""
     return [int(p.name) for p in (workdir / stage / "last").glob("*") if p.name.isdecimal()]
 
 
@@ -73,7 +73,7 @@ def kill_hosts_in(stage: str, workdir: Path, settings: dict, logs: Path) -> None
 
 
 def outcome(workdir: Path) -> dict:
-    """All numbers of a run but times, memory and speed, by name."""
+    """All metrics of a run except times, memory and speed, by name."""
     metrics = json.loads((workdir / "metrics.json").read_text())
     out = {name: value for name, value in metrics.items() if not name.startswith("run.")}
     for stage in json.loads((workdir / "config.json").read_text())["stages"]:
@@ -96,7 +96,7 @@ def outcome(workdir: Path) -> dict:
     ],
 )
 def test_one_process_goes_on_with_what_two_hosts_began(tmp_path, stages, killed_in):
-    """Losses to 1e-6 of one process's, on four devices as well; and one host alone writes."""
+    """Losses within 1e-6 of one process with four devices; only one host writes."""
     settings = {"stages": stages}
     config = get_config()
     config.stages = stages
@@ -126,7 +126,7 @@ def test_hosts_meet_the_same_error_and_end(tmp_path):
 
 
 def test_no_address_is_one_clear_error(tmp_path):
-    """The command says which variables to set where no cluster manager does."""
+    """Without a cluster manager the command names the variables to set."""
     config = ROOT / "tests/tiny_run.py"
     command = [sys.executable, "-m", "slava_jax.main", "--distributed", f"--config={config}"]
     environment = {**os.environ, "JAX_NUM_PROCESSES": "2"}

@@ -1,4 +1,4 @@
-"""A whole run, killed with SIGKILL again and again, ends with the numbers of one nobody killed."""
+"""A whole run killed with SIGKILL repeatedly ends with the results of an uninterrupted run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def command(workdir: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """One device, and what one process has compiled spares the next one compiling it."""
+    """One device, and a compilation cache shared by the processes."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     cache = str(tmp_path_factory.mktemp("compiled"))
     every = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
@@ -42,7 +42,7 @@ def run(workdir: Path, environment: dict) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, environment):
-    """The outcome of a run nobody killed."""
+    """The results of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     run(workdir, environment)
     return outcome(workdir)
@@ -67,7 +67,7 @@ def kill_when(workdir: Path, environment: dict, happens, delay: float = 0.0) -> 
 
 
 def outcome(workdir: Path) -> dict:
-    """All numbers of a run but times, memory and speed."""
+    """All metrics of a run except times, memory and speed."""
     metrics = json.loads((workdir / "metrics.json").read_text())
     out = {name: value for name, value in metrics.items() if not name.startswith("run.")}
     for stage in STAGES:
@@ -106,7 +106,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path, environmen
                 return any(path.glob(SAVING))
 
             kill_when(killed, environment, saving)
-            caught += saving()  # still half written when the kill came
+            caught += saving()  # still partly written when killed
     assert caught >= 3
     kill_when(killed, environment, (killed / "assistant/model").exists, rng.uniform(0, 2))
     run(killed, environment)
@@ -117,7 +117,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path, environmen
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_killed_at_random_moments(tmp_path, environment, whole):
-    """Seeded moments after a stage was entered or had made its first checkpoint."""
+    """Seeded moments after a stage began or wrote its first checkpoint."""
     killed = tmp_path / "killed"
     rng = random.Random(1)
     for stage in STAGES:

@@ -1,4 +1,4 @@
-"""LLaVA's two stages as a whole run, on parts as small as they can be."""
+"""LLaVA's two stages as a whole run with tiny models."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def best(directory):
 
 
 def test_each_stage_trains_what_its_patterns_choose(finished):
-    """The connector alone, then the connector and the adapters; the encoder stays as it was."""
+    """First only the connector, then connector and adapters; the encoder never changes."""
     workdir, _ = finished
     aligned = set(leaf_paths(best(workdir / "alignment/best")))
     assert aligned == {"connector/first/kernel", "connector/first/bias"}
@@ -60,7 +60,7 @@ def _at(tree, path):
 
 
 def test_it_is_evaluated_with_every_control_but_matching(finished):
-    """A model without match logits has no AUC; everything else is there."""
+    """A model without match logits has no AUC, but all other metrics."""
     workdir, metrics = finished
     for control in ("", "_shuffled", "_zero_b", "_untrained"):
         assert f"classification{control}.top1" in metrics

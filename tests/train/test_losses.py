@@ -1,4 +1,4 @@
-"""The losses against optax, and as sums that add up over any split."""
+"""The losses compared with optax, and as sums over any split."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ MATCH = jnp.asarray(RNG.normal(size=(2, 6)) * 5, jnp.float32)
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_class_cross_entropy_smooths_labels(smoothing):
-    """Rows that only fill up the batch have weight 0."""
+    """Padding rows have weight 0."""
     logits, labels = LOGITS[:, 0], TARGETS[:, 0]
     soft = optax.smooth_labels(jax.nn.one_hot(labels, 9), smoothing)
     weights = jnp.asarray([1.0, 1, 0, 1])
@@ -27,7 +27,7 @@ def test_class_cross_entropy_smooths_labels(smoothing):
 
 
 def test_match_cross_entropy_is_binary_and_balanced():
-    """Right pairs are 1, wrong ones 0; a pair without a wrong image counts in neither class."""
+    """Matching is 1, mismatched 0; rows without a mismatched image count in neither class."""
     weights = jnp.asarray([1.0, 1, 0, 1, 1, 0])
     one = optax.sigmoid_binary_cross_entropy
     wanted = ((one(MATCH[0], jnp.ones(6)) + one(MATCH[1], jnp.zeros(6))) * weights).sum()
@@ -37,7 +37,7 @@ def test_match_cross_entropy_is_binary_and_balanced():
 
 
 def test_extreme_logits_stay_finite():
-    """Hundreds of nats wrong: large, not infinite."""
+    """Hundreds of nats: large, but finite."""
     big = jnp.asarray([-500.0, 500.0])
     assert float(match_cross_entropy(big, -big, jnp.ones(2))) == pytest.approx(1000, rel=1e-5)
     logits = jnp.asarray([[500.0, -500.0]])
@@ -45,7 +45,7 @@ def test_extreme_logits_stay_finite():
 
 
 def test_parts_add_up_to_the_whole():
-    """What makes microbatches and devices agree: sums, not means."""
+    """Sums, not means, make microbatches and devices agree."""
     arrays = (LOGITS[:, 0], TARGETS[:, 0], jnp.asarray([1.0, 1, 0, 1]))
     parts = [class_cross_entropy(*(a[i : i + 2] for a in arrays)) for i in (0, 2)]
     assert arrays[2][:2].sum() != arrays[2][2:].sum()

@@ -1,4 +1,4 @@
-"""A whole run whose prompts hold several images, and batches of them."""
+"""A whole run with several images per prompt, and its batches."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def config():
     c = get_config()
     c.data.shots = (1, 3)
     c.data.challenges = CHALLENGES
-    c.assistant.buckets = ((400, 300, 4),)  # one, which is compiled sooner than two
+    c.assistant.buckets = ((400, 300, 4),)  # a single one compiles faster
     c.assistant.update(per_image=6, always=("class", "few_shot"), batch_size=8, microbatches=1)
     c.assistant.update(steps=2 * jax.device_count(), warmup=2, eval_every=4)
     c.evaluation.several = 4
@@ -33,7 +33,7 @@ def config():
 
 @pytest.mark.slow
 def test_a_whole_run(tmp_path):
-    """One test, so that the run is made once however many workers share the tests."""
+    """One test, so that the run happens once for any number of workers."""
     finished = tmp_path / "run", run(config(), tmp_path / "run")
     examples_are_training_images_and_targets_of_the_split(finished)
     few_shot_stands_beside_its_controls_and_challenges_beside_theirs(finished)
@@ -72,7 +72,7 @@ def examples_are_training_images_and_targets_of_the_split(finished):
         assert {item.target for item in items} == keys
         assert all(set(item.images[:-1]) <= own["train"] for item in items)
         kinds = {item.question_type for item in items}
-        permuted = {"few_shot_permuted"} if name == "test" else set()  # no model is chosen by it
+        permuted = {"few_shot_permuted"} if name == "test" else set()  # not used to select a model
         assert kinds == {"few_shot", *CHALLENGES} | permuted
 
 

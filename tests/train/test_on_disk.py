@@ -1,4 +1,4 @@
-"""What a run makes of images on disk: the right builder, and prompts that say what is known."""
+"""Runs on images from disk: the right builder, and prompts with the known facts."""
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ def test_a_published_set_is_read_by_its_name(tmp_path):
 
 
 def test_a_report_shows_drawn_images_and_ones_own_alone():
-    """A report is passed on; of no other data set does anybody say that its images may be."""
+    """A report may be shared, but no other data set has a licence that allows it."""
     for name in (*PUBLISHED, "elpv"):
         assert loop._why_images_stay(name)
     assert not loop._why_images_stay("procedural") and not loop._why_images_stay("folder")

@@ -1,4 +1,4 @@
-"""Adam per row of rank, rank normalisation, and the optimiser as a whole."""
+"""Adam per rank row, rank normalization, and the whole optimizer."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ def gradients(steps, seed=0):
 
 
 def test_row_adam_is_adam_where_all_rows_are_touched():
-    """Update by update, over steps enough for both bias corrections to matter."""
+    """Update by update, over enough steps for both bias corrections to matter."""
     mine, adam = row_adam(), optax.scale_by_adam(0.9, 0.999, 1e-8)
     grads = gradients(6)
     state, adam_state = mine.init(grads[0]), adam.init(grads[0])
@@ -34,7 +34,7 @@ def test_row_adam_is_adam_where_all_rows_are_touched():
 
 
 def test_an_untouched_row_keeps_value_moments_and_count():
-    """Whatever its gradient says; touched again, it goes on as if the step had not been."""
+    """Regardless of its gradient; later updates are as if the step had not happened."""
     mine = row_adam()
     a, b, c = gradients(3)
     _, first = mine.update(a, mine.init(a), touched=ROWS)
@@ -51,7 +51,7 @@ def test_an_untouched_row_keeps_value_moments_and_count():
 
 
 def test_a_rare_row_takes_steps_of_adams_size():
-    """Constant gradients move any row by one learning rate a touch, however rare the touch is."""
+    """Constant gradients move any row by one learning rate per update, however rare it is."""
     mine, g = row_adam(), {"b": jnp.full((1, 2, 1), 0.3)}
     state, moved = mine.init(g), np.zeros(2)
     for step in range(20):
@@ -95,7 +95,7 @@ def step_sizes(config, steps, size=1.0):
 
 
 def test_the_rate_warms_up_and_stays_or_falls():
-    """Constant: up over `warmup` steps, then level. Cosine: down to a hundredth at the end."""
+    """Constant: rises over `warmup` steps, then flat. Cosine: falls to a hundredth at the end."""
     constant = [s["a"]["kernel"] for s in step_sizes(settings(), 8)]
     np.testing.assert_allclose(constant[:6], [0, 0.025, 0.05, 0.075, 0.1, 0.1], rtol=1e-4)
     rows = [s["b"]["lora_b"] for s in step_sizes(settings(), 8)]
@@ -105,7 +105,7 @@ def test_the_rate_warms_up_and_stays_or_falls():
 
 
 def test_only_kernels_decay():
-    """Biases, and adapters in particular, are not pulled to zero."""
+    """Biases and adapters are not decayed."""
     with_decay = step_sizes(settings(weight_decay=0.5), 2)[1]
     without = step_sizes(settings(), 2)[1]
     pull = jax.tree.map(lambda a, b: a - b, with_decay, without)
@@ -114,7 +114,7 @@ def test_only_kernels_decay():
 
 
 def test_the_vision_encoder_can_learn_more_slowly():
-    """A factor on the rate of what a path pattern matches."""
+    """A learning-rate factor for the leaves that a path pattern matches."""
     params = {name: {"kernel": jnp.ones((2, 2))} for name in ("vit", "encoder")}
     optimizer = make_optimizer(settings(rates=(("vit/**", 0.1),)))
     state = optimizer.init(params)
@@ -127,7 +127,7 @@ def test_the_vision_encoder_can_learn_more_slowly():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    """Before Adam: its second moment holds squares of what was clipped."""
+    """Before Adam: its second moment holds squares of the clipped gradients."""
     optimizer = make_optimizer(settings(grad_clip=1.0))
     grads = jax.tree.map(lambda p: jnp.full_like(p, 1e4), PARAMS)
     _, state = jax.jit(optimizer.update)(grads, optimizer.init(PARAMS), PARAMS, touched=3)
@@ -137,7 +137,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 def test_muon_steps_kernels_alike_in_all_directions():
-    """A gradient of very unequal singular values becomes a step of nearly equal ones, downhill."""
+    """A gradient with very unequal singular values gives a descent step with nearly equal ones."""
     rng = np.random.default_rng(0)
     u, _, v = np.linalg.svd(rng.normal(size=(8, 8)))
     gradient = u @ np.diag([100, 30, 10, 5, 3, 2, 1.5, 1]) @ v
@@ -162,6 +162,6 @@ def test_muon_steps_kernels_alike_in_all_directions():
 
 
 def test_a_schedule_nobody_knows_is_refused():
-    """The error names the two there are."""
+    """The error names both options."""
     with pytest.raises(ValueError, match="'constant' or 'cosine', got 'linear'"):
         make_optimizer(settings(schedule="linear"))

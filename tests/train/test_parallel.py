@@ -1,4 +1,4 @@
-"""pmap, a mesh and one device run the same step: with dropout, accumulation and wrong pairs."""
+"""pmap, a mesh and one device run the same step, with dropout, accumulation and ITM pairs."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ MICROBATCHES = 2
 
 @functools.cache
 def setup(decoder="transformer"):
-    """(objective, optimizer, state, frozen) with random weights, Bs away from zero."""
+    """(objective, optimizer, state, frozen) with random weights and nonzero Bs."""
     model, variables = tiny_model(decoder)
     objective = recipes.Assistant(model)
     optimizer = make_optimizer(OPTIMIZER)
@@ -92,9 +92,9 @@ def largest_difference(a, b):
 def test_four_devices_equal_one(kind, strategy, caplog, monkeypatch):
     """To 1e-6 after three steps: losses, ranks, dropout, pairs and Adam's state all agree.
 
-    And the first of them compiles for all: a step's own output goes in as it came out.
+    And only the first one compiles: the output of a step has the sharding of its input.
     """
-    monkeypatch.setattr(parallel, "_BIG", 1)  # the model is tiny, and is to be split all the same
+    monkeypatch.setattr(parallel, "_BIG", 1)  # so that the tiny model is split
     objective, optimizer, state, frozen = setup(kind)
     batches, key = [random_batch(i, kind=kind) for i in range(3)], jax.random.key(7)
     runner = {
@@ -116,7 +116,7 @@ def test_four_devices_equal_one(kind, strategy, caplog, monkeypatch):
 
 
 def test_a_model_axis_splits_outputs_and_what_reads_them(monkeypatch):
-    """Pairs of layers as Megatron splits them, and Adam's moments as what they are of."""
+    """Pairs of layers split as in Megatron, and Adam's moments like their parameters."""
     monkeypatch.setattr(parallel, "_BIG", 1)
     objective, optimizer, state, frozen = setup()
     state, frozen = Mesh(objective, optimizer, model_axis=2).place(state, frozen)
@@ -141,7 +141,7 @@ def test_a_model_axis_splits_outputs_and_what_reads_them(monkeypatch):
 
 
 def test_more_devices_send_no_more_each(monkeypatch):
-    """Logits are taken part by part, and every part's gradient of the table is summed over all."""
+    """Logits are computed in parts; each part's gradient of the table is summed over devices."""
     objective, optimizer, state, frozen = setup()
     size = VOCABULARY + 4
     monkeypatch.setattr(vocabulary, "_most", lambda: 4 * size)  # four of a row's eight tokens
@@ -166,7 +166,7 @@ def test_more_devices_send_no_more_each(monkeypatch):
     ids=["dropout", "rank", "neither"],
 )
 def test_dropout_and_rank_depend_on_the_key(changes, differ):
-    """Each by itself: the equality above would also hold if neither were in use."""
+    """Separately: the equality above would also hold if neither were used."""
     step, state, frozen = adapted(**changes)
     batch = {name: array[None] for name, array in random_batch(0).items()}
     one, other = (step(state, frozen, batch, jax.random.key(n))[1] for n in (7, 8))
@@ -183,12 +183,12 @@ def test_microbatches_weigh_by_what_they_hold():
     for count in (1, 2):
         split = {k: a.reshape(count, -1, *a.shape[1:]) for k, a in batch.items()}
         state = start
-        for _ in range(2):  # the warmup's first step moves nothing
+        for _ in range(2):  # the first warmup step has learning rate 0
             state, metrics = step(state, frozen, split, jax.random.key(0))
         results.append((state.params, metrics))
     (params, metrics), (other_params, other_metrics) = results
     assert largest_difference(metrics, other_metrics) < 1e-5
-    # Adam makes a step of the rounding where a gradient is all but zero.
+    # Where a gradient is nearly zero, Adam turns rounding errors into steps.
     assert largest_difference(params, other_params) < 5e-6
     assert largest_difference(params, start.params) > 2e-4
 
@@ -204,7 +204,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 @pytest.mark.parametrize("strategy", ["pmap", "mesh"])
 def test_frozen_weights_stay_where_they_are(strategy):
-    """The base of a 7B model is most of the memory: the first device holds it once."""
+    """The base of a 7B model takes most of the memory, so the first device has only one copy."""
     big = {"kernel": jnp.ones((64, 64), jnp.int8)}
     runner = {"pmap": Pmap, "mesh": Mesh}[strategy](None, None)
     _, placed = runner.place({}, big)

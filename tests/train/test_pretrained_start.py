@@ -1,4 +1,4 @@
-"""An assistant that starts from converted weights: an int8 Llama and a ViT of another library's."""
+"""An assistant that starts from converted weights: an int8 Llama and a ViT."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def converted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(converted):
-    """A config that starts from them, whose shapes no file in configs/ repeats."""
+    """A config that starts from them, without repeating their shapes."""
     config = get_config()
     config.stages = ("assistant",)
     config.start_from.update(vision=str(converted / "vit"), language=str(converted / "llama"))
@@ -56,7 +56,7 @@ def start(config, tmp_path_factory):
 
 
 def test_the_weights_are_those_that_were_converted(start, converted):
-    """int8 kernels as they are on disk, the ViT to train on; the adapters are new."""
+    """int8 kernels as on disk, a trainable ViT; the adapters are new."""
     _, held = start
     wanted = load(converted / "llama").tree["language_model"]["blocks"]["attention"]["q"]
     found = held.frozen["language_model"]["blocks"]["attention"]["q"]
@@ -68,7 +68,7 @@ def test_the_weights_are_those_that_were_converted(start, converted):
 
 
 def test_it_speaks_the_models_own_tokens(start):
-    """The tokenizer came along, and an untrained assistant answers with it."""
+    """The tokenizer is included, and an untrained assistant answers with it."""
     datasets, held = start
     assert len(datasets.tokenizer) == held.model.config.language_model.vocab_size == 270
     variables = {"params": held.params, "frozen": held.frozen}
@@ -79,7 +79,7 @@ def test_it_speaks_the_models_own_tokens(start):
 
 
 def test_a_whole_run_ends_with_its_report(config, tmp_path):
-    """Trains, evaluates beside the untrained assistant, and writes what ask reads."""
+    """Trains, evaluates with the untrained control, and writes what ask reads."""
     metrics = run(config, tmp_path / "run")
     assert "classification_untrained.top1" in metrics
     assert "classification_vit.top1" not in metrics  # a pretrained encoder has no classifier
@@ -88,7 +88,7 @@ def test_a_whole_run_ends_with_its_report(config, tmp_path):
 
 
 def test_shapes_are_read_from_the_converted_folders(config, converted):
-    """Whatever the config says of them, but for the layers that it freezes."""
+    """Regardless of the config, except for the number of frozen layers."""
     other = config.copy_and_resolve_references()
     other.language_model.update(rope_theta=5.0, mlp_width=40)
     other.vit.update(width=99, frozen_layers=1)
@@ -97,12 +97,12 @@ def test_shapes_are_read_from_the_converted_folders(config, converted):
     assert {**found.language_model, "vocab_size": 270} == llama
     vit = dataclasses.asdict(load(converted / "vit").configs["vit"])
     assert found.vit.to_dict() == {**vit, "frozen_layers": 1}
-    own = get_config()  # trains its own: nothing is read
+    own = get_config()  # trains from scratch: nothing is read
     assert with_pretrained_shapes(own) == own
 
 
 def test_weights_of_another_kind_are_refused(config):
-    """A language model is no vision encoder, and int8 weights are no float weights."""
+    """A language model instead of a vision encoder, and int8 instead of float weights."""
     other = config.copy_and_resolve_references()
     other.quantized = False
     with pytest.raises(ConfigError, match=r"start_from\.language: the kernels in .* are int8"):
@@ -114,7 +114,7 @@ def test_weights_of_another_kind_are_refused(config):
 
 
 def test_the_base_stays_where_it_was_converted(config, converted):
-    """Unless the run itself makes it int8, or trains it."""
+    """Unless the run itself quantizes or trains it."""
     assert base_place(config) == str(converted / "llama")
     other = config.copy_and_resolve_references()
     other.quantized = False
@@ -124,7 +124,7 @@ def test_the_base_stays_where_it_was_converted(config, converted):
 
 
 def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
-    """As the first expert, its A in the place of the one that was drawn."""
+    """As the first expert, with its A instead of the random one."""
     datasets, held = start
     size, rng = held.model.config, np.random.default_rng(0)
     attention = held.params["language_model"]["blocks"]["attention"]
@@ -149,7 +149,7 @@ def test_a_lora_of_peft_is_where_the_adapters_start(config, start, tmp_path):
 
 
 def test_a_lora_that_does_not_fit_is_refused_before_anything_is_written(config, tmp_path):
-    """And not after hours of other stages."""
+    """Not after hours of other stages."""
     other = config.copy_and_resolve_references()
     other.start_from.adapter = str(tmp_path / "lora")
     with pytest.raises(ConvertError, match=r"adapter_config\.json: is not there"):

@@ -1,4 +1,4 @@
-"""The training step: what it moves, what it leaves, what it draws, what it holds."""
+"""The training step: updated and unchanged parameters, sampling, memory."""
 
 import dataclasses
 import functools
@@ -60,7 +60,7 @@ def named(tree, name):
 
 
 def test_the_loss_of_one_batch_falls():
-    """By a good part in twelve steps, and it is the sum of its two parts."""
+    """Clearly in twelve steps, and it is the sum of its two parts."""
     losses = [float(metrics["loss"]) for _, metrics in history()[1:]]
     assert losses[-1] < 0.8 * losses[0]
     last = history()[-1][1]
@@ -69,7 +69,7 @@ def test_the_loss_of_one_batch_falls():
 
 
 def test_every_trainable_leaf_moves():
-    """None is cut off from both losses; with a rate of zero at the first step, from the third."""
+    """Every parameter gets a gradient; with a zero rate at the first step, from the third."""
     before, after = history()[0][0].params, history()[-1][0].params
     still = [
         jax.tree_util.keystr(path)
@@ -82,7 +82,7 @@ def test_every_trainable_leaf_moves():
 
 
 def test_rows_that_no_microbatch_touched_stay():
-    """In value and in count; the rows up to the largest rank of the step do move."""
+    """In value and count; the rows up to the largest rank of the step do change."""
     counts = []
     for (old, _), (new, _) in zip(history()[:-1], history()[1:], strict=True):
         rows = [s.opt_state[1].inner_states["rows"].inner_state.count for s in (old, new)]
@@ -103,12 +103,12 @@ def test_rows_that_no_microbatch_touched_stay():
 
 
 def test_the_optimiser_holds_two_moments_of_what_is_trained():
-    """And a few counters: not a byte for what is frozen."""
+    """Plus a few counters, but nothing for frozen weights."""
     _, state, frozen = assistant()
     size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
     trained, held = size(state.params), size(state.opt_state)
     rows = tiny().adapter.r_max
-    assert held == 2 * trained + 4 * (rows + 2)  # a count a row, Adam's own, the schedule's
+    assert held == 2 * trained + 4 * (rows + 2)  # counts of the rows, of Adam and of the schedule
     assert size(frozen) > 0
     flat = flax.traverse_util.flatten_dict(state.params)
     assert not any(path[-1] == "lora_a" for path in flat)
@@ -116,7 +116,7 @@ def test_the_optimiser_holds_two_moments_of_what_is_trained():
 
 
 def test_the_plateau_scale_scales_the_update():
-    """Half the rate, half the way."""
+    """Half the rate gives half the step."""
     step, state, frozen = assistant()
     split = {k: a.reshape(2, -1, *a.shape[1:]) for k, a in random_batch(0, 8).items()}
     state = history()[3][0]
@@ -128,7 +128,7 @@ def test_the_plateau_scale_scales_the_update():
 
 
 def test_rank_normalisation_can_be_left_out():
-    """The gradient of B is larger then, and nothing else of the step differs."""
+    """The gradient of B is larger then; everything else is the same."""
     model, _ = tiny_model()
     _, state, frozen = assistant()
     split = {k: a[None] for k, a in random_batch(0, 8).items()}
@@ -145,7 +145,7 @@ def test_rank_normalisation_can_be_left_out():
 
 
 def test_ranks_are_uniform_over_both_ends():
-    """Of 4..16, as section 4.1 draws them; without an adapter there is none to draw."""
+    """From 4..16 as in section 4.1; without an adapter there is no rank."""
     draw = jax.vmap(lambda key: recipes.draw_rank(key, AdapterConfig()))
     ranks = np.asarray(draw(jax.random.split(jax.random.key(0), 6500)))
     counts = np.bincount(ranks, minlength=17)

@@ -1,4 +1,4 @@
-"""Path patterns: what they match, and that one that matches nothing is an error."""
+"""Path patterns: matches, and errors for patterns without any."""
 
 import jax.numpy as jnp
 import pytest
@@ -37,7 +37,7 @@ def test_a_pattern_matches_whole_names(pattern, path, wanted):
 
 
 def test_patterns_choose_and_take_out_in_their_order():
-    """LLaVA's second stage; all but the encoder; what a later pattern brings back."""
+    """LLaVA's second stage; all but the encoder; a later pattern that adds some again."""
     adapted = ("connector/**", "**/lora_b", "**/router")
     assert chosen(PARAMS, adapted, "x") == {
         "connector/first/kernel",
@@ -69,7 +69,7 @@ def test_patterns_that_leave_nothing_are_refused():
 
 @given(st.sets(st.sampled_from(leaf_paths(PARAMS))))
 def test_the_two_parts_make_the_whole(paths):
-    """Each leaf is in one of them, and joined they are what was split."""
+    """Each leaf is in one part, and joining restores the whole."""
     inside, outside = split(PARAMS, paths)
     assert set(leaf_paths(inside)) == paths
     assert set(leaf_paths(outside)) == set(leaf_paths(PARAMS)) - paths
