@@ -28,9 +28,8 @@ def default_config() -> ConfigDict:
     """
     settings = {
         "seed": 0,
-        # Any of STAGES, in this order. If 'vision' or 'language' is left out, its weights come from
-        # start_from; 'alignment' trains the connector of an inline model before the assistant
-        # (LLaVA).
+        # Any of STAGES, in this order. Without 'vision' or 'language' these come from start_from.
+        # 'alignment' trains the connector of an inline model before the assistant (LLaVA).
         "stages": _DEFAULT_STAGES,
         # vision, language: weights for a stage that is left out: the work directory of a run that
         # has the stage, or a folder of converted weights (docs/convert.md). The tokenizer comes

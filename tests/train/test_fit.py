@@ -251,7 +251,9 @@ def test_best_params_of_another_run(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"--config configs/vision.py --workdir"):
         best_params(make_stage(), tmp_path / "vision")
     wide = Linear(16).init(jax.random.key(0), batch(0)["images"])["params"]
-    with pytest.raises(CheckpointError, match=r"of another model or other data: train its vision"):
+    with pytest.raises(
+        CheckpointError, match=r"used another model or other data: train its vision"
+    ):
         best_params(Stage(**{**vars(make_stage()), "params": wide}), directory)
 
 

@@ -61,7 +61,10 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 def test_a_value_that_is_not_finite_is_refused(tmp_path):
-    with MetricLogger(tmp_path) as logger, pytest.raises(ValueError, match="step 7: loss"):
+    with (
+        MetricLogger(tmp_path) as logger,
+        pytest.raises(ValueError, match="step 7: cannot log loss"),
+    ):
         logger.write(7, {"loss": float("nan")})
     assert read_history(tmp_path) == []
 
