@@ -70,7 +70,7 @@ def default_config() -> ConfigDict:
             length=96,  # tokens of a training sequence
             validation_batches=8,
         ),
-        "alignment": _assistant_stage(tasks=("caption",)),
+        "alignment": _assistant_stage(tasks=("caption",), trainable=("connector/**",)),
         "assistant": _assistant_stage(
             # Tokens of prompt and answer, tokens of the answer, images: the sizes a batch may have,
             # the cheapest first; the last one must hold everything. An image counts as one token.

@@ -51,7 +51,9 @@ class InlineConfig:
     remat: str = "none"
 
     def __post_init__(self):
-        self.decoder_mode(jnp.float32)  # which checks its own settings
+        # Both check their own settings.
+        self.decoder_mode(jnp.float32)
+        TextForm(self.template, 1, None, 0)
 
     @property
     def image_tokens(self) -> int:
@@ -92,8 +94,8 @@ class Inline(nn.Module):
         return self.adapter is not None
 
     def text_form(self, eos_id: int) -> TextForm:
-        """An image takes as many positions as the connector reads; any id may stand there."""
-        return TextForm(self.config.template, self.config.image_tokens, 0, eos_id)
+        """An image takes as many positions as the connector reads; no id stands for it."""
+        return TextForm(self.config.template, self.config.image_tokens, None, eos_id)
 
     def encode_images(self, images, call: AdapterCall):
         """Images as those of a Prompt -> tokens of the decoder, float[B, I * M, D]."""
@@ -118,12 +120,14 @@ class Inline(nn.Module):
         x = self.embed(prompt, call)
         B, T = x.shape[:2]
         last = jnp.broadcast_to(prompt.length, (B,)) - 1
+        # As it stands in the sequence: where the prompt ends with an image it is no token's.
+        embedded = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         tokens = jnp.broadcast_to(prompt.tokens, (B, T))
         cache = self.language_model.empty_cache(B, T + room)
         inputs = text_inputs(T, last, call).replace(slot=jnp.int32(0))
         _, cache = self.language_model(x, inputs, cache)
         start = jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
-        return State(start, last, last, jnp.int32(T), cache)
+        return State(start, last, last, jnp.int32(T), (cache, embedded, jnp.bool_(True)))
 
     def decode(self, tokens, state: State, call: AdapterCall):
         """See interface.py."""
@@ -131,11 +135,15 @@ class Inline(nn.Module):
         inputs = BlockInputs(
             state.position[:, None] + step, state.order[:, None] + step, call, slot=state.slot
         )
-        states, cache = self.language_model(self.language_model.embed(tokens), inputs, state.cache)
+        cache, start, at_start = state.cache
+        x = self.language_model.embed(tokens)
+        x = x.at[:, 0].set(jnp.where(at_start, start, x[:, 0]))
+        states, cache = self.language_model(x, inputs, cache)
         done = tokens.shape[1]
         state = State(
-            state.start, state.position + done, state.order + done, state.slot + done, cache
-        )
+            state.start, state.position + done, state.order + done, state.slot + done,
+            (cache, start, jnp.bool_(False)),
+        )  # fmt: skip
         return self.language_model.vocabulary().logits(states), state
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:

@@ -86,6 +86,32 @@ def test_all_answers_of_a_conversation_are_learned_in_one_pass():
     assert float(summed(both)) == pytest.approx(sum(float(summed(p)) for p in parts), rel=1e-5)
 
 
+@pytest.mark.parametrize("behind", [0, 1])
+def test_decoding_begins_with_what_the_prompt_ends_with(behind):
+    """An image may be the last thing of a prompt: its last token is no text's."""
+    model, variables = tiny_model("inline")
+    fields, M = random_batch(5, 2, "inline"), model.text_form(3).image_tokens
+    length = 2 + M + behind
+    index = np.full((2, length), -1, np.int32)
+    index[:, 2 : 2 + M] = np.arange(M)
+    tokens = np.where(index >= 0, 0, fields["tokens"][:, :length])
+    prompt = prompt_of(fields).replace(
+        tokens=tokens, image_index=index, length=np.full(2, length, np.int32)
+    )
+    whole = model.apply(variables, prompt, CALL, method="next_token_logits")[:, -1]
+    state = model.apply(variables, prompt, 2, CALL, method="prefill")
+    first, state = model.apply(variables, state.start[:, None], state, CALL, method="decode")
+    np.testing.assert_allclose(first[:, 0], whole, atol=2e-5)
+    longer = prompt.replace(
+        tokens=np.pad(tokens, ((0, 0), (0, 1)), constant_values=7),
+        image_index=np.pad(index, ((0, 0), (0, 1)), constant_values=-1),
+        length=prompt.length + 1,
+    )
+    whole = model.apply(variables, longer, CALL, method="next_token_logits")[:, -1]
+    second, _ = model.apply(variables, np.full((2, 1), 7, np.int32), state, CALL, method="decode")
+    np.testing.assert_allclose(second[:, 0], whole, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_connectors_equal_their_formulas(kind):
     """LiMBeR and LLaVA v1: W x + b. LLaVA-1.5: W2 gelu(W1 x + b1) + b2, the exact GELU."""
