@@ -85,13 +85,13 @@ def test_a_file_cut_short(folder, capsys):
     """As an interrupted download leaves it."""
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    fails(folder, capsys, "model.safetensors: damaged or cut short", "anew")
+    fails(folder, capsys, "model.safetensors: damaged or truncated", "again")
 
 
 def test_a_tensor_of_the_wrong_shape(folder, capsys):
     """The config says another MLP width."""
     change(folder / "config.json", intermediate_size=50)
-    fails(folder, capsys, "model.layers.0.mlp.gate_proj.weight: is [48, 32], should be [50, 32]")
+    fails(folder, capsys, "model.layers.0.mlp.gate_proj.weight: is [48, 32], must be [50, 32]")
 
 
 def test_tensors_of_another_model(folder, capsys):
@@ -114,7 +114,7 @@ def test_tensors_of_another_model(folder, capsys):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope type",)),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ("low_freq_factor",)),
         ({"num_key_value_heads": 3}, ("kv_heads must divide",)),
-        ({"hidden_size": None}, ("hidden_size", "not whole")),
+        ({"hidden_size": None}, ("hidden_size", "incomplete")),
         ({"hidden_size": "32"}, ("config.json: hidden_size", "'32'")),
         ({"hidden_size": 4}, ("head_dim", "even")),
         ({"num_attention_heads": 0}, ("num_attention_heads", "1 or more")),
@@ -170,7 +170,7 @@ def test_a_vision_encoder_that_ours_cannot_be(tmp_path, capsys, name, settings, 
     (folder / "config.json").write_text(json.dumps({"model_type": "vit", **TINY_VIT}))
     (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
     save_file({"layernorm.bias": np.zeros(16, np.float32)}, folder / "model.safetensors")
-    fails(folder, capsys, "missing in the file")
+    fails(folder, capsys, "missing from the file")
     change(folder / name, **settings)
     fails(folder, capsys, *parts)
 
@@ -238,7 +238,7 @@ def test_among_pickles_the_weights_are_named(folder, capsys):
     (folder / "model.safetensors").unlink()
     for name in ("optimizer.bin", "optimizer.pt", "pytorch_model-00001-of-00002.bin"):
         (folder / name).write_bytes(b"never read")
-    fails(folder, capsys, "pytorch_model-00001-of-00002.bin", "copy tokenizer")
+    fails(folder, capsys, "pytorch_model-00001-of-00002.bin", "Copy the tokenizer")
 
 
 def test_weights_as_meta_gave_them_out(folder, capsys):
@@ -303,7 +303,7 @@ def test_a_gguf_cut_short(tmp_path, capsys, kept):
     """Anywhere: in the header, the fields, the list of tensors, the tensors."""
     path = write_gguf(tmp_path / "model.gguf", "Q8_0")
     path.write_bytes(path.read_bytes()[:kept])
-    fails(path, capsys, "model.gguf", "cut short", "anew")
+    fails(path, capsys, "model.gguf", "truncated", "again")
 
 
 def test_a_gguf_that_lacks_a_tensor(tmp_path, capsys):
@@ -311,7 +311,7 @@ def test_a_gguf_that_lacks_a_tensor(tmp_path, capsys):
     path = write_gguf(tmp_path / "tied.gguf", "F16", drop=("output.weight",))
     assert read_gguf(path).configs["language_model"].tie_embeddings
     path = write_gguf(tmp_path / "model.gguf", "F16", drop=("blk.1.ffn_up.weight",))
-    fails(path, capsys, "missing in the file (1):\n  blk.1.ffn_up.weight")
+    fails(path, capsys, "missing from the file (1):\n  blk.1.ffn_up.weight")
 
 
 def test_an_onnx_file_without_the_model(tmp_path, capsys):
@@ -332,7 +332,7 @@ def test_an_onnx_file_without_the_model(tmp_path, capsys):
         # The biases that the config speaks of are not in the file.
         ({"model_type": "qwen2"}, "model.layers.0.self_attn.q_proj.bias"),
         ({"model_type": "qwen3", "head_dim": 8}, "model.layers.0.self_attn.q_norm.weight"),
-        ({"model_type": "qwen3"}, "should be [512, 32]"),  # head_dim is 128 where none is said
+        ({"model_type": "qwen3"}, "must be [512, 32]"),  # head_dim is 128 by default
     ],
 )
 def test_a_qwen_that_ours_cannot_be(folder, capsys, settings, part):

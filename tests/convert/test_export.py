@@ -210,8 +210,8 @@ def test_texts_are_lines_with_text_or_question(tmp_path):
     path.write_text('{"text": "a\u2028b\x85"}\r\n', encoding="utf-8")
     assert routing.read_texts(path) == ["a\u2028b\x85"]
     path.write_text('{"text": "a"}\n{"body": "b"}\n')
-    with pytest.raises(ConvertError, match=r"texts\.jsonl:2: write"):
+    with pytest.raises(ConvertError, match=r"texts\.jsonl:2: must be"):
         routing.read_texts(path)
     path.write_text("")
-    with pytest.raises(ConvertError, match="holds no texts"):
+    with pytest.raises(ConvertError, match="has no texts"):
         routing.read_texts(path)

@@ -59,7 +59,7 @@ def test_llama_3_scaling_is_recognised(tmp_path):
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors(SCALING)})
     assert read_gguf(path).configs["language_model"].rope_scaling == SCALING
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors((8.0, 1.0, 2.0, 8192.0))})
-    with pytest.raises(ConvertError, match="is not the scaling of Llama 3"):
+    with pytest.raises(ConvertError, match="is not Llama 3's rope scaling"):
         read_gguf(path)
 
 
@@ -79,7 +79,7 @@ def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     path = write_gguf(tmp_path / "model.gguf", "Q8_0")
     monkeypatch.setattr(gguf.quants, "dequantize", refuse)
-    with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*take a file in"):
+    with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*use a file in"):
         write(read_gguf(path), tmp_path / "ours")
 
 

@@ -74,18 +74,18 @@ def test_a_projector_of_one_layer(tmp_path):
     ("settings", "part"),
     [
         ({"vision_feature_layer": [-2, -1]}, "vision_feature_layer"),
-        ({"vision_feature_layer": 0}, "behind none of 3 layers"),
-        ({"vision_feature_layer": -5}, "behind none of 3 layers"),
-        ({"vision_feature_select_strategy": "cls"}, "neither 'default' nor 'full'"),
+        ({"vision_feature_layer": 0}, "not the output of any of 3 layers"),
+        ({"vision_feature_layer": -5}, "not the output of any of 3 layers"),
+        ({"vision_feature_select_strategy": "cls"}, "must be 'default' or 'full'"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act: 'relu'"),
         ({"multimodal_projector_bias": False}, "multimodal_projector_bias"),
         (
             {"vision_config": {"model_type": "siglip_vision_model"}},
-            "'clip_vision_model' is read here",
+            "'clip_vision_model' is supported",
         ),
-        ({"vision_config": None}, "'clip_vision_model' is read"),
-        ({"text_config": {"model_type": "mistral"}}, "'mistral' is not known here"),
-        ({"text_config": {"model_type": "llama"}}, "[270, 32], should be [32000, 4096]"),
+        ({"vision_config": None}, "'clip_vision_model' is supported"),
+        ({"text_config": {"model_type": "mistral"}}, "'mistral' is not supported"),
+        ({"text_config": {"model_type": "llama"}}, "[270, 32], must be [32000, 4096]"),
         ({"vision_feature_layer": -1}, "vision_tower.encoder.layers.2.layer_norm1.weight"),
     ],
 )
@@ -128,10 +128,10 @@ def test_a_run_takes_the_parts_it_names(tmp_path):
     assert shapes.language_model.width == 32
     assert set(pretrained_connector(config)) == {"first", "second"}
     assert set(pretrained(str(tmp_path / "llava"), "vit")) == {"vit"}
-    with pytest.raises(CheckpointError, match="holds no connector, but language_model"):
+    with pytest.raises(CheckpointError, match="has no connector, only language_model"):
         pretrained(str(tmp_path / "text"), "connector")
     config.start_from.vision = str(tmp_path / "text")
-    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
+    with pytest.raises(ConfigError, match="has no vit, only language_model"):
         with_pretrained_shapes(config)
 
 

@@ -46,7 +46,7 @@ def test_a_module_with_two_kernels_and_a_kernel_of_two_modules_are_refused(tmp_p
         ("MatMul", name, ["x", other]),
     ]
     arrays = {"onnx::MatMul_7": KERNEL, "onnx::MatMul_8": KERNEL}
-    with pytest.raises(ConvertError, match=f"{other} is not the one kernel of backbone"):
+    with pytest.raises(ConvertError, match=f"{other} is not the only kernel of backbone"):
         OnnxTensors(saved(tmp_path / "a.onnx", nodes, **arrays))
 
 

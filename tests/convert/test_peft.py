@@ -165,7 +165,7 @@ def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
     ("settings", "part"),
     [
         ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
-        ({"r": 8}, "r: 8 there, adapter.r_max: 6 in the config"),
+        ({"r": 8}, "r: 8, but adapter.r_max is 6 in the config"),
         ({"target_modules": ["q_proj", "up_proj"]}, "target_modules: ['q_proj', 'up_proj']"),
         ({"target_modules": []}, "target_modules: []"),
         ({"target_modules": [["q_proj"]]}, "target_modules: [['q_proj']]"),
@@ -200,7 +200,7 @@ def test_tensors_that_are_not_those_of_the_config(folder):
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(ConvertError) as error:
         read_peft(folder, SHAPE, ADAPTER)
-    parts = ("extra", f"{stem}.q_proj.lora_A.weight", "is [6, 6], should be [16, 6]")
+    parts = ("extra", f"{stem}.q_proj.lora_A.weight", "is [6, 6], must be [16, 6]")
     assert not [part for part in parts if part not in str(error.value)]
 
 

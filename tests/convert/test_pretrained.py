@@ -45,7 +45,7 @@ def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
 
 def test_a_vision_encoder_is_float(tmp_path):
     """Read back with its config; int8 is refused for it."""
-    with pytest.raises(ConvertError, match="only a language model"):
+    with pytest.raises(ConvertError, match="only language models"):
         write(tiny_vit(), tmp_path / "ours", quantized=True)
     write(tiny_vit(), tmp_path / "ours")
     found = load(tmp_path / "ours")

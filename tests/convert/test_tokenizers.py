@@ -87,6 +87,6 @@ def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     ran = tmp_path / "ran"
     (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own: pass\n")
-    with pytest.raises(ConvertError, match="its tokenizer cannot be read"):
+    with pytest.raises(ConvertError, match="the tokenizer cannot be read"):
         folder_tokenizer(tmp_path, 10)
     assert not ran.exists()

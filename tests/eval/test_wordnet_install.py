@@ -56,7 +56,7 @@ def test_a_damaged_wordnet_is_noticed_and_the_failure_names_both_ways(tmp_path, 
         wordnet.install(tmp_path, download_timeout=0.01)
     message = str(caught.value)
     assert "NLTK's own downloader: " in message
-    assert "wordnet-base and wordnet-sense-index: there is no apt-get" in message
+    assert "wordnet-base and wordnet-sense-index: apt-get is not installed" in message
     assert str(target) in message
     leftovers = [p for p in (tmp_path / "nltk_data").iterdir() if p.name != "corpora"]
     assert leftovers == []

@@ -109,7 +109,7 @@ def test_weights_of_another_kind_are_refused(config):
         with_pretrained_shapes(other)
     other = config.copy_and_resolve_references()
     other.start_from.vision = other.start_from.language
-    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
+    with pytest.raises(ConfigError, match="has no vit, only language_model"):
         with_pretrained_shapes(other)
 
 
@@ -152,6 +152,6 @@ def test_a_lora_that_does_not_fit_is_refused_before_anything_is_written(config, 
     """And not after hours of other stages."""
     other = config.copy_and_resolve_references()
     other.start_from.adapter = str(tmp_path / "lora")
-    with pytest.raises(ConvertError, match=r"adapter_config\.json: is not there"):
+    with pytest.raises(ConvertError, match=r"adapter_config\.json: does not exist"):
         run(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
