@@ -104,7 +104,7 @@ def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
         raise ConvertError("the model has no adapters; export it with --as base")
     if not adapter.r_min <= rank <= adapter.r_max:
         raise ConvertError(
-            f"rank {rank}: the adapters were trained at ranks {adapter.r_min} to {adapter.r_max}"
+            f"rank {rank}: adapters trained at ranks {adapter.r_min} to {adapter.r_max}"
         )
 
 

@@ -64,7 +64,7 @@ def test_the_command_writes_each_form(run, tmp_path, capsys):
         options = [] if form == "base" else ["--rank", "4"]
         main(["--from", f"{run}/1", "--to", f"{tmp_path}/{form}", "--as", form, *options])
     said = capsys.readouterr().out
-    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "the base language" in said
+    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "base language" in said
     model, variables = made()
     merged = read_back(tmp_path / "huggingface", tmp_path / "merged")
     wanted = logits_of(model, variables, rank=4)
@@ -121,15 +121,11 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "thin"}')
     merge = ["--merge_at_mean_routing", str(texts)]
-    ranks = "rank 7: the adapters were trained at ranks 2 to 6"
     cases = [
         (["4", "--as", "peft"], "4 experts and a router that depends on the token"),
         (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
-        (["1", "--as", "peft", "--rank", "7"], ranks),
-        (
-            ["4", "--as", "peft", "--rank", "7", *merge],
-            ranks,
-        ),
+        (["1", "--as", "peft", "--rank", "7"], "rank 7: adapters trained at ranks 2 to 6"),
+        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: adapters trained at ranks 2 to 6"),
         (["4", "--as", "huggingface", *merge, "--to", str(run)], "exists already"),
         (["1", "--as", "peft", *merge], "there are no experts to merge"),
         (["none", "--as", "peft"], "no trained assistant here"),

@@ -70,7 +70,7 @@ def test_a_shard_that_the_index_does_not_name(folder, capsys):
     """Its tensors would be missing, or another model's."""
     weight_map = {n: f for n, f in shard(folder).items() if "00001" in f}
     change(folder / "model.safetensors.index.json", weight_map=weight_map)
-    fails(folder, capsys, "does not name model-00002-of-00002.safetensors")
+    fails(folder, capsys, "does not list model-00002-of-00002.safetensors")
 
 
 def test_a_tensor_that_the_index_puts_elsewhere(folder, capsys):
@@ -126,16 +126,16 @@ def test_tensors_of_another_model(folder, capsys):
         ({"rope_parameters": {"rope_theta": "x"}}, ("rope_theta", "'x'")),
         (
             {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "llama3"}},
-            ("rope_type: said twice, and differently",),
+            ("rope_type: given twice with different values",),
         ),
         (
             {
                 "rope_parameters": {"original_max_position_embeddings": 64},
                 "original_max_position_embeddings": 32,
             },
-            ("original_max_position_embeddings: said twice",),
+            ("original_max_position_embeddings: given twice",),
         ),
-        ({"tie_word_embeddings": True}, ("lm_head.weight is another", "tie_word_embeddings")),
+        ({"tie_word_embeddings": True}, ("lm_head.weight differs from it", "tie_word_embeddings")),
         ({"rms_norm_eps": 0}, ("rms_norm_eps", "above 0")),
         ({"quantization_config": {"bits": 4}}, ("already quantised",)),
     ],

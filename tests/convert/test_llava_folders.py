@@ -77,7 +77,10 @@ def test_a_projector_of_one_layer(tmp_path):
         ({"vision_feature_layer": 0}, "not the output of any of 3 layers"),
         ({"vision_feature_layer": -5}, "not the output of any of 3 layers"),
         ({"vision_feature_select_strategy": "cls"}, "must be 'default' or 'full'"),
-        ({"projector_hidden_act": "relu"}, "projector_hidden_act: 'relu'"),
+        (
+            {"projector_hidden_act": "relu"},
+            "projector_hidden_act: must be 'gelu' or 'linear', is 'relu'",
+        ),
         ({"multimodal_projector_bias": False}, "multimodal_projector_bias"),
         (
             {"vision_config": {"model_type": "siglip_vision_model"}},
@@ -131,7 +134,7 @@ def test_a_run_takes_the_parts_it_names(tmp_path):
     with pytest.raises(CheckpointError, match="has no connector, only language_model"):
         pretrained(str(tmp_path / "text"), "connector")
     config.start_from.vision = str(tmp_path / "text")
-    with pytest.raises(ConfigError, match="has no vit, only language_model"):
+    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
         with_pretrained_shapes(config)
 
 

@@ -164,7 +164,7 @@ def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
+        ({"peft_type": "IA3"}, "peft_type: must be 'LORA', is 'IA3'"),
         ({"r": 8}, "r: 8, but adapter.r_max is 6 in the config"),
         ({"target_modules": ["q_proj", "up_proj"]}, "target_modules: ['q_proj', 'up_proj']"),
         ({"target_modules": []}, "target_modules: []"),
@@ -172,7 +172,7 @@ def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
         ({"target_modules": ".*_proj"}, "target_modules: '.*_proj'"),
         ({"use_dora": True}, "use_dora: True"),
         ({"bias": "all"}, "bias: 'all'"),
-        ({"r": 6.0}, "r: 6.0 there"),
+        ({"r": 6.0}, "r: 6.0, but adapter.r_max is 6"),
         ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens: [5, 6]"),
         ({"use_qalora": True}, "use_qalora: True"),
         ({"layer_replication": [[0, 2]]}, "layer_replication: [[0, 2]]"),
@@ -217,7 +217,7 @@ def test_files_that_are_not_there(folder):
 
 
 def test_a_lora_on_a_model_without_adapters(folder):
-    with pytest.raises(ConvertError, match="r_max: None"):
+    with pytest.raises(ConvertError, match="r_max is None"):
         read_peft(folder, SHAPE, None)
     model = Slava(dataclasses.replace(tiny(), adapter=None))
     with pytest.raises(ConvertError, match="no adapters"):

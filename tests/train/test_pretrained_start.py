@@ -109,7 +109,7 @@ def test_weights_of_another_kind_are_refused(config):
         with_pretrained_shapes(other)
     other = config.copy_and_resolve_references()
     other.start_from.vision = other.start_from.language
-    with pytest.raises(ConfigError, match="has no vit, only language_model"):
+    with pytest.raises(ConfigError, match="holds no vit, but language_model"):
         with_pretrained_shapes(other)
 
 
