@@ -238,8 +238,8 @@ def test_the_projected_router_keeps_no_wide_activation(router, keeps_x):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"top_k": 1}, "top_k must lie between 2 and experts"),
-        ({"top_k": 5}, "top_k must lie between 2 and experts"),
+        ({"top_k": 1}, "top_k must be between 2 and experts"),
+        ({"top_k": 5}, "top_k must be between 2 and experts"),
         ({"r_min": 0}, "1 <= r_min <= r_max"),
         ({"r_min": 17}, "1 <= r_min <= r_max"),
         ({"router": "x"}, "'projected' or 'hidden'"),
