@@ -303,5 +303,5 @@ def test_a_rank_that_the_adapters_lack_is_refused(rank):
 
 def test_a_folder_without_an_assistant_is_named_with_what_to_do(tmp_path):
     """Where it was looked for, and the command that makes one."""
-    with pytest.raises(CheckpointError, match=r"nowhere.*no trained assistant.*slava_jax\.main"):
+    with pytest.raises(CheckpointError, match=r"nowhere.*no trained assistant.*slava train"):
         load_assistant(tmp_path / "nowhere")

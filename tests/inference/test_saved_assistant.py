@@ -141,7 +141,7 @@ def test_a_base_elsewhere_is_read_from_its_place(converted, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["adapters", "tokenizer"]
     assert_same(load_assistant(tmp_path / "run").variables, saved.variables)
     moved = shutil.move(converted, tmp_path / "moved")
-    with pytest.raises(CheckpointError, match=r"not in .*weights; say where .*--base DIR"):
+    with pytest.raises(CheckpointError, match=r"not in .*weights; give the folder .*--base DIR"):
         load_assistant(folder)
     assert_same(load_assistant(folder, base=moved).variables, saved.variables)
     theirs = read_folder(tmp_path / "theirs")
@@ -182,7 +182,7 @@ def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
     save_assistant(first, config, tmp_path)
     shutil.rmtree(tmp_path / "assistant/model/adapters")
     assert not has_assistant(tmp_path)
-    with pytest.raises(CheckpointError, match="cut short, or written by an older slava_jax"):
+    with pytest.raises(CheckpointError, match="incomplete, or written by an older slava_jax"):
         load_assistant(tmp_path)
     save_assistant(first, config, tmp_path)
     assert_same(load_assistant(tmp_path).variables, first.variables)
