@@ -1,4 +1,4 @@
-"""LLaVA folders without torch: parts in and out, and what cannot be one."""
+"""LLaVA folders without torch: import and export of parts, and unsupported folders."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize("settings", [{}, {"text_config": {"model_type": "qwen2"}}])
 def test_three_parts_come_in_and_go_out(settings, tmp_path):
-    """Every number; `<image>` is a token of the vocabulary from then on."""
+    """Every number; `<image>` becomes part of the vocabulary."""
     text = {**TINY_LLAVA["text_config"], **settings.get("text_config", {})}
     folder = tiny_llava(tmp_path / "theirs", **{**settings, "text_config": text})
     first = converted(folder, tmp_path / "first")
@@ -46,14 +46,14 @@ def test_three_parts_come_in_and_go_out(settings, tmp_path):
         assert_same(second.tree[part], first.tree[part])
     blocks = [of.tree["language_model"]["blocks"] for of in (first, second)]
     assert_same(*blocks)
-    leaving.write_converted(tmp_path / "second", tmp_path / "again")  # it has an <image> now
+    leaving.write_converted(tmp_path / "second", tmp_path / "again")  # now it has an <image>
     third = converted(tmp_path / "again", tmp_path / "third")
     assert third.configs == second.configs and third.image_token == second.image_token == 270
     assert_same(third.tree, second.tree)
 
 
 def test_a_projector_of_one_layer(tmp_path):
-    """With the identity as a second, as it leaves, or without; another second is refused."""
+    """With the identity as second layer, as exported, or without; others are refused."""
     folder = tiny_llava(tmp_path / "theirs", projector_hidden_act="linear")
     first = converted(folder, tmp_path / "first")
     assert first.configs["connector"] == ConnectorConfig("linear")
@@ -93,7 +93,7 @@ def test_a_projector_of_one_layer(tmp_path):
     ],
 )
 def test_a_llava_that_ours_cannot_be(settings, part, tmp_path):
-    """Each setting by its name; sizes that text_config leaves out are transformers' own."""
+    """The error names each setting; sizes missing from text_config are transformers' defaults."""
     folder = tiny_llava(tmp_path / "theirs")
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
@@ -116,7 +116,7 @@ def test_a_tensor_that_no_part_needs(tmp_path):
 
 
 def test_a_run_takes_the_parts_it_names(tmp_path):
-    """Shapes of all three come from the folder; a part that is not there is named."""
+    """The shapes of all three parts come from the folder; missing parts are named."""
     converted(tiny_llava(tmp_path / "theirs"), tmp_path / "llava")
     converted(tiny_folder(tmp_path / "llama"), tmp_path / "text")
     config = default_config()
@@ -139,7 +139,7 @@ def test_a_run_takes_the_parts_it_names(tmp_path):
 
 
 def test_an_encoder_that_no_llava_has(tmp_path):
-    """Every reason is named, and nothing is written."""
+    """The error lists every reason, and nothing is written."""
     write(tiny_vit(), tmp_path / "vit")
     converted(tiny_llava(tmp_path / "theirs"), tmp_path / "llava")
     held, vit = load(tmp_path / "llava"), load(tmp_path / "vit")
