@@ -64,7 +64,7 @@ class VitConfig:
             raise ValueError(f"vit.image_size must be a multiple of vit.patch, got {self}")
         if self.frontend == "gradients" and self.patch % CELL:
             raise ValueError(
-                f"vit.patch must be a multiple of {CELL} with the frontend 'gradients', got {self}"
+                f"vit.patch must be a multiple of {CELL} for the frontend 'gradients', got {self}"
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"vit.activation must be one of {', '.join(ACTIVATIONS)}, got {self}")
