@@ -37,7 +37,7 @@ _CONTROLS = (
     ("shuffled", "Assistant, image of another category", "must drop, or it ignores the image"),
     ("zero_b", "Assistant, adapters off (B = 0)", "the difference is what the adapters add"),
     ("untrained", "Assistant before its training stage", "the starting point"),
-    ("blind", "No image: most typical training answer", "what the question alone gives away"),
+    ("blind", "No image: most common training answer", "what the question alone gives away"),
     ("vit", "ViT classifier alone", "what the vision encoder knows without the language model"),
     ("classical", "Classical baseline", "logistic regression on simple image statistics"),
     ("majority", "Always the most frequent class", "needs no image"),
@@ -231,7 +231,7 @@ def _score_table(
     for prefix, label in (
         (task, "this run"),
         (f"{task}_shuffled", "this run, mismatched images"),
-        (f"{task}_blind", "no image: most typical training answer"),
+        (f"{task}_blind", "no image: most common training answer"),
     ):
         cells = [
             (metrics.get(f"{prefix}.{name}"), metrics.get(f"{prefix}.{name}_std"))

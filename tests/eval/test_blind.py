@@ -1,4 +1,4 @@
-"""Answers without an image: the most typical training answer to the same question."""
+"""Answers without an image: the most common training answer to the same question."""
 
 import pytest
 
