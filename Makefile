@@ -16,12 +16,12 @@ WORDNET := .venv/.wordnet
 FOLDER = $(BIN)/python -c \
   "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
-.PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights reference tpu-plan lock clean
+.PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights reference tpu-plan docs lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/slava train --config configs/quickstart.py --workdir runs/quickstart
 
-# The runs it needs that are not finished, in runs/tables; then docs/tables.md and the README.
+# The runs it needs that are not finished, in runs/tables; then docs/tables.md and docs/results.md.
 SEEDS ?= 0
 tables: $(INSTALLED) $(WORDNET)
 	$(BIN)/python -m experiments.tables --seeds $(SEEDS)
@@ -83,12 +83,17 @@ tpu-plan:
 	.venv-tpu/bin/python -m pip install --quiet -c constraints.txt -e ".[tpu-compiler]"
 	.venv-tpu/bin/python -m experiments.plan_tpu
 
+# The site of docs/ and of the docstrings (mkdocs.yml). A warning is an error.
+docs: $(INSTALLED)
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # Writes constraints.txt anew, with the newest versions that every supported Python can have.
 lock: $(INSTALLED)
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --extra test --extra elpv --extra onnx --extra serving setup.cfg -o constraints.txt
+	  --extra test --extra elpv --extra onnx --extra serving --extra docs setup.cfg -o constraints.txt
 
 clean:
 	rm -rf .venv .venv-tpu build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import llava, quickstart
 from experiments import results
-from experiments.readme_results import replaced, table
+from experiments.results_page import replaced, table
 from experiments.shared_stages import assistant_run, shared_stages
 from slava_jax.pages import use_large_pages
 from slava_jax.train.workdir import environment, write_atomically

@@ -283,7 +283,7 @@ def _card(row: dict) -> str:
 
 def tables(rows: dict[str, dict]) -> str:
     """Markdown for docs/scale.md."""
-    from experiments.readme_results import table
+    from experiments.results_page import table
 
     trained = [
         (
@@ -333,7 +333,7 @@ def _against(name: str, row: dict) -> str:
 
 def write_page() -> None:
     """Puts the tables of the result file into docs/scale.md."""
-    from experiments.readme_results import replaced
+    from experiments.results_page import replaced
 
     rows = json.loads(RESULT.read_text())["rows"]
     write_atomically(PAGE, replaced(PAGE.read_text(), tables(rows), *MARKERS))

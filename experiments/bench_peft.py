@@ -269,7 +269,7 @@ def shown(found: dict[str, dict]) -> str:
 
 
 def _table(rows: dict[str, dict]) -> str:
-    from experiments.readme_results import table
+    from experiments.results_page import table
 
     header = ("", "tokens/s", "peak GiB", "speed of PEFT", "memory of PEFT", "time of no adapters")
     ratios = ("speed_of_peft", "memory_of_peft", "time_of_no_adapters")
@@ -298,7 +298,7 @@ def main() -> None:
     import transformers
 
     from experiments import results
-    from experiments.readme_results import replaced
+    from experiments.results_page import replaced
     from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}

@@ -1,4 +1,4 @@
-"""The table of the real run, written into README.md from experiments/elpv/summary.json.
+"""The table of the real run, written into docs/results.md from experiments/elpv/summary.json.
 
 python -m experiments.elpv_table
 """
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 
 from experiments.elpv_pretrained import RESULTS
-from experiments.readme_results import README, replaced, table
+from experiments.results_page import PAGE, replaced, table
 from slava_jax.train.workdir import write_atomically
 
 BEGIN, END = "<!-- elpv:begin -->", "<!-- elpv:end -->"
@@ -72,9 +72,9 @@ def _list(values) -> str:
 
 
 def main() -> None:
-    """Rewrites the README."""
+    """Rewrites the page."""
     text = results(json.loads((RESULTS / "summary.json").read_text(encoding="utf-8")))
-    write_atomically(README, replaced(README.read_text(encoding="utf-8"), text, BEGIN, END))
+    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), text, BEGIN, END))
     print(text)
 
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments.readme_results import replaced, table
+from experiments.results_page import replaced, table
 from slava_jax.models.decoder import BlockInputs, DecoderBlock, DecoderConfig, DecoderMode
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined, split_base
 from slava_jax.nn.stack import REMAT, stack

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from configs.quickstart import get_config
 from experiments import results
-from experiments.readme_results import replaced, table
+from experiments.results_page import replaced, table
 from experiments.shared_stages import assistant_run, shared_stages
 from slava_jax.checkpoint import save_tree
 from slava_jax.convert.onnx import read_onnx

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.readme_results import table
+from experiments.results_page import table
 from slava_jax.data.neighbours import RELATIONS, neighbours
 from slava_jax.train.workdir import environment, machine_metrics, write_atomically
 

@@ -25,7 +25,7 @@ from jax.experimental import topologies
 
 from experiments.collectives import Traffic, traffic
 from experiments.random_llama import batch_shapes, multiplied
-from experiments.readme_results import replaced, table
+from experiments.results_page import replaced, table
 from slava_jax.config import default_config
 from slava_jax.models.presets import PAPER, variable_shapes
 from slava_jax.models.slava import Slava

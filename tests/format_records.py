@@ -1,4 +1,4 @@
-"""Records in the forms of other tools, and the command that converts them, for its tests."""
+"""Test helpers: records in other tools' formats, and the command that converts them."""
 
 import json
 
@@ -13,7 +13,7 @@ KEYS = ("gold/a.png", "gold/b.png", "tin/c d.png")
 
 
 def write_images(folder):
-    """A tiny picture under each of `KEYS`; beside them a note, and a file with nothing in it."""
+    """Writes a tiny picture under each of `KEYS`, a text file and an empty file."""
     for i, key in enumerate(KEYS):
         path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def item(**changes):
 
 
 def talked():
-    """A conversation of three turns, with images in the first and the last."""
+    """A conversation with three turns, with images in the first and the last."""
     return item(
         id="talk",
         images=(KEYS[0], KEYS[2]),

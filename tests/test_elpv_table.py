@@ -1,9 +1,9 @@
 """The table of the real run says what the summary says, and leaves out what was not run."""
 
-from test_readme import README
+from test_readme import RESULTS
 
 from experiments import elpv_table
-from experiments.readme_results import replaced
+from experiments.results_page import replaced
 
 SCORES = ("accuracy", "macro_f1", "weighted_accuracy")
 
@@ -51,4 +51,4 @@ def test_rows_are_of_what_was_run():
 
 
 def test_the_readme_has_its_markers():
-    replaced(README, "", elpv_table.BEGIN, elpv_table.END)
+    replaced(RESULTS, "", elpv_table.BEGIN, elpv_table.END)

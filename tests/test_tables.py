@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from test_readme import ENVIRONMENT, README
+from test_readme import ENVIRONMENT, RESULTS
 
-from experiments.readme_results import replaced
+from experiments.results_page import replaced
 from experiments.tables import __main__ as tables
 from experiments.tables import remarks, runs, specs, texts
 from experiments.tables.table import build
@@ -213,18 +213,18 @@ def test_what_cannot_be_run_is_refused_before_anything_runs():
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Where everything is written, a README with an old block among it."""
-    (tmp_path / "README.md").write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    """Where everything is written, a results page with an old block among it."""
+    (tmp_path / "results.md").write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
     monkeypatch.setattr(tables, "PAGE", tmp_path / "tables.md")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "procedural.json")
-    monkeypatch.setattr(tables, "README", tmp_path / "README.md")
+    monkeypatch.setattr(tables, "RESULTS_PAGE", tmp_path / "results.md")
     monkeypatch.setattr(tables, "RUNS", tmp_path / "runs")
     return tmp_path
 
 
-def test_all_tables_are_a_page_a_result_file_and_a_block_of_the_readme(places, finish, capsys):
+def test_all_tables_are_a_page_a_result_file_and_a_block_of_the_results(places, finish, capsys):
     tables.main(["--runs", str(finish())])
-    page, readme = ((places / name).read_text() for name in ("tables.md", "README.md"))
+    page, readme = ((places / name).read_text() for name in ("tables.md", "results.md"))
     for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 21, 22, 29, 30, 31):
         assert f"\n## Table {number}: " in page
     assert "`procedural-seed0`: procedural (drawn), seed 0 (data: 3), 70 images to train on" in page
@@ -245,18 +245,18 @@ def test_one_table_that_cannot_be_made_spares_the_others(places, finish):
     page = (places / "tables.md").read_text()
     assert "Not made, for want of a run that measured them: Tables 5." in page
     assert "## Table 6: " in page and "## Table 5: " not in page
-    assert "| 5 | inter-class VQA, ROUGE-L | not measured (" in (places / "README.md").read_text()
+    assert "| 5 | inter-class VQA, ROUGE-L | not measured (" in (places / "results.md").read_text()
 
 
 def test_other_data_stay_in_runs(places, finish):
     tables.main(["--runs", str(finish("sem"))])
     assert "## Table 9: " in (places / "runs" / "sem.md").read_text()
     assert "1" in json.loads((places / "runs" / "sem.json").read_text())["tables"]
-    assert not (places / "tables.md").exists() and "old" in (places / "README.md").read_text()
+    assert not (places / "tables.md").exists() and "old" in (places / "results.md").read_text()
 
 
 def test_the_readme_has_its_markers():
-    replaced(README, "", tables.BEGIN, tables.END)
+    replaced(RESULTS, "", tables.BEGIN, tables.END)
 
 
 def test_one_factor_is_found_only_where_there_is_one():

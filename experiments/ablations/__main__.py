@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from configs.quickstart import get_config
 from experiments import results
-from experiments.readme_results import replaced, table
+from experiments.results_page import replaced, table
 from experiments.shared_stages import assistant_run, shared_stages
 from slava_jax.pages import use_large_pages
 from slava_jax.train.workdir import environment, write_atomically

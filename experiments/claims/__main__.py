@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments import results
 from experiments.claims import shift, styles, turns
-from experiments.readme_results import table
+from experiments.results_page import table
 from slava_jax.pages import use_large_pages
 from slava_jax.train.workdir import environment, write_atomically
 

@@ -11,9 +11,9 @@ A data set has one run a seed, under runs/tables/: of configs/tables.py for draw
 configs/sem.py for the published sets. `--config.KEY=VALUE` goes to every run, such as
 `--config.data.instructions=FILE`. Finished runs are not repeated.
 
-All tables together are written to docs/tables.md, README.md and experiments/tables/procedural.json,
-or with other data to runs/tables/NAMES.md and .json. Tables 2, 10, 29, 30 and 31 need no run: their
-printed texts are scored again.
+All tables together are written to docs/tables.md, docs/results.md and
+experiments/tables/procedural.json, or with other data to runs/tables/NAMES.md and .json. Tables 2,
+10, 29, 30 and 31 need no run: their printed texts are scored again.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.readme_results import README, replaced, table
+from experiments.results_page import PAGE as RESULTS_PAGE
+from experiments.results_page import replaced, table
 from experiments.tables import texts
 from experiments.tables.runs import RUNS, Measured, TablesError, read, run_all
 from experiments.tables.specs import HEADLINES, SPECS
@@ -32,7 +33,7 @@ from slava_jax.eval.paper_tables import TABLES
 from slava_jax.train.workdir import write_atomically
 
 BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
-PAGE = README.parent / "docs" / "tables.md"
+PAGE = RESULTS_PAGE.with_name("tables.md")
 RESULTS = Path(__file__).parent / "procedural.json"
 ALL = sorted({*SPECS, *texts.TITLES})
 _INTRODUCTION = """# The paper's tables, ours beside
@@ -42,7 +43,7 @@ not run here. *Not said*: the paper gives neither seeds nor the number of exampl
 
 
 def overview(measured: Sequence[Measured]) -> str:
-    """One line a headline, for the README: what was measured of it."""
+    """One line a headline, for docs/results.md: what was measured of it."""
     rows = []
     for number, what, metric, method, column in HEADLINES:
         printed = TABLES[number]
@@ -121,8 +122,8 @@ def write(measured: Sequence[Measured], pieces: dict[int, str], tables: Sequence
     text = "\n\n".join((*head, *pieces.values()))
     write_atomically(page, text + "\n")
     if own:
-        block = replaced(README.read_text(encoding="utf-8"), overview(measured), BEGIN, END)
-        write_atomically(README, block)
+        block = replaced(RESULTS_PAGE.read_text("utf-8"), overview(measured), BEGIN, END)
+        write_atomically(RESULTS_PAGE, block)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.readme_results import ResultsError, Run, read_run
+from experiments.results_page import ResultsError, Run, read_run
 from slava_jax.errors import UserError
 
 RUNS, CONFIGS = Path("runs/tables"), Path("configs")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
-from experiments.readme_results import table as markdown_table
+from experiments.results_page import table as markdown_table
 from experiments.tables.remarks import remarks
 from experiments.tables.runs import Measured
 from experiments.tables.specs import PAIRED_ERRORS, SPECS, Ours, Spec

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.readme_results import table as markdown_table
+from experiments.results_page import table as markdown_table
 from slava_jax.eval.text_metrics import caption_scores
 
 PAIRS = Path(__file__).parent.parent.parent / "tests" / "eval" / "paper_text_scores.json"

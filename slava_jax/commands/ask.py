@@ -37,6 +37,8 @@ def prompt(asked: argparse.Namespace) -> tuple[str, str]:
 
 
 def _rank(rank: int | None, adapter) -> int | None:
+    if rank is not None and adapter is None:
+        raise UserError("--rank: this assistant has no adapters; leave it out")
     if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
         raise UserError(f"--rank: was trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
     return rank

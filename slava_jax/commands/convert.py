@@ -29,11 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 # What they need is loaded only in them, so that --help and wrong options answer at once.
 def _import(asked: argparse.Namespace) -> str:
-    from slava_jax.convert.pretrained import write
-    from slava_jax.convert.reading import read
+    from slava_jax.convert.reading import convert_weights
 
-    source = read(asked.source, asked.image_size)
-    write(source, asked.to, asked.quantize == "int8")
+    source = convert_weights(asked.source, asked.to, asked.quantize == "int8", asked.image_size)
     names = (part.replace("vit", "vision").removesuffix("_model") for part in source.parts)
     options = " ".join(f"--config.start_from.{name}={asked.to}" for name in names)
     return f"a run starts from it with {options}"

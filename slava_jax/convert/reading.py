@@ -5,8 +5,30 @@ from pathlib import Path
 from slava_jax.convert.gguf import read_gguf
 from slava_jax.convert.huggingface import pickle_refusal, read_folder
 from slava_jax.convert.onnx import read_onnx
-from slava_jax.convert.pretrained import Source
+from slava_jax.convert.pretrained import Source, write
 from slava_jax.convert.rules import ConvertError
+
+
+def convert_weights(
+    source: str | Path, to: str | Path, int8: bool = False, image_size: int | None = None
+) -> Source:
+    """Converts pretrained weights into the folder `to`, from which a run can start.
+
+    Args:
+      source: a Hugging Face folder, a GGUF file or an ONNX file.
+      to: must not exist; it appears once it is complete.
+      int8: quantizes the kernels of a language model.
+      image_size: side of the vision encoder's images in pixels, if not its own.
+
+    Returns:
+      What was read; `parts` names the parts of the model.
+
+    Raises:
+      ConvertError: `source` cannot be converted. CheckpointError: `to` exists or cannot be written.
+    """
+    found = read(source, image_size)
+    write(found, to, int8)
+    return found
 
 
 def read(path: str | Path, image_size: int | None = None) -> Source:

@@ -1,9 +1,9 @@
-"""Batches for the assistant stage: instructions, their images, and wrong pairs among the rows.
+"""Batches for the assistant stage: instructions, their images and mismatched pairs among the rows.
 
-Rows are bucketed by size: AssistantData.buckets lists the few shapes (T tokens, U answer tokens, I
-images) that a batch may have, and so the few shapes that are compiled. An epoch takes its sample of
-the instructions, orders it by bucket and cuts it into batches, each padded to the first bucket that
-all its rows fit; the number of batches is the same in every epoch.
+Rows are bucketed by size. AssistantData.buckets lists the few shapes (T tokens, U answer tokens, I
+images) that a batch may have, which limits the number of compilations. Each epoch samples the
+instructions, sorts them by bucket and cuts them into batches, each padded to the first bucket that
+fits all its rows. The number of batches is the same in every epoch.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ from slava_jax.errors import too_small
 
 
 def pair_problems(settings: Mapping) -> Iterator[str]:
-    """What is wrong with the block of rows in which wrong pairs are chosen."""
+    """Yields problems with the block of rows in which mismatched pairs are chosen."""
     if settings["pair_block"] < 2 or settings["batch_size"] % settings["pair_block"]:
         yield "pair_block: must be 2 or more and divide batch_size"
 
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with the batches of a stage that trains on instructions."""
+    """Yields problems with the batch settings of a stage that trains on instructions."""
     yield from too_small(stage, 1, "per_image", "validation_batches")
     yield from pair_problems(stage)
     if not all(task in TASKS for task in stage["tasks"]):
@@ -46,14 +46,14 @@ def setting_problems(stage: Mapping) -> Iterator[str]:
 
 
 class AssistantBatches:
-    """Training batches: a new sample of the instructions, in a new order, every epoch.
+    """Training batches, with a new sample of the instructions in a new order every epoch.
 
-    A batch of this host's B rows, with I images an example: images uint8[B, I, P, P, ch]; tokens,
-    image_index int32[B, T]; length, answer_start int32[B]; weights float32[B, U]
-    (collate.assistant_fields); wrong_offset int32[B], how many
-    rows off, within the pair block, the target image of the wrong pair stands, wrong_weight
-    float32[B], 1 where there is one; target_image int32[B], slot of the target image; example_id
-    uint32[B], row of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
+    Fields of a batch of this host's B rows, with I images per example: images
+    uint8[B, I, P, P, ch]; tokens, image_index int32[B, T]; length, answer_start int32[B]; weights
+    float32[B, U] (collate.assistant_fields); wrong_offset int32[B], the offset, within the pair
+    block, of the row whose target image makes the mismatched pair; wrong_weight float32[B], 1 if
+    there is such a row; target_image int32[B], slot of the target image; example_id uint32[B], row
+    of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
     """
 
     def __init__(
@@ -71,14 +71,15 @@ class AssistantBatches:
         """Plans the batches.
 
         Args:
-          batch_size: rows of the global batch, a multiple of pair_block x what shares it (Shard).
-          pair_block: rows among which wrong pairs are chosen, all of one device's microbatch.
-          per_image: instructions of each target image that an epoch takes; None takes all.
-          always: question types taken first (and all of them, even if more than per_image).
-          augmentation: flips and turns are kept from directional instructions.
+          batch_size: rows of the global batch, a multiple of pair_block x hosts x devices x
+            microbatches (see Shard).
+          pair_block: rows among which mismatched pairs are chosen, all in one device's microbatch.
+          per_image: instructions per target image and epoch; None takes all.
+          always: question types taken first, and all of them, even if more than per_image.
+          augmentation: flips and turns are not applied to directional instructions.
 
         Raises:
-          PipelineError: no whole batch in an epoch, or sizes that do not divide.
+          PipelineError: an epoch has no full batch, or batch_size is not divisible.
         """
         self._data, self._batch_size, self._block = data, batch_size, pair_block
         self._seed, self._epochs, self._augmentation = seed, epochs, augmentation
@@ -89,7 +90,7 @@ class AssistantBatches:
         self._plans = EpochPlans(self._plan)
 
     def _plan(self, epoch: int) -> np.ndarray:
-        """int32[batches, batch_size], instructions."""
+        """Returns int32[batches, batch_size], the instructions of each batch."""
         rng = stream(self._seed, STREAM_PLAN, epoch)
         drawn = [rng.choice(rows, count, replace=False) for rows, count in self._drawn if count]
         rows = rng.permutation(np.concatenate([self._fixed, *drawn]))
@@ -114,11 +115,11 @@ class AssistantBatches:
 
 
 class AssistantEvaluation:
-    """Every chosen instruction once, not augmented; batches as those of AssistantBatches.
+    """Every chosen instruction once, without augmentation; batches as in AssistantBatches.
 
-    The rows come ordered by bucket and within one at random, so that a pair block holds different
-    images; `index` says which instruction a row is. The last batch is filled up with copies that
-    have index -1 and row_weight, weights and wrong_weight 0.
+    Rows are sorted by bucket and shuffled within one, so that a pair block holds different images;
+    `index` gives the instruction of each row. The last batch is padded with copies that have index
+    -1 and row_weight, weights and wrong_weight 0.
     """
 
     def __init__(
@@ -133,19 +134,19 @@ class AssistantEvaluation:
         """Plans the batches.
 
         Args:
-          rows: the instructions to go through; None for all.
-          shown: int32[n], the image to show for every instruction of `data` in the place of its
-            target image (AssistantData.exchanged); None for the target image itself.
+          rows: the instructions to evaluate; None for all.
+          shown: int32[n], the image to show for each instruction of `data` instead of its target
+            image (AssistantData.exchanged); None for the target image itself.
 
         Raises:
-          PipelineError: no rows, or sizes that do not divide.
+          PipelineError: there are no rows, or batch_size is not divisible.
         """
         self._data, self._block, self._seed = data, pair_block, seed
         self._shown = data.targets if shown is None else np.asarray(shown, np.int32)
         self._every_row = ONE_HOST.rows(batch_size, pair_block)
         rows = np.arange(len(data)) if rows is None else np.asarray(rows, np.int32)
         if not len(rows):
-            raise PipelineError(f"{data.images.name}: no instruction is left to evaluate")
+            raise PipelineError(f"{data.images.name}: no instructions left to evaluate")
         rows = stream(seed, STREAM_PLAN, 0).permutation(rows)
         self._plan = padded_plan(_by_bucket(rows, data.bucket), batch_size)
 
@@ -174,7 +175,7 @@ def _assemble(
     augmentation: Augmentation | None,
     shown: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """One host's rows of the batch `plan` int32[global batch] at position (seed, epoch, step)."""
+    """Builds one host's rows of the batch `plan` int32[global batch] at (seed, epoch, step)."""
     index = plan[shard_rows]
     rows = np.where(index < 0, plan[0], index)
     real = index >= 0
@@ -188,7 +189,7 @@ def _assemble(
         wrong_weight.append(chosen[1])
     wrong_offset = np.concatenate(wrong_offset)
     wrong_weight = np.concatenate(wrong_weight)
-    # All rows of the global batch decide its shape, so that every host makes the same one.
+    # The shape depends on all rows of the global batch, so that every host uses the same one.
     bucket = data.shape(plan[plan >= 0])
     slots = bucket[-1]
     examples = [data.examples[row] for row in rows.tolist()]
@@ -213,10 +214,10 @@ def _upright(
     wrong_offset: np.ndarray,
     wrong_weight: np.ndarray,
 ) -> np.ndarray:
-    """bool[B]: rows that may not be mirrored or turned.
+    """Returns bool[B], the rows that must not be mirrored or turned.
 
-    Those whose answer speaks of directions, and those whose image such an answer is false of: a
-    turn could make it true.
+    These are the rows whose answer refers to directions, and the rows whose image is the mismatch
+    for such an answer, since a turn could make the answer true.
     """
     directional = np.asarray(
         [data.instructions[row].metadata["directional"] for row in rows.tolist()], bool
@@ -235,9 +236,9 @@ def _pixels(
     augmentation: Augmentation | None,
     shown: np.ndarray,
 ) -> np.ndarray:
-    """uint8[B, I, P, P, ch]; black where an example has fewer than I images.
+    """Returns uint8[B, I, P, P, ch]; slots are black if an example has fewer than I images.
 
-    `place` is the instruction of each row, and I.
+    `place` holds the instruction of each row, and I.
     """
     (rows, slots), (seed, epoch) = place, seeds
     pixels = np.zeros((len(rows), slots, *data.cache.shape), data.cache.dtype)
@@ -258,14 +259,14 @@ def _kept_upright(augmentation: Augmentation, straight: bool) -> Augmentation:
 
 
 def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:
-    """The rows by ascending bucket, otherwise in the order they have."""
+    """Sorts the rows by bucket (stable)."""
     return rows[np.argsort(bucket[rows], kind="stable")]
 
 
 def _sampling(
     data: AssistantData, per_image: int | None, always: tuple[str, ...]
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
-    """Instructions that every epoch takes, and for each image those it draws from, and how many."""
+    """Returns the instructions of every epoch and, per image, those to sample from and how many."""
     if per_image is None:
         return np.arange(len(data)), []
     by_image: dict[int, list[int]] = {}

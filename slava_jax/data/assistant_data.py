@@ -1,4 +1,4 @@
-"""The instructions of the assistant stage with their token ids and the images they speak of."""
+"""The instructions of the assistant stage, with their token ids and images."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ from slava_jax.data.pipeline import (
 
 
 def bucket_problems(buckets: Sequence) -> Iterator[str]:
-    """What is wrong with the sizes that a batch may have."""
+    """Yields problems with the batch sizes."""
     if not all(_is_bucket(sizes) for sizes in buckets):
         yield "buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
 
@@ -33,19 +33,20 @@ def _is_bucket(sizes) -> bool:
 
 
 class AssistantData:
-    """The instructions of one split with their token ids and the images they speak of.
+    """The instructions of one split, with their token ids and images.
 
     Attributes:
-      instructions: n of them.
+      instructions: the n instructions.
       examples: their token ids.
-      images: those of the split, and behind them those that only stand before a target image.
-      image_rows: int32[n, I], rows of `images` of each instruction, the target image last, filled
-        up with -1 to the largest number of images I.
+      images: the images of the split, followed by those only used before a target image.
+      image_rows: int32[n, I], each instruction's rows of `images`, the target image last, padded
+        with -1 to the largest number of images I.
       targets: int32[n], row of the target image.
-      form: how the model wants its text. every_answer: it learns all answers of a conversation.
-      buckets: (T, U, I) triples, in which an image counts as one of the T tokens; the last one has
-        room for every instruction.
-      bucket: int32[n], the first bucket each instruction fits.
+      form: the text format that the model expects.
+      every_answer: whether the model is trained on all answers of a conversation.
+      buckets: (T, U, I) triples, in which an image counts as one of the T tokens; every instruction
+        fits in the last one.
+      bucket: int32[n], the first bucket that fits each instruction.
     """
 
     def __init__(
@@ -59,18 +60,19 @@ class AssistantData:
         before: tuple[ImageSet, ImageCache] | None = None,
         every_answer: bool = False,
     ):
-        """Checks everything, so that no error waits in the middle of a run.
+        """Checks everything up front, so that no error comes up in the middle of a run.
 
         Args:
           examples: the token ids of each instruction (chat.encode_examples).
-          images, cache: of the split, which every target image is of.
-          form: with which they were made.
-          before: the training split's images and cache, where `images` is another split: the
-            examples that stand before a target image may be of it.
+          images, cache: those of the split; every target image must be among them.
+          form: the format of `examples`.
+          before: the training split's images and cache if `images` is another split; the example
+            images before a target image may come from it.
 
         Raises:
-          PipelineError: no instructions; one names an unknown image, is longer than the last
-            bucket, or claims what is false of its own image; the last bucket is not the largest.
+          PipelineError: there are no instructions; one of them uses an unknown image, exceeds the
+            last bucket or makes claims that are false for its own image; or the last bucket is
+            not the largest.
         """
         if not instructions:
             raise PipelineError(f"{images.name}: no instructions; write or generate some")
@@ -92,7 +94,7 @@ class AssistantData:
         return len(self.instructions)
 
     def exchanged(self, seed: int) -> np.ndarray:
-        """int32[n]: for each instruction the row of a random image of another category.
+        """Returns int32[n], a random image of another category (its row) for each instruction.
 
         Raises:
           PipelineError: all images are of one category.
@@ -106,12 +108,12 @@ class AssistantData:
         return np.asarray(choices, np.int32)
 
     def shape(self, rows: np.ndarray) -> tuple[int, int, int]:
-        """The first bucket that all these instructions fit."""
+        """Returns the first bucket that fits all these instructions."""
         wanted = self._sizes(rows).max(0)
         return next(bucket for bucket in self.buckets if (wanted <= bucket).all())
 
     def _sizes(self, rows) -> np.ndarray:
-        """int[rows, 3]: the T, U and I that each needs."""
+        """Returns int[rows, 3], the T, U and I that each row needs."""
         return np.asarray([self._size(self.examples[row]) for row in rows])
 
     def _size(self, example: Example) -> tuple[int, int, int]:
@@ -120,7 +122,7 @@ class AssistantData:
         return len(example.ids) - count * (self.form.image_tokens - 1), stop - start, count
 
     def array_shape(self, bucket: tuple[int, int, int]) -> tuple[int, int]:
-        """T and U of the arrays of a bucket, in which every image takes its M positions."""
+        """Returns T and U of a bucket's arrays, in which every image takes M positions."""
         tokens, predicted, count = bucket
         return tokens + count * (self.form.image_tokens - 1), predicted
 
@@ -145,7 +147,7 @@ class AssistantData:
                 if key not in self.images.index:
                     raise PipelineError(
                         f"instruction {item.id!r}: image {key!r} is not in {self.images.name}; "
-                        "correct the key or leave the instruction out"
+                        "correct the key or remove the instruction"
                     )
                 row[slot] = self.images.index[key]
         return rows
@@ -154,17 +156,17 @@ class AssistantData:
         for item, image in zip(self.instructions, self.targets.tolist(), strict=True):
             if image >= len(self._split):
                 raise PipelineError(
-                    f"instruction {item.id!r}: its target image {item.target!r} is not of "
-                    f"{self._split.name}, but of the training split; only examples may be"
+                    f"instruction {item.id!r}: its target image {item.target!r} is not in "
+                    f"{self._split.name} but in the training split; only earlier images may be"
                 )
 
     def _check_claims(self) -> None:
         for item, image in zip(self.instructions, self.targets.tolist(), strict=True):
             if not claims_hold(item.claims, self.images.facts[image]):
                 raise PipelineError(
-                    f"instruction {item.id!r}: its claims {item.claims} are not true of the facts "
-                    f"of its own image {item.target!r}; correct the claims, or give the image set "
-                    "its facts (ImageSet.with_facts)"
+                    f"instruction {item.id!r}: its claims {item.claims} contradict the facts of "
+                    f"its own image {item.target!r}; correct the claims or add the facts to the "
+                    "image set (ImageSet.with_facts)"
                 )
 
 
@@ -172,7 +174,7 @@ def _checked_buckets(buckets: Sequence[tuple[int, int, int]]) -> list[tuple[int,
     triples = [(int(tokens), int(answer), int(images)) for tokens, answer, images in buckets]
     if not triples or (np.asarray(triples) > triples[-1]).any():
         raise PipelineError(
-            f"buckets {triples}: list (T, U, I) triples, at least one; the last one must be the "
+            f"buckets {triples}: must be a non-empty list of (T, U, I); the last one must be the "
             "largest in all three numbers"
         )
     return triples

@@ -1,26 +1,26 @@
 """Finds the instrument's data bar: the band of text below (or above) the picture of the specimen.
 
-A bar is told by what it is, not by where its maker puts it: rows of one even grey, behind which the
-picture starts abruptly, and on them crisp small marks, the text.
+A bar is recognised by its appearance, not by the manufacturer's layout: rows of one uniform grey
+level with an abrupt edge to the picture, and small sharp marks on them, the text.
 """
 
 import numpy as np
 
-_SHORTEST, _TALLEST = 0.02, 0.25  # of all rows
-_LEGIBLE = 8  # rows, at least
-_MARGIN = 0.12  # of all rows; a bar may stand so far from the border, with picture behind it
-_STRAY = 8  # grey levels by which JPEG may change the ground of a bar
-_INK = 64  # grey levels between the ground and what is written on it, at least
-_RULE = 6  # rows of a frame or line around a bar, at most
-_MARKS = 4  # pieces of text that a row of text has, at least
+_SHORTEST, _TALLEST = 0.02, 0.25  # fractions of all rows
+_LEGIBLE = 8  # least height, rows
+_MARGIN = 0.12  # largest distance of a bar from the border, as a fraction of all rows
+_STRAY = 8  # grey levels by which JPEG may change a bar's background
+_INK = 64  # least difference between background and text, grey levels
+_RULE = 6  # most rows of a frame or line around a bar
+_MARKS = 4  # least number of marks in a row of text
 
 
 def picture_rows(grey: np.ndarray) -> tuple[int, int]:
-    """The rows [top, bottom) that show the specimen; all of them where no bar is found.
+    """Returns the rows [top, bottom) that show the specimen; all rows if no bar is found.
 
-    A bar is at most a quarter of the picture high and stands in its lowest or highest rows. What
-    is between a bar and the border goes with it. A bar without text, and text without a ground of
-    its own (letters laid over the picture), are not found.
+    A bar is at most a quarter of the image height and close to the upper or lower border. Rows
+    between a bar and the border are removed with it. Bars without text, and text without its own
+    background (overlaid on the picture), are not found.
 
     Args:
       grey: uint8[rows, columns].
@@ -28,16 +28,16 @@ def picture_rows(grey: np.ndarray) -> tuple[int, int]:
     rows = len(grey)
     below, above = _bar_start(grey), _bar_start(grey[::-1])
     if below is not None and above is not None and rows - above >= below:
-        return 0, rows  # nothing would be left: a page of text
+        return 0, rows  # nothing would be left, as for a page of text
     return 0 if above is None else rows - above, rows if below is None else below
 
 
 def _bar_start(grey: np.ndarray) -> int | None:
-    """The first row of a bar at the bottom, None where there is none."""
+    """Returns the first row of a bar at the bottom, None if there is none."""
     rows = len(grey)
     first = rows - int((_TALLEST + _MARGIN) * rows) - 2 * _RULE
     if first < 0:
-        return None  # a stamp of a picture
+        return None  # the picture is too small
     low = grey[first:].astype(np.int16)
     middle = np.median(low, axis=1)
     even = (np.abs(low - middle[:, None]) <= _STRAY).mean(1)
@@ -54,7 +54,7 @@ def _bar_start(grey: np.ndarray) -> int | None:
 
 
 def _last_run(belongs: np.ndarray, gap: int) -> tuple[int, int]:
-    """[start, end) of the last run of True; fewer than `gap` False in a row do not end it."""
+    """Returns [start, end) of the last run of True, allowing gaps of fewer than `gap` rows."""
     at = np.flatnonzero(belongs)
     if not len(at):
         return 0, 0
@@ -63,11 +63,11 @@ def _last_run(belongs: np.ndarray, gap: int) -> tuple[int, int]:
 
 
 def _is_bar(band: np.ndarray, level: int) -> bool:
-    """Whether the band has a straight edge and text on it."""
+    """Returns whether the band has a straight edge and contains text."""
     away = np.abs(band - level)
     edge = (away[1:3] <= _STRAY).mean()  # a dark region of the specimen begins gradually
     ink = away > _INK
     marks = (ink[:, 1:] & ~ink[:, :-1]).sum(1)
-    lines = np.sort(marks)[-max(3, len(band) // 7)]  # a seventh of the rows have as many
+    lines = np.sort(marks)[-max(3, len(band) // 7)]  # a seventh of the rows have at least this many
     blurred = (away > _STRAY) & ~ink
     return edge > 0.8 and lines >= _MARKS and blurred.sum() <= 2 * ink.sum()

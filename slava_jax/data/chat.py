@@ -1,6 +1,6 @@
-"""Conversations to token ids: messages, images and a template to ids, image spans and a loss mask.
+"""Tokenises conversations: messages, images and a template to ids, image spans and a loss mask.
 
-Letters: n tokens, I images, A answers, M positions of an image.
+Shape letters: n tokens, I images, A answers, M positions per image.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from slava_jax.data.tokenizer import encode_texts
 
 ROLES = ("system", "user", "assistant")
 
-# What a conversation is made of before its texts are tokens: (text, whether it continues a text),
-# token ids, and these three.
+# Units of a conversation before its texts are tokenised: (text, whether it continues a text), token
+# ids, and these three markers.
 _IMAGE, _ANSWER, _ANSWERED = object(), object(), object()
 
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """What one side says; `<image>` in a user's text marks where an image stands.
+    """One message of a conversation; `<image>` in a user's text marks the place of an image.
 
     Raises:
-      ChatError: a role that is not one of ROLES.
+      ChatError: the role is not one of ROLES.
     """
 
     role: str
@@ -39,18 +39,18 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class TextForm:
-    """How a model wants its text.
+    """The text format that a model expects.
 
     Attributes:
-      template: 'plain', 'vicuna_v1', 'llama2', 'chatml', or 'tokenizer', the tokenizer's own.
-      image_tokens: M, the positions that an image takes in the sequence (sLAVA: 1).
-      image_id: the id that stands at those positions; a placeholder, which a model that puts
-        embeddings there never looks up.
-      end_id: the id that ends an answer. With 'chatml' and 'tokenizer' it must be the one that the
-        template itself writes behind an answer.
+      template: 'plain', 'vicuna_v1', 'llama2', 'chatml', or 'tokenizer' for the tokenizer's own.
+      image_tokens: M, the number of sequence positions per image (sLAVA: 1).
+      image_id: placeholder id at those positions; never looked up by a model that inserts
+        embeddings there.
+      end_id: the id that ends an answer. With 'chatml' and 'tokenizer' it must be the id that the
+        template itself writes after an answer.
 
     Raises:
-      ChatError: an unknown template, or no position for an image.
+      ChatError: the template is unknown, or image_tokens is below 1.
     """
 
     template: str
@@ -71,10 +71,10 @@ class Example:
     """The token ids of one conversation, up to the end of its last answer.
 
     Attributes:
-      ids: int32[n], prompt and answers, each answer followed by its end.
+      ids: int32[n], prompt and answers, each answer followed by its end token.
       spans: int32[I, 2], start and stop of each image's positions in ids.
-      answers: int32[A, 2], start and stop of each answer in ids, its end included; A >= 1. The
-        blanks that a template writes at an answer's ends belong to it, as its model writes them.
+      answers: int32[A, 2], start and stop of each answer in ids, end token included; A >= 1. The
+        spaces that a template writes around an answer are part of it, since the model writes them.
     """
 
     ids: np.ndarray
@@ -83,17 +83,17 @@ class Example:
 
     @property
     def prompt_ids(self) -> np.ndarray:
-        """int32[n]: all before the last answer."""
+        """int32[n]: everything before the last answer."""
         return self.ids[: self.answers[-1, 0]]
 
     @property
     def answer_ids(self) -> np.ndarray:
-        """int32[n]: the last answer without its end."""
+        """int32[n]: the last answer without its end token."""
         return self.ids[self.answers[-1, 0] : self.answers[-1, 1] - 1]
 
     @property
     def loss_mask(self) -> np.ndarray:
-        """bool[n]: True on the tokens of all answers and on their ends."""
+        """bool[n]: True on all answer tokens and their end tokens."""
         mask = np.zeros(len(self.ids), bool)
         for start, stop in self.answers:
             mask[start:stop] = True
@@ -101,7 +101,7 @@ class Example:
 
     @property
     def image_index(self) -> np.ndarray:
-        """int32[n]: i * M + j on position j of image i, -1 on every other token."""
+        """int32[n]: i * M + j at position j of image i, -1 elsewhere."""
         index = np.full(len(self.ids), -1, np.int32)
         for i, (start, stop) in enumerate(self.spans):
             index[start:stop] = np.arange(i * (stop - start), (i + 1) * (stop - start))
@@ -111,15 +111,15 @@ class Example:
 def encode_examples(
     instructions: Sequence[Instruction], tokenizer: PreTrainedTokenizerFast, form: TextForm
 ) -> list[Example]:
-    """Tokenises instructions for training, each distinct piece of text once.
+    """Tokenises instructions for training; each distinct piece of text is tokenised once.
 
-    An answer is tokenised apart from what stands before it, since a model that writes one begins a
-    new token. So what `encode_prompt` makes of the messages before an answer is what stands before
-    it here.
+    Answers are tokenised separately from the text before them, because a model starts an answer
+    with a new token. The ids before an answer are therefore those of `encode_prompt` for the same
+    messages.
 
     Raises:
-      ChatError: names the instruction whose answer has no token, whose `<image>` marks do not
-        match its images or stand outside of its questions; or the template cannot be used.
+      ChatError: an answer has no tokens, or `<image>` marks do not match the images or occur
+        outside the questions (names the instruction); or the template cannot be used.
     """
     conversations = [conversation_of(item) for item in instructions]
     orders = [tuple(message.role for message in messages) for messages in conversations]
@@ -139,20 +139,20 @@ def encode_examples(
 def encode_prompt(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerFast, form: TextForm, images: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenises messages for inference, up to where the answer begins.
+    """Tokenises messages for inference, up to the start of the answer.
 
-    Where no message has an `<image>`, all images stand in front of the first user message.
+    If no message has an `<image>`, all images go before the first user message.
 
     Args:
-      messages: a system message or none, then user and assistant in turn; a user's is the last.
-      images: how many there are.
+      messages: an optional system message, then user and assistant in turn, ending with the user.
+      images: number of images.
 
     Returns:
       ids int32[n], spans int32[I, 2]: start and stop of each image's positions.
 
     Raises:
-      ChatError: the messages come in another order, or their `<image>` marks do not match the
-        images; or the template cannot be used.
+      ChatError: the messages are in another order, their `<image>` marks do not match the images,
+        or the template cannot be used.
     """
     order = _order(messages)
     name = f"question {messages[-1].text!r}"
@@ -172,9 +172,9 @@ def encode_prompt(
 def encode_answers(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, form: TextForm
 ) -> list[np.ndarray]:
-    """int32[U] of each text as the answer to a question, the id that ends it last.
+    """Tokenises each text as an answer, int32[U], with the end id last.
 
-    They are the ids that `encode_examples` makes of the same answer.
+    The ids are those of `encode_examples` for the same answer.
     """
     order = ("user", "assistant")
     slots = layouts(form.template, [order], form.end_id, tokenizer)[order]
@@ -189,19 +189,19 @@ def encode_answers(
 
 
 def conversation_of(instruction: Instruction) -> tuple[Message, ...]:
-    """The messages of an instruction: system prompt, earlier turns, question and answer.
+    """Returns the messages of an instruction: system prompt, earlier turns, question and answer.
 
-    The system prompt is `metadata['system']`, where that is a text; the supplement stands before
-    the first question.
+    The system prompt is `metadata['system']` if that is a non-empty string. The supplement goes
+    before the first question.
 
     Raises:
-      ChatError: names the instruction with an `<image>` in its supplement.
+      ChatError: the supplement contains `<image>`; names the instruction.
     """
     supplement, system = instruction.metadata["supplement"], instruction.metadata.get("system")
     if IMAGE_TOKEN in supplement:
         raise ChatError(
-            f"instruction {instruction.id!r}: {IMAGE_TOKEN} in the supplement; it belongs into the "
-            "question only"
+            f"instruction {instruction.id!r}: {IMAGE_TOKEN} in the supplement; it is only allowed "
+            "in questions"
         )
     messages = []
     if isinstance(system, str) and system.strip():
@@ -214,10 +214,10 @@ def conversation_of(instruction: Instruction) -> tuple[Message, ...]:
 
 
 def user_text(question: str, supplement: str = "", images: int = 0) -> str:
-    """What a user says: the supplement, if any, and the question.
+    """Returns the text of a user message: the supplement, if any, and the question.
 
     Args:
-      images: so many images stand before a question without any `<image>`.
+      images: number of images to put before a question that has no `<image>`.
     """
     if IMAGE_TOKEN not in question:
         question = IMAGE_TOKEN * images + question
@@ -230,8 +230,8 @@ def _order(messages: Sequence[Message]) -> tuple[str, ...]:
     turns = order[1:] if order[:1] == ("system",) else order
     if turns[-1:] != ("user",) or turns != (("user", "assistant") * len(turns))[: len(turns)]:
         raise ChatError(
-            f"messages of {', '.join(order) or 'nobody'}: give a system message or none, then user "
-            "and assistant in turn, the last one the user's"
+            f"message roles {', '.join(order) or '(none)'}: must be an optional system message, "
+            "then user and assistant in turn, ending with the user"
         )
     return order
 
@@ -244,21 +244,21 @@ def _check_images(messages: Sequence[Message], images: int, name: str) -> None:
             found, asked = found + marks, asked + 1
         elif marks:
             raise ChatError(
-                f"{name}: {IMAGE_TOKEN} in a message of role {message.role!r}; it belongs into the "
-                "questions only"
+                f"{name}: {IMAGE_TOKEN} in a message of role {message.role!r}; it is only allowed "
+                "in questions"
             )
     if found != images:
         raise ChatError(
             f"{name}: {found} {IMAGE_TOKEN} in the question{'s' * (asked > 1)} for {images} "
-            f"image(s); write one {IMAGE_TOKEN} where each image stands"
+            f"image(s); write one {IMAGE_TOKEN} for each image"
         )
 
 
 def _units(messages: Sequence[Message], slots: Sequence[Slot], end_id: int) -> list:
-    """Texts, token ids, images and the ends of answers, in their order.
+    """Returns texts, token ids, images and ends of answers, in order.
 
-    What a user writes is one text with what the template writes beside it, as other libraries
-    tokenise it.
+    A user's text and the adjacent template text are merged into one, as other libraries tokenise
+    them.
     """
     units: list = []
     text = ""
@@ -289,12 +289,12 @@ def _units(messages: Sequence[Message], slots: Sequence[Slot], end_id: int) -> l
 def _token_ids(
     units: Iterable, tokenizer: PreTrainedTokenizerFast, form: TextForm
 ) -> dict[tuple[str, bool], list[int]]:
-    """Ids of the texts among the units, each distinct one tokenised once, all at once."""
+    """Tokenises the distinct texts among the units in one call."""
     distinct = list(dict.fromkeys(unit for unit in units if isinstance(unit, tuple)))
     ids_of = dict(zip(distinct, encode_texts(tokenizer, [t for t, _ in distinct]), strict=True))
     if any(continues for _, continues in distinct) and _adds_blank(tokenizer):
         later = [key for key in distinct if key[1]]
-        # Behind a line end no blank is put, and the line end is cut off.
+        # No space is added after a newline; encode with a newline in front and strip its ids.
         (line_end, *found) = encode_texts(tokenizer, ["\n", *(f"\n{text}" for text, _ in later)])
         for key, ids in zip(later, found, strict=True):
             if ids[: len(line_end)] == line_end:
@@ -308,15 +308,15 @@ def _token_ids(
 
 
 def _adds_blank(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether a text's first token begins with a blank that is not in the text (SentencePiece)."""
+    """Returns whether the tokenizer adds a space at the start of a text (SentencePiece)."""
     first = tokenizer.convert_ids_to_tokens(encode_texts(tokenizer, ["a"])[0])[0]
     return first.startswith("▁")
 
 
 def _without(guarded: set[int], text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids of a text that spells the name of a token that it must not become, cut within the name.
+    """Tokenises a text that spells guarded tokens by cutting it within their names.
 
-    Only a tokenizer that finds such tokens in plain text needs it.
+    Only needed for tokenizers that find such tokens in plain text.
     """
     known = sorted(i for i in guarded if 0 <= i < len(tokenizer))
     names = tokenizer.convert_ids_to_tokens(known)
@@ -324,8 +324,8 @@ def _without(guarded: set[int], text: str, tokenizer: PreTrainedTokenizerFast) -
     ids = [i for part in encode_texts(tokenizer, cut.split(text)) for i in part]
     if not guarded.isdisjoint(ids):
         raise ChatError(
-            f"text {text[:80]!r}: the tokenizer makes a special token of it; take it out, or "
-            "correct the tokenizer"
+            f"text {text[:80]!r}: the tokenizer turns it into a special token; remove it or fix "
+            "the tokenizer"
         )
     return ids
 
@@ -333,7 +333,7 @@ def _without(guarded: set[int], text: str, tokenizer: PreTrainedTokenizerFast) -
 def _joined(
     units: Sequence, ids_of: dict[tuple[str, bool], list[int]], form: TextForm, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids int32[n], spans int32[I, 2] and answers int32[A, 2]."""
+    """Returns ids int32[n], spans int32[I, 2] and answers int32[A, 2]."""
     ids: list[int] = []
     spans, answers, start = [], [], 0
     for unit in units:
@@ -347,7 +347,7 @@ def _joined(
         elif unit is _ANSWERED:
             answers.append((start, len(ids)))
             if len(ids) - start < 2:
-                raise ChatError(f"{name}: the answer has no token; write one")
+                raise ChatError(f"{name}: the answer has no tokens; write one")
         else:
             ids.append(unit)
     pairs = (np.asarray(found, np.int32).reshape(-1, 2) for found in (spans, answers))

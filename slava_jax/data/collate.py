@@ -1,4 +1,4 @@
-"""Token ids to the padded arrays of a batch. Letters: B rows, T tokens, U predicted tokens."""
+"""Pads token ids to batch arrays. Shape letters: B rows, T tokens, U predicted tokens."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,11 @@ from slava_jax.data.tokenizer import PAD_ID
 def text_fields(
     rows: Sequence[np.ndarray], spans: Sequence[np.ndarray], length: int
 ) -> dict[str, np.ndarray]:
-    """Texts padded on the right, as models/interface.Prompt has them.
+    """Pads texts on the right, as models/interface.Prompt expects.
 
     Args:
-      rows: int32[n] each, token ids. spans: int32[I, 2] each, where its images stand.
+      rows: token ids, int32[n] each.
+      spans: image positions, int32[I, 2] each.
 
     Returns:
       tokens, image_index int32[B, T]; length int32[B].
@@ -24,7 +25,7 @@ def text_fields(
     """
     longest = max(len(ids) for ids in rows)
     if longest > length:
-        raise ChatError(f"a prompt has {longest} tokens, more than the {length} there is room for")
+        raise ChatError(f"a prompt has {longest} tokens, more than the {length} that fit")
     tokens = np.full((len(rows), length), PAD_ID, np.int32)
     index = np.full((len(rows), length), -1, np.int32)
     for i, (ids, images) in enumerate(zip(rows, spans, strict=True)):
@@ -38,7 +39,7 @@ def text_fields(
 
 
 def answer_window(example: Example, every_answer: bool) -> tuple[int, int]:
-    """Start and stop of the tokens that are predicted: of all answers, or of the last one."""
+    """Returns start and stop of the predicted tokens, over all answers or only the last one."""
     answers = example.answers
     return int(answers[0 if every_answer else -1][0]), int(answers[-1][1])
 
@@ -46,15 +47,15 @@ def answer_window(example: Example, every_answer: bool) -> tuple[int, int]:
 def assistant_fields(
     examples: Sequence[Example], shape: tuple[int, int], every_answer: bool
 ) -> dict[str, np.ndarray]:
-    """The text side of an assistant batch.
+    """Returns the text fields of an assistant batch.
 
     Args:
-      shape: T and U, at least what each example needs.
-      every_answer: all answers of a conversation count; else the last one alone.
+      shape: T and U, large enough for every example.
+      every_answer: train on all answers of a conversation; otherwise only on the last one.
 
     Returns:
-      What `text_fields` does; answer_start int32[B], the first token that counts; weights
-      float32[B, U], 1 on the tokens from there on that are an answer's or end one.
+      The fields of `text_fields`; answer_start int32[B], the first predicted token; weights
+      float32[B, U], 1 on tokens from there on that belong to an answer or end one.
     """
     length, predicted = shape
     fields = text_fields([e.ids for e in examples], [e.spans for e in examples], length)
@@ -67,9 +68,9 @@ def assistant_fields(
 
 
 def prompt_part(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of the fields of an assistant batch, the prompts alone: the answers are cut off.
+    """Returns the prompts of an assistant batch, with the answers cut off.
 
-    Texts that are all the same, as when one question is put to a folder of images, become one row.
+    Identical texts (as when a folder of images is asked one question) are merged into one row.
     """
     length = fields.get("answer_start", fields["length"]).astype(np.int32)
     behind = np.arange(fields["tokens"].shape[1]) >= length[:, None]

@@ -1,4 +1,4 @@
-"""Image files to square uint8 arrays, and the cheap augmentations of the training pipeline."""
+"""Loads image files as square uint8 arrays; the cheap augmentations of the training pipeline."""
 
 import contextlib
 import io
@@ -15,35 +15,35 @@ from slava_jax.data.bar import picture_rows
 from slava_jax.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
-# Pictures too, which other programs read.
+# Image formats that are recognised but not supported.
 UNREAD_SUFFIXES = (".dm3", ".dm4", ".gif", ".jp2", ".ser", ".webp")
 
-# Pillow refuses images beyond 179 million pixels as possible decompression bombs. A stitched
-# overview of 20,000 x 20,000 pixels is honest work, so the limit is raised to just above that
-# and no further: PNG and TIFF files are decoded whole, at up to four bytes a pixel.
+# Pillow rejects images above 179 million pixels as possible decompression bombs. A stitched
+# overview of 20,000 x 20,000 pixels is legitimate, so the limit is raised to just above that.
+# PNG and TIFF files are decoded whole, at up to four bytes per pixel.
 MAX_PIXELS = 450_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-# A large image is converted in strips of about so many pixels.
+# Large images are converted in strips of about this many pixels.
 _STRIP_PIXELS = 4_000_000
-# A data bar is looked for in so many columns and rows, which show any text.
+# The data bar is detected at this resolution (columns, rows), which is enough to show text.
 _BAR_PIXELS = (1024, 1536)
-_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # tags of EXIF and TIFF
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106  # EXIF and TIFF tags
 
 Symmetry = tuple[int, int]  # mirrored (0 or 1), then quarter turns (0 to 3)
 UPRIGHT = (0, 0)
 
 
 class ImageError(UserError, ValueError):
-    """An image that cannot be used; the message names the file and says what to do."""
+    """An unusable image; the message names the file and says what to do."""
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """Image files directly inside `folder`, by suffix, in the order of their names.
+    """Lists the image files directly inside `folder` (selected by suffix), sorted by name.
 
     Raises:
-      ImageError: there is no such folder, or no image in it.
+      ImageError: the folder does not exist or contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
                 f"{folder}: the name {path.name!r} is not UTF-8; rename the file"
             ) from error
     if not found:
-        raise ImageError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); put images there")
+        raise ImageError(f"{folder}: contains no images ({', '.join(SUFFIXES)}); add some")
     return found
 
 
@@ -74,24 +74,25 @@ def read_image(
 ) -> np.ndarray:
     """Decodes an image and stretches it to a square (the aspect ratio is not kept).
 
-    Shrinking averages over areas, growing is bilinear. Transparency is laid on black, palettes
-    and CMYK become colours, a file of several pictures gives its first. Samples wider than 8 bits
-    are scaled to 0..255: 16-bit ones by their full range where the picture reaches its upper
-    half, otherwise (12-bit cameras, height maps, floats) by their own minimum and maximum.
+    Downscaling averages over areas, upscaling is bilinear. Transparent pixels are composited on
+    black, palettes and CMYK are converted to colours, and of a multi-image file the first image is
+    used. Samples wider than 8 bits are scaled to 0..255. For 16-bit images that reach the upper
+    half of their range the full range is used; otherwise (12-bit cameras, height maps, floats) the
+    image's own minimum and maximum.
 
     Args:
       source: a jpg, png, tif or bmp file, or the bytes of one.
-      size: side of the result, pixels.
+      size: side length of the result, pixels.
       channels: 1 for grey, 3 for RGB.
-      name: what errors call the image; the path by default.
-      crop_bar: leave out the instrument's data bar, where one is found (bar.py), before the
-        picture is stretched and scaled.
+      name: the image's name in error messages; the path by default.
+      crop_bar: crop the instrument's data bar, if one is found (bar.py), before the picture is
+        stretched and scaled.
 
     Returns:
       uint8[size, size, channels].
 
     Raises:
-      ImageError: not an image, cut off, empty, or of more than MAX_PIXELS pixels; names the file.
+      ImageError: not an image, truncated, empty, or larger than MAX_PIXELS; names the file.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, is {channels}")
@@ -101,10 +102,10 @@ def read_image(
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(
-                f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are "
-                "read at once; cut it into tiles or shrink it first"
+                f"{name}: {width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; "
+                "cut it into tiles or shrink it first"
             )
-        # JPEG alone can be decoded at a fraction of its size.
+        # Only JPEG can be decoded at a fraction of its size.
         image.draft("RGB" if channels == 3 else "L", (4 * size, 4 * size))
         image.load()
         white_is_zero = _white_is_zero(image)
@@ -122,7 +123,7 @@ def read_image(
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8[height, width] or uint8[height, width, 1 or 3] -> the bytes of a PNG file."""
+    """Encodes uint8[height, width] or uint8[height, width, 1 or 3] as PNG bytes."""
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     buffer = io.BytesIO()
@@ -132,24 +133,24 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def draw_symmetry(rng: np.random.Generator, flips: bool, turns: int) -> Symmetry:
-    """A random member of the square's symmetries.
+    """Draws a random symmetry of the square.
 
     Args:
-      rng: two numbers are drawn of it, whatever is asked for.
-      flips: mirror left to right, one time in two.
-      turns: 4 for any number of quarter turns, 2 for half turns alone, 1 for none.
+      rng: two numbers are drawn from it, regardless of `flips` and `turns`.
+      flips: mirror left to right with probability 1/2.
+      turns: 4 for any number of quarter turns, 2 for half turns only, 1 for none.
     """
     mirrored, quarters = int(rng.integers(2)), int(rng.integers(4))
     return (mirrored if flips else 0), quarters % turns * (4 // turns)
 
 
 def symmetric(image: np.ndarray, mirrored: int, quarters: int) -> np.ndarray:
-    """The image [P, P, ch] under a symmetry of the square; a view of it."""
+    """Applies a symmetry of the square to the image [P, P, ch]; returns a view."""
     return np.rot90(image[:, ::-1] if mirrored else image, quarters)
 
 
 def symmetries(flips: bool, turns: int) -> list[Symmetry]:
-    """All that `draw_symmetry` may draw, the image as it is first."""
+    """Lists all symmetries that `draw_symmetry` may draw, the identity first."""
     mirrored = (0, 1) if flips else (0,)
     return list(itertools.product(mirrored, range(0, 4, 4 // turns)))
 
@@ -157,16 +158,16 @@ def symmetries(flips: bool, turns: int) -> list[Symmetry]:
 def augment(
     image: np.ndarray, rng: np.random.Generator, flips: bool, turns: int, shift: int
 ) -> np.ndarray:
-    """A random member of the square's symmetries, then a random shift by reflection.
+    """Applies a random symmetry of the square, then a random shift with reflection padding.
 
     Args:
       image: uint8[P, P, ch].
       rng: draws the flip, the turn and the shift, always in this order and number.
       flips, turns: see draw_symmetry.
-      shift: furthest shift along each axis, pixels; less than S.
+      shift: largest shift along each axis, pixels; less than P.
 
     Returns:
-      uint8[P, P, ch], a new array unless nothing is to be done.
+      uint8[P, P, ch], a view of `image` if it is not shifted.
     """
     image = symmetric(image, *draw_symmetry(rng, flips, turns))
     for axis, step in enumerate(rng.integers(-shift, shift + 1, 2).tolist()):
@@ -176,9 +177,9 @@ def augment(
 
 
 def _shifted(image: np.ndarray, step: int, axis: int) -> np.ndarray:
-    """Moved by `step` along an axis; the end left free is a reflection that repeats no row.
+    """Shifts the image by `step` along an axis and fills the gap by reflection (no repeated row).
 
-    Of slices: gathering rows by their indices takes several times as long.
+    Uses slices, since gathering rows by index takes several times as long.
     """
     image = image.swapaxes(0, axis)
     if step > 0:
@@ -198,13 +199,13 @@ def _errors_named(name: str):
         raise ImageError(f"{name}: there is no such file; check the path") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name}: more than the {MAX_PIXELS:,} pixels that are read at once; cut it into "
-            "tiles or shrink it first"
+            f"{name}: more pixels than the limit of {MAX_PIXELS:,}; cut it into tiles or shrink "
+            "it first"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, zlib.error) as error:
         raise ImageError(
-            f"{name}: cannot be decoded ({error}); it is cut off, damaged or not an image of a "
-            "supported kind: replace it, or save it anew as PNG"
+            f"{name}: cannot be decoded ({error}); it is truncated, damaged or in an unsupported "
+            "format: replace it or save it again as PNG"
         ) from error
 
 
@@ -216,12 +217,12 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Image.Image:
         empty = os.path.getsize(source) == 0
         file = source
     if empty:
-        raise ImageError(f"{name}: is empty (0 bytes); copy it anew or remove it")
+        raise ImageError(f"{name}: is empty (0 bytes); copy it again or remove it")
     return Image.open(file)
 
 
 def _without_bar(image: Image.Image, name: str) -> Image.Image:
-    """The picture without its data bar: rows of the file, whatever way up it is to be shown."""
+    """Crops the data bar; rows are those of the file, before any EXIF rotation."""
     small = image
     if image.width > _BAR_PIXELS[0] or image.height > _BAR_PIXELS[1]:
         sides = tuple(map(min, image.size, _BAR_PIXELS))
@@ -235,7 +236,7 @@ def _without_bar(image: Image.Image, name: str) -> Image.Image:
 
 
 def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
-    """The image in full-width strips of `rows` pixels, the last one what is left."""
+    """Yields the image in full-width strips of `rows` pixels; the last one may be shorter."""
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(image.height, top + rows)))
 
@@ -245,8 +246,8 @@ def _squared(
 ) -> Image.Image:
     """Converts the image and stretches it to size x size.
 
-    An image much larger than that is converted and averaged in whole blocks strip by strip, so
-    that a conversion never holds a second copy of it.
+    A much larger image is converted and averaged in whole blocks, strip by strip, so that no second
+    full-size copy is held in memory.
     """
     across, down = (max(1, side // (4 * size)) for side in image.size)
     rows = max(1, _STRIP_PIXELS // (image.width * down)) * down
@@ -256,7 +257,7 @@ def _squared(
     for part in parts:
         small.paste(part, (0, top))
         top += part.height
-    # The last block of a row or column may be cut off: it stands for fewer pixels than the others.
+    # The last block of a row or column may cover fewer pixels than the others.
     width, height = image.width / across, image.height / down
     small = small.resize((size, small.height), _filter(width, size), (0, 0, width, small.height))
     return small.resize((size, size), _filter(height, size), (0, 0, size, height))
@@ -267,7 +268,7 @@ def _filter(side: float, size: int) -> Image.Resampling:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """An 8-bit image of any kind as L or RGB, transparency on black."""
+    """Converts an 8-bit image of any mode to L or RGB, with transparency on black."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
@@ -276,19 +277,19 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF says that 0 is white; Pillow turns round 8 bits then, and wider ones not."""
+    """Returns whether 0 is white in a TIFF; Pillow inverts only 8-bit images in that case."""
     return getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
 
 
 def _wide_converter(
     image: Image.Image, name: str, white_is_zero: bool = False
 ) -> Callable[[Image.Image], Image.Image]:
-    """What scales a 16- or 32-bit or float image to 8 bits."""
+    """Returns a function that scales a 16-bit, 32-bit or float image to 8 bits."""
     rows = max(1, _STRIP_PIXELS // image.width)
     ranges = [(part.min(), part.max()) for part in map(np.asarray, _strips(image, rows))]
     low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     if not np.isfinite([[float(x) for x in pair] for pair in ranges]).all():
-        raise ImageError(f"{name}: holds pixels that are not finite; replace them and save it anew")
+        raise ImageError(f"{name}: has pixels that are not finite; replace them and save it again")
     if image.mode != "F" and low >= 0 and high <= 65535 and (high > 32767 or high == low):
         low, high = 0.0, 65535.0
     scale = 255.0 / (high - low) if high > low else 0.0

@@ -1,7 +1,7 @@
-"""The instruction record: a question about images and its answer, or a conversation of several
-questions; JSON Lines on disk.
+"""The instruction record: a question about images with its answer, or a conversation with several
+questions; stored as JSON Lines.
 
-The schema, field by field and with an example line, is docs/instructions.md. Teachers write these
+docs/instructions.md documents the schema field by field, with an example line. Teachers write these
 records; the pipeline, the training stages and the evaluation read them.
 """
 
@@ -27,32 +27,32 @@ _OF_THE_LAST_ANSWER = ("question_type", "claims", "seen_claims", "shots")  # key
 
 
 class InstructionError(UserError, ValueError):
-    """An instruction that breaks the schema; the message says where, which field, what to do."""
+    """An instruction that violates the schema; the message names place and field, and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """One question about images, with its answer (sections 4.3 and 4.6).
 
-    `turns` are the questions and answers that came before it in the same conversation; the images
-    are those of all its questions. What the other fields say is said of the last question and its
-    answer, but for the supplement, which stands before the first question.
+    `turns` are the earlier questions and answers of the same conversation; `images` are those of
+    all its questions. The other fields refer to the last question and its answer, except for the
+    supplement, which goes before the first question.
 
-    `metadata` always holds `question_type` (default: the task), `supplement` (default ''),
-    `claims` (default none) and `directional` (default False); `seen_claims` (see `shown_false`) is
-    optional, and further keys are kept as they are.
+    `metadata` always has `question_type` (default: the task), `supplement` (default ''), `claims`
+    (default none) and `directional` (default False); `seen_claims` (see `shown_false`) is optional,
+    and further keys are kept unchanged.
 
     Raises:
-      InstructionError: a field has the wrong type or a value the schema does not allow.
+      InstructionError: a field has the wrong type or a value that the schema does not allow.
     """
 
     id: str  # unique within a file
     images: tuple[str, ...]  # image keys; the last one is the target image
-    question: str  # with the earlier questions it holds one `<image>` per image
+    question: str  # together with the earlier questions, holds one `<image>` per image
     answer: str
     task: str  # one of TASKS
     style: str  # one of STYLES
-    category: str  # class name of the target image, '' where there is none
+    category: str  # class name of the target image, '' if there is none
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     turns: tuple[tuple[str, str], ...] = ()  # earlier questions and their answers
 
@@ -69,7 +69,7 @@ class Instruction:
         object.__setattr__(self, "images", tuple(images))
         tokens = sum(question.count(IMAGE_TOKEN) for question in self.questions)
         if tokens != len(images):
-            also = " with the questions of 'turns'" if self.turns else ""
+            also = ", counting the questions in 'turns'" if self.turns else ""
             raise _error(
                 "question",
                 f"must hold one {IMAGE_TOKEN} per image{also}: write {len(images)}, not {tokens}",
@@ -78,7 +78,7 @@ class Instruction:
 
     @property
     def target(self) -> str:
-        """Key of the image the question is about."""
+        """The key of the image that the question is about."""
         return self.images[-1]
 
     @property
@@ -88,22 +88,22 @@ class Instruction:
 
     @property
     def question_type(self) -> str:
-        """What is asked: 'class', 'caption', 'basics', ... (scores are reported per type)."""
+        """The question type: 'class', 'caption', 'basics', ... (scores are reported per type)."""
         return self.metadata["question_type"]
 
     @property
     def claims(self) -> dict[str, Any]:
-        """What the answer asserts: fact name -> required value, or an interval [lo, hi]."""
+        """The answer's assertions: fact name -> required value, or an interval [lo, hi]."""
         return self.metadata["claims"]
 
     def each_turn(self) -> list["Instruction"]:
-        """An instruction for each turn, ID/1, ID/2, ...: for a model that writes one answer.
+        """Splits a conversation into one instruction per turn (ID/1, ID/2, ...), for models that
+        write one answer.
 
-        Each holds the turns before its own and the images shown so far, and asks about the last
-        of them. A turn before the first image only stands before others, since an instruction is
-        about an image. What `claims` and the like say of the last answer is left out of the
-        earlier ones, and the category where the target is another image. An instruction without
-        earlier turns stays as it is.
+        Each has the earlier turns and the images shown so far, and is about the last of these
+        images. A turn before the first image gets no instruction of its own. Earlier turns do not
+        get `claims` and other metadata about the last answer, nor the category if their target is
+        another image. An instruction without earlier turns is returned unchanged.
         """
         if not self.turns:
             return [self]
@@ -127,35 +127,34 @@ class Instruction:
 
 
 def claims_hold(claims: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether an answer that asserts `claims` is true of an image with these `facts`.
+    """Returns whether an answer that asserts `claims` is true for an image with these `facts`.
+
+    A claim about a missing fact does not hold, so that an answer about particle sizes is false for
+    a picture without particles.
 
     Args:
       claims: fact name -> required value, or a closed interval [lo, hi] for a number.
       facts: fact name -> str, float, int or bool.
-
-    Returns:
-      True where every claim holds. A claim about a fact that is absent does not hold, so that an
-      answer about particle sizes is false of a picture without particles.
     """
     return all(name in facts and _agrees(claim, facts[name]) for name, claim in claims.items())
 
 
 def shown_false(item: Instruction, facts: Mapping[str, Any]) -> bool:
-    """Whether an image with these facts, put in place of the target image, makes the answer false.
+    """Returns whether replacing the target image by one with these facts makes the answer false.
 
-    The prompt stays as it is, supplement included, and a picture shows no nanometres: what counts
-    is how the answer reads on the picture, which a teacher notes as `metadata['seen_claims']`
-    (lengths in pixels, nothing the supplement says already). Without it the claims themselves
-    count. Without any claim nothing is shown false.
+    The prompt, including the supplement, is unchanged, and a picture does not show nanometres. So
+    the answer is judged by what is visible, which a teacher stores as `metadata['seen_claims']`
+    (lengths in pixels, nothing that the supplement already says). Without that entry the claims
+    themselves are used. Without any claims the result is False.
     """
     return not claims_hold(item.metadata.get("seen_claims", item.claims), facts)
 
 
 def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
-    """Reads instructions, one JSON object a line, UTF-8 (a byte order mark and blank lines pass).
+    """Reads instructions from UTF-8 JSON Lines; a byte order mark and blank lines are ignored.
 
     Raises:
-      InstructionError: names file, line and field, and says what to do.
+      InstructionError: an invalid line; names file, line and field, and says what to do.
       FileNotFoundError: there is no such file.
     """
     items, first_line = [], {}
@@ -171,8 +170,8 @@ def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
                 raise InstructionError(f"{os.fspath(path)}:{number}: {error}") from error
             if item.id in first_line:
                 raise InstructionError(
-                    f"{os.fspath(path)}:{number}: field 'id': {item.id!r} stands in line "
-                    f"{first_line[item.id]} already; give every instruction its own id"
+                    f"{os.fspath(path)}:{number}: field 'id': {item.id!r} is already used in line "
+                    f"{first_line[item.id]}; give every instruction a unique id"
                 )
             first_line[item.id] = number
             items.append(item)
@@ -180,10 +179,10 @@ def read_jsonl(path: str | os.PathLike) -> list[Instruction]:
 
 
 def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
-    """Writes instructions one a line; the file appears whole or not at all.
+    """Writes instructions, one per line; the file is written atomically.
 
     Raises:
-      InstructionError: an id occurs twice, or a record holds what JSON in UTF-8 cannot.
+      InstructionError: an id is repeated, or a record is not JSON-serializable as UTF-8.
     """
     path, seen = os.path.abspath(os.fspath(path)), set()
     with new_file(path) as file:
@@ -191,7 +190,7 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
             if item.id in seen:
                 raise InstructionError(
                     f"{path}: field 'id': {item.id!r} occurs twice; "
-                    "give every instruction its own id"
+                    "give every instruction a unique id"
                 )
             seen.add(item.id)
             file.write(_line(item, path))
@@ -199,10 +198,10 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write to, which appears at `path` whole, when the body ends, or not at all."""
+    """Opens a temporary file for writing, moved to `path` when the body succeeds."""
     path = os.path.abspath(os.fspath(path))
     if not os.path.isdir(os.path.dirname(path)):
-        raise FileNotFoundError(f"{path}: there is no such folder; make it first")
+        raise FileNotFoundError(f"{path}: there is no such folder; create it first")
     handle, temporary = tempfile.mkstemp(
         prefix=os.path.basename(path) + ".", suffix=".tmp", dir=os.path.dirname(path)
     )
@@ -211,7 +210,7 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the rights an ordinary new file has.
+        # mkstemp makes the file private; give it the permissions of an ordinary new file.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -230,8 +229,8 @@ def _line(item: Instruction, path: str) -> bytes:
         return text.encode("utf-8") + b"\n"
     except (TypeError, ValueError) as error:
         raise InstructionError(
-            f"{path}: instruction {item.id!r} cannot be written as JSON: {error}; keep to finite "
-            "numbers, valid text, lists and string-keyed dicts"
+            f"{path}: instruction {item.id!r} cannot be written as JSON: {error}; use only finite "
+            "numbers, valid text, lists and dicts with string keys"
         ) from error
 
 
@@ -244,13 +243,13 @@ def _parse_line(raw: bytes) -> Instruction:
         ) from error
     except json.JSONDecodeError as error:
         raise InstructionError(
-            f"not JSON at column {error.colno} ({error.msg}); write one whole object a line "
-            "(is the file cut off here?)"
+            f"not JSON at column {error.colno} ({error.msg}); write one object per line "
+            "(is the file truncated here?)"
         ) from error
     except InstructionError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InstructionError(f"not readable as JSON ({error}); write it anew") from error
+        raise InstructionError(f"cannot be parsed as JSON ({error}); fix the line") from error
     if not isinstance(fields, dict):
         raise InstructionError(
             f"a line must be a JSON object with the fields of an instruction, is a "
@@ -263,7 +262,7 @@ def _parse_line(raw: bytes) -> Instruction:
     for name in fields:
         if name not in known:
             raise _error(
-                name, f"is not part of the schema ({', '.join(known)}); put extras in metadata"
+                name, f"is not part of the schema ({', '.join(known)}); move it to metadata"
             )
     if not isinstance(fields["images"], list):
         raise _error("images", f"must be a list of image keys, is {fields['images']!r}")
@@ -271,7 +270,7 @@ def _parse_line(raw: bytes) -> Instruction:
 
 
 def _refuse_constant(name: str):
-    raise InstructionError(f"{name} is not JSON; write a finite number")
+    raise InstructionError(f"{name} is not valid JSON; write a finite number")
 
 
 def _check_texts(item: Instruction) -> None:
@@ -281,7 +280,7 @@ def _check_texts(item: Instruction) -> None:
             raise _error(name, f"must be a string, is {value!r}")
         _check_unicode(name, value)
         if not value.strip() and name != "category":
-            raise _error(name, "must not be empty; write it, or leave the instruction out")
+            raise _error(name, "must not be empty; fill it in or remove the instruction")
     for name, allowed in (("task", TASKS), ("style", STYLES)):
         if getattr(item, name) not in allowed:
             raise _error(name, f"must be one of {', '.join(allowed)}, is {getattr(item, name)!r}")
@@ -295,7 +294,7 @@ def _checked_turns(turns: Any) -> tuple[tuple[str, str], ...]:
             raise _error(f"turns[{i}]", f"must be a [question, answer] pair, is {turn!r}")
         for j, text in enumerate(turn):
             if not isinstance(text, str) or not text.strip():
-                raise _error(f"turns[{i}][{j}]", f"must be a text that is not empty, is {text!r}")
+                raise _error(f"turns[{i}][{j}]", f"must be a non-empty string, is {text!r}")
             _check_unicode(f"turns[{i}][{j}]", text)
     return tuple((question, answer) for question, answer in turns)
 
@@ -305,12 +304,12 @@ def _check_unicode(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _error(
-            name, f"holds half a character (a lone surrogate) at {error.start}; remove it"
+            name, f"has an invalid character (a lone surrogate) at {error.start}; remove it"
         ) from error
 
 
 def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
-    """The metadata with its defaults filled in and intervals as lists (as JSON gives them)."""
+    """Returns the metadata with defaults filled in and intervals as lists, as in JSON."""
     if not isinstance(metadata, Mapping):
         raise _error("metadata", f"must be an object, is {metadata!r}")
     full = {"question_type": task, **_METADATA_DEFAULTS, **metadata}
@@ -328,7 +327,7 @@ def _checked_claims(field: str, claims: Any) -> dict[str, Any]:
         raise _error(field, f"must be an object, is {claims!r}")
     for name in claims:
         if not isinstance(name, str):
-            raise _error(field, f"must have names of facts as keys, has {name!r}")
+            raise _error(field, f"keys must be fact names, has {name!r}")
     return {name: _checked_claim(f"{field}.{name}", claim) for name, claim in claims.items()}
 
 
@@ -349,12 +348,12 @@ def _checked_claim(field: str, claim: Any) -> Any:
 def _agrees(claim: Any, fact: Any) -> bool:
     if isinstance(claim, tuple | list):
         return _is_number(fact) and claim[0] <= fact <= claim[1]
-    # Python holds True == 1; a claim that something is there is not a claim that it is one.
+    # In Python True == 1, but a boolean claim is not a claim about the number 1.
     return isinstance(claim, bool) == isinstance(fact, bool) and claim == fact
 
 
 def _is_number(value: Any) -> bool:
-    # Comparing takes whole numbers beyond the range of a float, which math.isfinite does not.
+    # Unlike math.isfinite, comparisons work for integers beyond the range of a float.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and -math.inf < value < math.inf
 

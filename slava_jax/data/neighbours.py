@@ -1,8 +1,8 @@
-"""Similarity sampling (section 4.4): which training images go with an image into a prompt.
+"""Similarity sampling (section 4.4): selects the training images shown together with an image.
 
-Images are compared by the cosine of their `<cls>` embeddings. The pool is the training split and
-nothing else, so that no image of another split can be chosen, whatever the queries are.
-Near duplicates are not filtered: an image beside its own copy is what the method asks for.
+Images are compared by the cosine similarity of their `<cls>` embeddings. The pool is the training
+split only, so images of other splits can never be chosen. Near duplicates are not filtered, since
+the method does not exclude them.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from slava_jax.data.datasets.base import DataError
 RELATIONS = ("few_shot", "inter_class", "intra_class")
 
 # Coordinates of the unit vectors are multiples of this. Products of two are then multiples of
-# 2^-52, and a float64 adds such numbers up to 2 without rounding, in any order: whatever the
-# blocks and the library of the matrix product, equal images have equal similarities.
+# 2^-52, which float64 sums without rounding up to 2, in any order. Equal images therefore have
+# equal similarities for any block size and matrix library.
 _STEP = 2.0**-26
 
 
@@ -29,27 +29,27 @@ def neighbours(
     itself: np.ndarray,
     block: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images of the pool that stand in `relation` to each query, by exact cosine similarity.
+    """Finds the pool images that are in `relation` to each query, by exact cosine similarity.
 
     Args:
-      queries: float32[q, D], embeddings of any split's images.
-      pool: float32[n, D], embeddings of the training split's images, of the same encoder.
-      count: images for each query, 1 or more.
-      relation: 'few_shot', the most similar of any category; 'inter_class', the most similar of
-        other categories; 'intra_class', the least similar of the query's own category.
-      query_labels, pool_labels: int[q], int[n], categories. few_shot does not look at them: an
-        image without a category may have any number there.
-      itself: int[q], row of the pool that is the query itself, which is never chosen; -1 where
-        the query is not in the pool.
+      queries: float32[q, D], image embeddings from any split.
+      pool: float32[n, D], image embeddings of the training split, from the same encoder.
+      count: images per query, 1 or more.
+      relation: 'few_shot', the most similar images of any category; 'inter_class', the most similar
+        images of other categories; 'intra_class', the least similar images of the same category.
+      query_labels, pool_labels: int[q], int[n], categories. Ignored for few_shot, where an image
+        without a category may have any number.
+      itself: int[q], the query's own row in the pool, which is never chosen; -1 if the query is not
+        in the pool.
       block: queries compared at once; memory is about 30 bytes x block x n.
 
     Returns:
-      int32[q, count], rows of the pool, and float32[q, count], their similarities. The best
-      stands first: for intra_class the least similar. Of equal ones the first row wins.
+      int32[q, count], rows of the pool, and float32[q, count], their similarities, best first (for
+      intra_class, the least similar). Ties go to the lower row.
 
     Raises:
-      DataError: an embedding is zero or not finite, shapes that do not fit, or a query has
-        fewer than `count` images in that relation (`available` says how many).
+      DataError: an embedding is zero or not finite, shapes do not match, or a query has fewer than
+        `count` images in that relation (see `available`).
     """
     if count < 1 or block < 1:
         raise DataError(f"count and block must be 1 or more, are {count} and {block}")
@@ -67,7 +67,7 @@ def neighbours(
         worst = int(there.argmin())
         raise DataError(
             f"queries, row {worst}: the pool has {there[worst]} image(s) for {relation}, fewer "
-            f"than {count}; ask for fewer, or leave out queries that have too few (`available`)"
+            f"than {count}; lower the count or drop queries with too few (see `available`)"
         )
     rows = np.empty((len(queries), count), np.int32)
     similarities = np.empty((len(queries), count), np.float32)
@@ -83,15 +83,15 @@ def neighbours(
 def available(
     relation: str, query_labels: np.ndarray, pool_labels: np.ndarray, itself: np.ndarray
 ) -> np.ndarray:
-    """How many images of the pool stand in `relation` to each query.
+    """Counts the pool images that are in `relation` to each query.
 
-    Args: those of `neighbours`.
+    Args: see `neighbours`.
 
     Returns:
-      int64[q]. With a category of one image, or one category alone, some may be 0.
+      int64[q]. May be 0 for a category with one image, or if there is only one category.
 
     Raises:
-      DataError: an unknown relation, or `itself` names no row of the pool or one of another
+      DataError: the relation is unknown, or `itself` is not a row of the pool or has another
         category.
     """
     if relation not in RELATIONS:
@@ -107,7 +107,7 @@ def available(
         row = int(wrong.argmax())
         raise DataError(
             f"itself, row {row}: {itself[row]} is not the query's own row among the "
-            f"{len(pool_labels)} of the pool; give that row, or -1 where the pool lacks the query"
+            f"{len(pool_labels)} of the pool; give that row, or -1 if the query is not in the pool"
         )
     if relation == "few_shot":
         return len(pool_labels) - inside.astype(np.int64)
@@ -118,7 +118,7 @@ def available(
 
 
 def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """float64[n, D], rows of length one in multiples of _STEP."""
+    """Returns float64[n, D], rows normalised to unit length and rounded to multiples of _STEP."""
     rows = np.asarray(embeddings, np.float64)
     if rows.ndim != 2:
         raise DataError(f"{name}: must be a matrix of embeddings, has shape {rows.shape}")
@@ -129,14 +129,14 @@ def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
         row = int(bad.argmax())
         what = "is zero" if finite[row] else "is not finite"
         raise DataError(
-            f"{name}, row {row}: the embedding {what} and is similar to nothing; look at that "
-            "image, and whether the vision encoder is trained"
+            f"{name}, row {row}: the embedding {what}, so it has no cosine similarity; check that "
+            "image and whether the vision encoder is trained"
         )
     return np.rint(rows / lengths[:, None] / _STEP) * _STEP
 
 
 def _allowed(relation, query_labels, pool_labels, itself) -> np.ndarray:
-    """bool[q, n], what may be chosen."""
+    """Returns bool[q, n], the pool images that may be chosen."""
     if relation == "few_shot":
         allowed = np.ones((len(query_labels), len(pool_labels)), bool)
     else:
@@ -148,7 +148,9 @@ def _allowed(relation, query_labels, pool_labels, itself) -> np.ndarray:
 
 
 def _best(goodness: np.ndarray, count: int) -> np.ndarray:
-    """int[q, count], columns of the largest of each row, the largest first, then the leftmost."""
+    """Returns int[q, count], the columns of each row's largest values, in descending order; ties
+    go to the leftmost.
+    """
     worst = np.partition(goodness, goodness.shape[1] - count, axis=1)[:, -count]
     chosen = np.empty((len(goodness), count), np.int32)
     for row, (values, least) in enumerate(zip(goodness, worst, strict=True)):

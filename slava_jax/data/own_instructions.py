@@ -1,4 +1,4 @@
-"""Instructions of the user's own, brought to the splits of their images."""
+"""Assigns the user's own instructions to the splits of their images."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.instructions import Instruction
 
-# What every image is asked, so that every run has scores of its classes (section 4.8).
+# Question types asked about every image, so that every run has per-class scores (section 4.8).
 ALWAYS = ("class", "caption")
 
 
 def by_split(
     items: Sequence[Instruction], images: Mapping[str, ImageSet], source: str
 ) -> tuple[dict[str, list[Instruction]], list[Instruction]]:
-    """Sorts instructions by the split of their target image; an empty category is filled in.
+    """Sorts instructions by the split of their target image and fills in empty categories.
 
-    The images before the target may be of the training split, too.
+    The images before the target may also come from the training split.
 
     Args:
       images: split -> its image set.
-      source: what errors call the instructions.
+      source: name of the instructions in error messages.
 
     Returns:
-      split -> its instructions, in their order; and those that no split can have, because it
-      would see images of another one.
+      split -> its instructions, in order; and the instructions that fit no split because they would
+      show it images of another one.
 
     Raises:
       DataError: an image is in no split.
@@ -35,9 +35,9 @@ def by_split(
         unknown = [key for key in item.images if key not in split_of]
         if unknown:
             raise DataError(
-                f"{source}: instruction {item.id!r}: image {unknown[0]!r} is not in the image set, "
-                f"whose keys are like {next(iter(split_of))!r} (a copy of another image is left "
-                "out of it); correct it (docs/formats.md)"
+                f"{source}: instruction {item.id!r}: image {unknown[0]!r} is not in the image set "
+                f"(keys look like {next(iter(split_of))!r}; copies of other images are left out); "
+                "correct it (docs/formats.md)"
             )
         split = split_of[item.target]
         if {split_of[key] for key in item.images} - {split, "train"}:
@@ -50,9 +50,9 @@ def by_split(
 
 
 def completed(own: Sequence[Instruction], taught: Sequence[Instruction]) -> list[Instruction]:
-    """The user's instructions, and of the teacher's the question types ALWAYS.
+    """Adds the teacher's instructions of the question types ALWAYS to the user's instructions.
 
-    A type is left out for an image that the user's instructions ask that type of.
+    A type is not added for images for which the user's instructions already ask it.
     """
     asked = {(item.target, item.question_type) for item in own}
     return [

@@ -1,8 +1,8 @@
-"""Wrong image-text pairs for the matching loss: only such as are wrong (design: four parts).
+"""Mismatched image-text pairs for the matching loss, without false negatives (design: four parts).
 
-Most answers are true of many images, so a wrong image is one whose facts contradict what the
-answer claims. Where an instruction makes no claims (real data), it is one of another category
-whose own answers to that question in that style differ.
+Most answers are true of many images, so an image only counts as mismatched if its facts contradict
+the answer's claims. For an instruction without claims (real data), it must be of another category
+and have different answers to that question in that style.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from slava_jax.data.instructions import Instruction, shown_false
 
 
 class PairChooser:
-    """Chooses wrong images for instructions, within blocks of batch rows."""
+    """Chooses mismatched images for instructions, within blocks of batch rows."""
 
     def __init__(
         self,
@@ -22,11 +22,11 @@ class PairChooser:
         targets: np.ndarray,
         facts: Sequence[Mapping[str, Any]],
     ):
-        """Keeps what is needed to tell a wrong image.
+        """Prepares the lookup tables.
 
         Args:
           targets: int32[n], index of each instruction's target image.
-          facts: of every image.
+          facts: the facts of every image.
         """
         self._instructions = instructions
         self._facts = facts
@@ -38,7 +38,7 @@ class PairChooser:
             self._categories.setdefault(image, item.category)
 
     def is_wrong(self, instruction: int, image: int) -> bool:
-        """Whether the instruction's answer is known to be false of the image."""
+        """Returns whether the instruction's answer is known to be false for the image."""
         item = self._instructions[instruction]
         if item.claims:
             return shown_false(item, self._facts[image])
@@ -50,16 +50,16 @@ class PairChooser:
     def choose(
         self, rows: np.ndarray, shown: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A wrong partner for every row of one block, drawn evenly from all there are.
+        """Draws a mismatched partner for every row of one block, uniformly from all candidates.
 
         Args:
           rows: int32[rows], instruction of each row; negative for padding.
-          shown: int32[rows], index of the target image each row shows.
+          shown: int32[rows], index of the target image that each row shows.
 
         Returns:
-          wrong_offset int32[rows], how many rows further down (or up, if negative) the row stands
-          whose target image makes the wrong pair, 0 where there is none; and wrong_weight
-          float32[rows], 0 where there is none, else 1.
+          wrong_offset int32[rows], the offset (negative is up) to the row whose target image makes
+          the mismatched pair, 0 if there is none; wrong_weight float32[rows], 1 if there is one,
+          else 0.
         """
         count = len(rows)
         wrong_offset = np.zeros(count, np.int32)
@@ -78,6 +78,8 @@ class PairChooser:
 
 
 def _asked(item: Instruction) -> tuple:
-    """What makes two questions the same: their type; else their words and those before them."""
+    """Returns the identity of a question: its type or, for 'vqa', its words and earlier questions;
+    and its style.
+    """
     plain = item.question_type == "vqa"
     return (item.questions if plain else item.question_type), item.style

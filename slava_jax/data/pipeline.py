@@ -1,9 +1,9 @@
 """Batches for the training stages: deterministic, sharded by host, resumable through Grain.
 
-Every source here is a sequence of batches: batch i depends on its arguments and on i alone, so
-that a run killed in the middle of an epoch goes on with the very batches it would have seen. The
-plan of an epoch (which rows, in which order) is a seeded permutation made when it is first needed.
-`iterate` reads a source ahead of the training loop. Of the assistant see assistant_batches.py.
+Every source here is a sequence of batches. Batch i depends only on the source's arguments and i, so
+a run interrupted in the middle of an epoch resumes with exactly the batches it would have seen. The
+plan of an epoch (which rows, in which order) is a seeded permutation, made on first use. `iterate`
+prefetches a source for the training loop. For the assistant stage see assistant_batches.py.
 """
 
 import dataclasses
@@ -18,35 +18,35 @@ from slava_jax.data.datasets.base import ImageSet
 from slava_jax.data.images import Symmetry, augment, read_image, symmetric
 from slava_jax.errors import UserError, too_small
 
-# What a random stream is for; part of its seed, so that no two streams coincide.
+# The purposes of random streams; part of the seed, so that no two streams coincide.
 STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
 
 
 class PipelineError(UserError, ValueError):
-    """Data that cannot be batched as asked; the message says which and what to do."""
+    """Data that cannot be batched as requested; the message says which and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The rows of a global batch that one host makes: an equal run of each microbatch.
+    """The rows of a global batch that one host loads: an equal contiguous part of each microbatch.
 
-    So a microbatch, whose rank and dropout are drawn for it, holds the same examples however many
-    hosts share it.
+    Rank and dropout are drawn per microbatch, so a microbatch must hold the same examples for any
+    number of hosts.
     """
 
-    index: int = 0  # of this host (jax.process_index())
-    count: int = 1  # of hosts (jax.process_count())
-    microbatches: int = 1  # of a batch
-    devices: int = 1  # of this host, that each take their own rows of a microbatch
+    index: int = 0  # index of this host (jax.process_index())
+    count: int = 1  # number of hosts (jax.process_count())
+    microbatches: int = 1  # microbatches per batch
+    devices: int = 1  # devices of this host, each with its own rows of a microbatch
 
     def rows(self, batch_size: int, multiple: int = 1) -> np.ndarray:
-        """int32[B], this host's rows of the global batch, one microbatch after the other.
+        """Returns int32[B], this host's rows of the global batch, microbatch by microbatch.
 
         Raises:
-          PipelineError: the devices cannot have equally many, a multiple of `multiple`.
+          PipelineError: the rows cannot be divided equally among devices in blocks of `multiple`.
         """
         if not 0 <= self.index < self.count:
-            raise PipelineError(f"host {self.index} of {self.count}: count from 0")
+            raise PipelineError(f"host {self.index} of {self.count}: indices start at 0")
         if batch_size % (self.count * self.devices * self.microbatches * multiple):
             raise PipelineError(
                 f"batch size {batch_size} is not a multiple of {self.count} host(s) x "
@@ -62,7 +62,7 @@ ONE_HOST = Shard()
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training image; see images.augment."""
+    """Random augmentation of a training image; see images.augment."""
 
     flips: bool = True
     turns: int = 4
@@ -70,7 +70,7 @@ class Augmentation:
 
 
 def augmentation_problems(settings: Mapping, side: int) -> Iterator[str]:
-    """What is wrong with the augmentation of images of `side` pixels."""
+    """Yields problems with the augmentation settings for images of `side` pixels."""
     if not 0 <= settings["shift"] < side:
         yield f"shift: must be 0 or more and below vit.image_size, {side}"
     if settings["turns"] not in (1, 2, 4):
@@ -78,14 +78,14 @@ def augmentation_problems(settings: Mapping, side: int) -> Iterator[str]:
 
 
 def text_problems(stage: Mapping) -> Iterator[str]:
-    """What is wrong with the batches of a stage that trains on text alone."""
+    """Yields problems with the batch settings of a stage that trains only on text."""
     yield from too_small(stage, 1, "length", "validation_batches")
 
 
 class ImageCache:
-    """Decoded and resized images of a set, kept in memory where all of them fit.
+    """Decoded and resized images of a set, kept in memory if all of them fit.
 
-    It is what batches are made of; train/frozen_states.py has another such thing.
+    Batches are built from it; train/frozen_states.py has a class with the same interface.
     """
 
     dtype = np.uint8
@@ -98,7 +98,7 @@ class ImageCache:
         self._done = np.zeros(len(images), bool)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """uint8[P, P, ch]; not to be written to. Raises ImageError, naming set and image."""
+        """Returns uint8[P, P, ch], read-only. Raises ImageError, naming set and image."""
         if self._pixels is not None and self._done[i]:
             return self._pixels[i]
         name = f"{self._images.name}: image {self._images.keys[i]!r}"
@@ -109,16 +109,16 @@ class ImageCache:
         return pixels
 
     def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
-        """The same under a symmetry of the square; a view of it."""
+        """Returns image i under a symmetry of the square, as a view."""
         return symmetric(self[i], *symmetry)
 
     def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
-        """The same, changed at random."""
+        """Returns image i with random augmentation."""
         return augment(self[i], rng, change.flips, change.turns, change.shift)
 
 
 class SymmetricView:
-    """A cache whose images are all shown under one symmetry."""
+    """A view of a cache with one symmetry applied to all images."""
 
     def __init__(self, cache, symmetry: Symmetry):
         self.shape, self.dtype = cache.shape, cache.dtype
@@ -129,10 +129,10 @@ class SymmetricView:
 
 
 class JoinedCache:
-    """Two caches as one, as `joined` puts their image sets together."""
+    """Concatenates two caches, as `joined` concatenates their image sets."""
 
     def __init__(self, first, length: int, second):
-        """`length`: images of the first."""
+        """`length`: number of images in `first`."""
         self.shape, self.dtype = first.shape, first.dtype
         self._first, self._length, self._second = first, length, second
 
@@ -144,18 +144,18 @@ class JoinedCache:
         return cache[i]
 
     def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
-        """As ImageCache.under."""
+        """See ImageCache.under."""
         cache, i = self._of(i)
         return cache.under(i, symmetry)
 
     def augmented(self, i: int, rng: np.random.Generator, change: Augmentation) -> np.ndarray:
-        """As ImageCache.augmented."""
+        """See ImageCache.augmented."""
         cache, i = self._of(i)
         return cache.augmented(i, rng, change)
 
 
 class EpochPlans:
-    """Plans by epoch, each made once, of which the last few are kept; reading threads may share."""
+    """Thread-safe cache of epoch plans, each made once; keeps only the last two."""
 
     def __init__(self, make: Callable[[int], np.ndarray]):
         self._make = make
@@ -172,24 +172,24 @@ class EpochPlans:
 
 
 def stream(seed: int, *numbers: int) -> np.random.Generator:
-    """The random generator that belongs to these non-negative numbers."""
+    """Returns the random generator seeded with these non-negative numbers."""
     return np.random.default_rng((seed, *numbers))
 
 
 def iterate(batches: Sequence[dict[str, np.ndarray]], prefetch: int = 8) -> grain.DatasetIterator:
-    """Reads a batch source in order and ahead, by a Grain iterator.
+    """Reads a batch source in order through a prefetching Grain iterator.
 
-    `get_state()` gives what `set_state()` needs to go on after the last batch taken.
+    `set_state()` resumes after the last batch taken, from the state returned by `get_state()`.
     """
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
 
 
 class VisionBatches:
-    """Images and labels in a new order every epoch; the rows beyond the last whole batch wait.
+    """Images and labels in a new order every epoch; rows after the last full batch are dropped.
 
-    A batch: images uint8[B, P, P, ch], labels int32[B], example_id uint32[B] (row of the global
-    batch), index int32[B] (row of the image set); B rows of this host.
+    Fields of a batch of this host's B rows: images uint8[B, P, P, ch], labels int32[B], example_id
+    uint32[B] (row of the global batch), index int32[B] (row of the image set).
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class VisionBatches:
         augmentation: Augmentation | None = None,
         shard: Shard = ONE_HOST,
     ):
-        """Plans the batches. Raises PipelineError where there is not one whole batch."""
+        """Plans the batches. Raises PipelineError if there is not one full batch."""
         self.batches_per_epoch = whole_batches(len(images), batch_size, images.name)
         self._images, self._cache, self._seed, self._epochs = images, cache, seed, epochs
         self._batch_size, self._augmentation = batch_size, augmentation
@@ -235,9 +235,9 @@ class VisionBatches:
 
 
 class VisionEvaluation:
-    """Every image once, in order; the last batch is filled up with its first row, index -1.
+    """Every image once, in order; the last batch is padded with its first row, index -1.
 
-    A batch is one of VisionBatches and row_weight float32[B], 0 on filling rows.
+    A batch has the fields of VisionBatches and row_weight float32[B], 0 on padding rows.
     """
 
     def __init__(self, images: ImageSet, cache: ImageCache, batch_size: int):
@@ -263,10 +263,10 @@ class VisionEvaluation:
 class LanguageBatches:
     """The text of instructions as one stream of tokens, cut into rows of equal length.
 
-    A text is: bos, supplement and question without their images, answer, the tokenizer's eos.
-    Texts are strung together in a new order every epoch; a row may begin in the middle of one.
-    A batch: tokens, order, targets int32[B, T] (targets are the next tokens), target_weights
-    float32[B, T] (all 1), example_id uint32[B].
+    A text consists of bos, supplement and question without images, answer, and the tokenizer's eos.
+    Texts are concatenated in a new order every epoch; a row may start in the middle of a text.
+    Fields of a batch: tokens, order, targets int32[B, T] (targets are the next tokens),
+    target_weights float32[B, T] (all 1), example_id uint32[B].
     """
 
     def __init__(
@@ -279,7 +279,7 @@ class LanguageBatches:
         epochs: int,
         shard: Shard = ONE_HOST,
     ):
-        """Plans the batches. Raises PipelineError where there is not one whole batch of text."""
+        """Plans the batches. Raises PipelineError if there is not one full batch of text."""
         self._texts = [_plain_text(example, eos_id) for example in examples]
         tokens = sum(len(text) for text in self._texts)
         self.batches_per_epoch = whole_batches(
@@ -312,14 +312,14 @@ class LanguageBatches:
 
 
 def _plain_text(example: Example, eos_id: int) -> np.ndarray:
-    """Its token ids without images, every answer ended as the tokenizer ends a text."""
+    """Returns the token ids without images, with every answer ending in `eos_id`."""
     ids = example.ids.copy()
     ids[example.answers[:, 1] - 1] = eos_id
     return ids[example.image_index < 0]
 
 
 def whole_batches(rows: int, batch_size: int, name: str) -> int:
-    """Batches in so many rows. Raises PipelineError where there is not one."""
+    """Returns the number of full batches in `rows`. Raises PipelineError if there is none."""
     if rows < batch_size:
         raise PipelineError(
             f"{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or lower "
@@ -329,14 +329,14 @@ def whole_batches(rows: int, batch_size: int, name: str) -> int:
 
 
 def split_position(batches: Sequence, i: int, per_epoch: int) -> tuple[int, int]:
-    """Epoch and step of batch i. Raises IndexError beyond the end, which ends a for loop."""
+    """Returns epoch and step of batch i. Raises IndexError past the end, which ends a for loop."""
     if not 0 <= i < len(batches):
         raise IndexError(f"batch {i} of {len(batches)}")
     return divmod(int(i), per_epoch)
 
 
 def padded_plan(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """int32[batches, batch_size]: the rows in order, filled up with -1."""
+    """Returns int32[batches, batch_size], the rows in order, padded with -1."""
     batches = -(-len(rows) // batch_size)
     plan = np.full(batches * batch_size, -1, np.int32)
     plan[: len(rows)] = rows

@@ -1,4 +1,4 @@
-"""Maps a function over many jobs in several processes; light to import, as each of them does it."""
+"""Maps a function over many jobs in several processes; light to import, as every worker does it."""
 
 import concurrent.futures
 import multiprocessing
@@ -9,18 +9,18 @@ from typing import Any
 
 
 def map_in_processes(function: Callable, jobs: Sequence, workers: int) -> Iterator[Any]:
-    """`function` of every job, in order; in this process where workers is 1."""
+    """Yields `function` of every job in order; runs in this process if workers is 1."""
     if workers == 1:
         yield from map(function, jobs)
         return
-    # Forking a process in which JAX has started its threads can deadlock; spawning cannot.
+    # Forking after JAX has started its threads can deadlock; spawning cannot.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         yield from pool.map(function, jobs, chunksize=8)
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone, which a killed parent cannot ask for."""
+    """Ends this worker when its parent exits, even if the parent was killed."""
     parent = multiprocessing.parent_process()
 
     def wait():

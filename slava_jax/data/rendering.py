@@ -1,8 +1,9 @@
-"""Chat templates in a sandbox: those of a tokenizer are foreign code, and run in a process apart.
+"""Renders chat templates in a sandbox. A tokenizer's own template is untrusted code and runs in a
+separate process.
 
-jinja2's sandbox keeps a template from Python's attributes, and without a loader it reaches no
-file. It bounds neither time nor memory, which the process does. This file is also that process's
-script, so it imports nothing but jinja2.
+jinja2's sandbox hides Python's attributes from a template, and without a loader a template cannot
+reach files. The separate process limits time and memory, which the sandbox does not. This file is
+also that process's script, so it imports no package but jinja2.
 """
 
 import json
@@ -16,17 +17,17 @@ import jinja2
 from jinja2 import ext, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-LONGEST = 10_000_000  # characters of all renderings of a call
-_SECONDS = 5  # of computing
-_BYTES = 2**30  # of memory
+LONGEST = 10_000_000  # limit on the characters rendered per call
+_SECONDS = 5  # limit on CPU time
+_BYTES = 2**30  # limit on memory
 
 
 class RenderingError(ValueError):
-    """A template that is broken, refuses the messages, or wants too much; says which."""
+    """A template that is broken, rejects the messages or exceeds a limit; says which."""
 
 
 class _Generation(ext.Extension):
-    """`{% generation %}`, which some templates put around answers: the text as it is."""
+    """`{% generation %}`, which some templates put around answers; leaves the text unchanged."""
 
     tags = frozenset({"generation"})
 
@@ -41,7 +42,7 @@ def render(template: str, requests: Sequence[Mapping[str, Any]]) -> list[str]:
     Raises:
       RenderingError: the template cannot be compiled or rendered, or writes more than LONGEST.
     """
-    # As transformers sets it up, for which the templates of tokenizers are written.
+    # The same setup as in transformers, for which tokenizers' templates are written.
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
@@ -55,21 +56,21 @@ def render(template: str, requests: Sequence[Mapping[str, Any]]) -> list[str]:
             for part in compiled.generate(variables):
                 room -= len(part)
                 if room < 0:
-                    raise RenderingError(f"it writes more than {LONGEST} characters")
+                    raise RenderingError(f"writes more than {LONGEST} characters")
                 parts.append(part)
             texts.append("".join(parts))
     except RenderingError:
         raise
-    except Exception as error:  # whatever the expressions of a foreign template raise
+    except Exception as error:  # expressions in an untrusted template can raise anything
         raise RenderingError(f"{type(error).__name__}: {error}") from error
     return texts
 
 
 def render_apart(template: str, requests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`render` in a process of its own, which may take neither more than 5 s nor 1 GiB.
+    """Runs `render` in a separate process, limited to 5 s of CPU time and 1 GiB of memory.
 
     Raises:
-      RenderingError: as `render`, or the limits were passed.
+      RenderingError: as for `render`, or a limit was exceeded.
     """
     work = json.dumps({"template": template, "requests": list(requests)})
     try:
@@ -78,11 +79,11 @@ def render_apart(template: str, requests: Sequence[Mapping[str, Any]]) -> list[s
             encoding="utf-8", timeout=20 * _SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise RenderingError(f"it does not end within {20 * _SECONDS} s") from error
+        raise RenderingError(f"did not finish within {20 * _SECONDS} s") from error
     if done.returncode:
         said = done.stderr.strip()[-400:]
         raise RenderingError(
-            f"it was stopped (exit status {done.returncode}): more than {_SECONDS} s of computing "
+            f"was stopped (exit status {done.returncode}): used more than {_SECONDS} s of CPU time "
             f"or {_BYTES >> 20} MiB{': ' if said else ''}{said}"
         )
     answer = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Pixel size and magnification as an image file says them, or its instrument's text beside it."""
+"""Reads pixel size and magnification from an image file or the instrument's accompanying text."""
 
 import math
 import re
@@ -8,17 +8,17 @@ from pathlib import Path
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-_ZEISS, _FEI = 34118, (34680, 34682)  # private TIFF tags, which hold text
+_ZEISS, _FEI = 34118, (34680, 34682)  # private TIFF tags with text
 _DESCRIPTION, _X_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 296
 _TIFF_UNITS = {2: 25.4e6, 3: 1e7}  # nm: inch and centimetre
-_FINEST_PRINT = 2000.0  # nm; TIFF resolutions below are those of screens, printers and scanners
-_PIXELS = (1e-3, 1e6)  # nm; what is not between them is no pixel of a microscope
+_FINEST_PRINT = 2000.0  # nm; coarser TIFF resolutions are those of screens, printers and scanners
+_PIXELS = (1e-3, 1e6)  # nm; plausible range of a microscope's pixel size
 
 _NUMBER = r"([0-9.]+(?:[eE][+-]?[0-9]+)?)"
-# The micro sign arrives as one of two letters, or broken.
+# The micro sign has two code points and may be garbled.
 _LENGTH = _NUMBER + r"\s*(pm|nm|[uµμ?\ufffd]m|mm|m)\b"
-_UNITS = {"pm": 1e-3, "nm": 1.0, "mm": 1e6, "m": 1e9}  # nm; all else is micrometres
-# By their keys: FIB and others have values of the same label.
+_UNITS = {"pm": 1e-3, "nm": 1.0, "mm": 1e6, "m": 1e9}  # nm; anything else is micrometres
+# Matched by key, since FIB and others have values with the same label.
 _ZEISS_PIXEL = re.compile(r"\bAP_(?:IMAGE_)?PIXEL_SIZE\s+[^=\n]*=\s*" + _LENGTH)
 _ZEISS_ZOOM = re.compile(r"\bAP_MAG\s+[^=\n]*=\s*" + _NUMBER + r"\s*([KM]?) ?X", re.IGNORECASE)
 _FEI_PIXEL = re.compile(r"\[[EI]?Scan\][^\[]*?\bPixelWidth\s*=\s*" + _NUMBER)
@@ -30,14 +30,14 @@ _IMAGEJ_UNITS = {"nm": 1.0, "micron": 1e3, "um": 1e3, "µm": 1e3, r"\u00B5m": 1e
 
 
 def read_scale(path: Path) -> dict[str, float]:
-    """What is known of the scale of an image file.
+    """Reads the scale of an image file, as far as it is known.
 
-    Zeiss and FEI write it into private TIFF tags, JEOL into a text file beside the image and of
-    its name, ImageJ into the TIFF description. A plain TIFF resolution counts where it is finer
-    than any print, below 2 µm a pixel.
+    Zeiss and FEI write it to private TIFF tags, JEOL to a text file with the image's name, ImageJ
+    to the TIFF description. A plain TIFF resolution is used only if it is finer than any print,
+    below 2 µm per pixel.
 
     Returns:
-      `nm_per_pixel` (of the file, across) and `magnification`, each where it is known.
+      `nm_per_pixel` (horizontal, in the file's pixels) and `magnification`, each if known.
     """
     known = {}
     for name, value in _said(path):
@@ -48,11 +48,11 @@ def read_scale(path: Path) -> dict[str, float]:
 
 
 def _said(path: Path) -> Iterator[tuple[str, float]]:
-    """Names and values, the most trustworthy first."""
+    """Yields names and values, the most reliable first."""
     tags = {}
     if path.suffix.lower() in (".tif", ".tiff"):
         with Image.open(path) as image:
-            tags = dict(getattr(image, "tag_v2", {}))  # none where the suffix is wrong
+            tags = dict(getattr(image, "tag_v2", {}))  # empty if the suffix is wrong
     yield from _zeiss(_text(tags.get(_ZEISS, "")))
     for tag in _FEI:
         if found := _FEI_PIXEL.search(_text(tags.get(tag, ""))):
@@ -100,7 +100,7 @@ def _nm(length: re.Match) -> float:
 def _float(number: str) -> float:
     try:
         return float(number)
-    except ValueError:  # '1.2.3': no number that could be known
+    except ValueError:  # such as '1.2.3'
         return math.nan
 
 

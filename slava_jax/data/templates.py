@@ -1,7 +1,7 @@
-"""Chat templates: what stands between the messages of a conversation.
+"""Chat templates: the text and tokens between the messages of a conversation.
 
-A template is rendered with marks in place of the texts, once for each order of roles. So it never
-sees what a user wrote, and a hundred thousand conversations need a handful of renderings.
+A template is rendered with placeholders instead of the texts, once for each order of roles. So it
+never sees user text, and a hundred thousand conversations need only a handful of renderings.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from slava_jax.errors import UserError
 
 TOKENIZERS_OWN = "tokenizer"
 TEMPLATES = {
-    # Question and answer as they are; a line end between the turns.
+    # Question and answer unchanged; a newline between the turns.
     "plain": (
         "{{ bos }}{% for m in messages %}"
         "{% if m.role == 'user' and not loop.first %}{{ '\n' }}{% endif %}{{ m.content }}"
         "{% if m.role == 'assistant' %}{{ end }}{% endif %}{% endfor %}"
     ),
-    # As LLaVA-1.5's conversation.py, 'vicuna_v1'.
+    # As 'vicuna_v1' in LLaVA-1.5's conversation.py.
     "vicuna_v1": (
         "{{ bos }}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}"
         "A chat between a curious user and an artificial intelligence assistant. The assistant "
@@ -32,7 +32,7 @@ TEMPLATES = {
         "{{ ' ASSISTANT:' }}{% elif m.role == 'assistant' %}{{ ' ' }}{{ m.content }}{{ end }}"
         "{% endif %}{% endfor %}"
     ),
-    # As Llama 2 was trained, and LLaVA's 'llava_llama_2': a new text for each turn.
+    # As in Llama 2's training and LLaVA's 'llava_llama_2': every turn starts with bos.
     "llama2": (
         "{% for m in messages %}{% if m.role == 'user' %}{{ bos }}{{ '[INST] ' }}"
         "{% if loop.previtem is defined and loop.previtem.role == 'system' %}"
@@ -46,27 +46,27 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
 }
-_NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}  # tokens that a template is made of
-# Blanks that no template writes stand around the text: what strips the text strips them too.
+_NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}  # tokens that a template requires
+# Whitespace that no template writes surrounds the text, to detect whether the text is stripped.
 _LEFT, _RIGHT = "\x0b", "\x0c"
 _MARK = re.compile(f"({_LEFT}?)MESSAGE([0-9]+)TEXT({_RIGHT}?)")
-_BOS, _END = "\x02bos\x02", "\x02end\x02"  # tokens that need not be of the tokenizer
+_BOS, _END = "\x02bos\x02", "\x02end\x02"  # tokens that the tokenizer need not know
 
 
 class ChatError(UserError, ValueError):
-    """A conversation that cannot become tokens; the message names it."""
+    """A conversation that cannot be tokenised; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """The place of one message.
+    """The position of one message in a template.
 
     Attributes:
-      before: texts and token ids before it, from the end of the message before.
+      before: texts and token ids between the previous message and this one.
       strips: whether the template strips the text on the left, on the right.
-      lead, tail: what the template writes at both ends of an answer and its model has to write,
-        too: blanks before it, all up to the end token behind it.
-      continues: an answer goes on a text of the template, so that no new text begins with it.
+      lead, tail: template text around an answer that the model has to write as well: whitespace
+        before it, and everything up to the end token after it.
+      continues: whether an answer directly follows template text, so that no new text starts there.
     """
 
     before: tuple[str | int, ...]
@@ -82,13 +82,14 @@ def layouts(
     end_id: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[tuple[str, ...], tuple[Slot, ...]]:
-    """Where the messages stand: for each order of roles, which ends with 'assistant', their slots.
+    """Returns the slots of the messages for each order of roles; orders must end with 'assistant'.
 
-    An answer is followed by `end_id`, which no slot holds; what follows the last one is left out.
+    An answer is followed by `end_id`, which is not part of any slot; text after the last answer is
+    dropped.
 
     Raises:
-      ChatError: the tokenizer lacks what the template needs, or the template is broken, refuses
-        these roles, drops or reorders messages, or does not end answers with `end_id`.
+      ChatError: the tokenizer lacks tokens that the template needs, or the template is broken,
+        rejects these roles, drops or reorders messages, or does not end answers with `end_id`.
     """
     orders = list(dict.fromkeys(orders))
     pieces = _Pieces(template, end_id, tokenizer)
@@ -113,7 +114,7 @@ def layouts(
 def _rendered(
     source: str, orders: tuple[tuple[str, ...], ...], variables: str, ours: bool
 ) -> list[str]:
-    """For each order the whole conversation, and all but its last answer as a prompt."""
+    """Renders, for each order, the whole conversation and the prompt without the last answer."""
     requests = []
     for order in orders:
         messages = [
@@ -127,7 +128,7 @@ def _rendered(
 
 
 class _Pieces:
-    """Cuts what a template writes into texts and token ids."""
+    """Cuts a template's output into texts and token ids."""
 
     def __init__(self, template: str, end_id: int, tokenizer: PreTrainedTokenizerFast):
         self.end_id = end_id
@@ -139,7 +140,7 @@ class _Pieces:
         self._cut = re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     def of(self, text: str) -> list[str | int]:
-        """Texts that are not empty, and ids; a token that takes the blanks beside it does so."""
+        """Returns non-empty texts and ids; tokens with lstrip or rstrip absorb adjacent spaces."""
         parts, start = [], 0
         for found in self._cut.finditer(text):
             before = text[start : found.start()]
@@ -159,17 +160,17 @@ def _source(template: str, tokenizer: PreTrainedTokenizerFast, pieces: _Pieces) 
     for token in _NEEDED.get(template, ()):
         if token not in pieces.tokens:
             raise ChatError(
-                f"chat template {template!r}: the tokenizer has no token {token}; take another "
-                "template, or a tokenizer with it"
+                f"chat template {template!r}: the tokenizer has no token {token}; use another "
+                "template or a tokenizer that has it"
             )
     if template in TEMPLATES:
         return TEMPLATES[template]
     source = tokenizer.chat_template
-    if isinstance(source, dict):  # some have several, by name
+    if isinstance(source, dict):  # some tokenizers have several named templates
         source = source.get("default")
     if not source:
         raise ChatError(
-            f"chat template {template!r}: the tokenizer has none of its own; take one of "
+            f"chat template {template!r}: the tokenizer has none of its own; use one of "
             f"{', '.join(TEMPLATES)}"
         )
     return source
@@ -177,15 +178,15 @@ def _source(template: str, tokenizer: PreTrainedTokenizerFast, pieces: _Pieces) 
 
 def _slots(order: Sequence[str], whole: str, asked: str, pieces: _Pieces) -> tuple[Slot, ...]:
     between, strips = _cut(order, whole)
-    prompt = _cut(order[:-1], asked)[0][-1]  # what stands before an answer yet to be written
-    # The last answer's `before` begins where its question ends, as the prompt does.
+    prompt = _cut(order[:-1], asked)[0][-1]  # text before an answer to be generated
+    # Both the last answer's `before` and the prompt start where the question ends.
     if not between[-2].startswith(prompt):
         raise ChatError(
-            f"asks for an answer with {prompt!r}, but writes {between[-2]!r} before an answer that "
-            "is there; correct it, so that the model is trained on what it is asked with"
+            f"asks for an answer with {prompt!r}, but writes {between[-2]!r} before an existing "
+            "answer; fix it, so that training and inference use the same prompt"
         )
     lead = between[-2].removeprefix(prompt)
-    lead = "" if lead.strip() else lead  # a header that it does not ask with: of the prompt
+    lead = "" if lead.strip() else lead  # a header missing in the prompt belongs to `before`
     slots = []
     rest: list[str | int] = pieces.of(between[0])
     for i, role in enumerate(order):
@@ -210,7 +211,7 @@ def _answer(slot: Slot, lead: str, tail: str) -> Slot:
 
 
 def _cut(order: Sequence[str], text: str) -> tuple[list[str], list[tuple[bool, bool]]]:
-    """What stands before, between and behind the messages, and whether each is stripped."""
+    """Returns the text before, between and after the messages, and whether each is stripped."""
     marks = list(_MARK.finditer(text))
     found = [int(mark[2]) for mark in marks]
     if found != list(range(len(order))):
@@ -218,9 +219,9 @@ def _cut(order: Sequence[str], text: str) -> tuple[list[str], list[tuple[bool, b
             if found.count(i) != 1:
                 what = "drops" if i not in found else "repeats"
                 raise ChatError(
-                    f"{what} message {i + 1} of {len(order)} ({role}); take another template"
+                    f"{what} message {i + 1} of {len(order)} ({role}); use another template"
                 )
-        raise ChatError(f"reorders the {len(order)} messages; take another template")
+        raise ChatError(f"reorders the {len(order)} messages; use another template")
     starts = [0, *(mark.end() for mark in marks)]
     stops = [*(mark.start() for mark in marks), len(text)]
     between = [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
@@ -228,12 +229,12 @@ def _cut(order: Sequence[str], text: str) -> tuple[list[str], list[tuple[bool, b
 
 
 def _tail(behind: list[str | int], end_id: int) -> tuple[str, list[str | int]]:
-    """What the template writes between an answer and its end, and all behind the end."""
+    """Returns the template's text between an answer and its end token, and all parts after it."""
     ids = [i for i, part in enumerate(behind) if not isinstance(part, str)]
     if not ids or behind[ids[0]] != end_id:
         has = f"token {behind[ids[0]]}" if ids else "no token"
         raise ChatError(
-            f"ends an answer with {has}, not with token {end_id}, at which the model is to stop; "
-            "make end_id the template's own"
+            f"ends an answer with {has}, not with token {end_id}, at which the model stops; set "
+            "end_id to the template's own end token"
         )
     return "".join(behind[: ids[0]]), behind[ids[0] + 1 :]

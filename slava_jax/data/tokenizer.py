@@ -20,18 +20,18 @@ _OWN_SPECIALS = {
 
 
 class TokenizerError(UserError, ValueError):
-    """A folder without a tokenizer that can be read; the message names it."""
+    """A missing or damaged tokenizer; the message names the folder."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding trained on `texts`: any text is encoded, and decoded to itself.
+    """Trains byte-pair encoding on `texts`. Any text can be encoded and decodes to itself.
 
     Args:
-      vocab_size: at most so many tokens, with the 256 bytes and `<pad>` `<unk>` `<s>` `</s>`
-        (ids 0 to 3) among them; fewer where the texts do not give that many.
+      vocab_size: the most tokens, including the 256 bytes and `<pad>` `<unk>` `<s>` `</s>` (ids
+        0 to 3); there may be fewer if the texts do not yield that many.
 
     Raises:
-      ValueError: vocab_size below SMALLEST.
+      ValueError: vocab_size is below SMALLEST.
     """
     if vocab_size < SMALLEST:
         raise ValueError(f"vocab_size must be at least {SMALLEST}, is {vocab_size}")
@@ -48,46 +48,46 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=model,
         clean_up_tokenization_spaces=False,
-        # Text that happens to hold '</s>' is text.
+        # '</s>' within a text is plain text.
         split_special_tokens=True,
         **_OWN_SPECIALS,
     )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json and its companions into `folder`, made where missing.
+    """Writes tokenizer.json and its companion files to `folder`, creating it if needed.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the files cannot be written.
     """
     try:
         tokenizer.save_pretrained(os.fspath(folder))
     except OSError:
         raise
-    except Exception as error:  # so tokenizers reports a full disk
+    except Exception as error:  # tokenizers reports a full disk this way
         raise OSError(f"{folder}: the tokenizer could not be written: {error}") from error
 
 
 def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
-    """The tokenizer that `save_tokenizer` (or transformers) wrote.
+    """Loads a tokenizer written by `save_tokenizer` or transformers.
 
     Raises:
-      TokenizerError: the folder holds no tokenizer.json, or a damaged one.
+      TokenizerError: tokenizer.json is missing or damaged.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
-        raise TokenizerError(f"{folder}: holds no tokenizer.json")
+        raise TokenizerError(f"{folder}: contains no tokenizer.json")
     try:
         return PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
-    except Exception as error:  # of many kinds, from three libraries
+    except Exception as error:  # three libraries raise many types
         raise TokenizerError(
             f"{folder}: the tokenizer is damaged ({type(error).__name__}: {error})"
         ) from error
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of plain texts, all at once, which is much faster.
+    """Encodes plain texts in one call, which is much faster.
 
-    No special token is added, and none is found: '</s>' in a text is text.
+    No special tokens are added or recognised: '</s>' within a text is plain text.
     """
     if not texts:
         return []
@@ -98,6 +98,6 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
-    """Text of token ids; special tokens and ids beyond the tokenizer's vocabulary are left out."""
+    """Decodes token ids; special tokens and ids outside the tokenizer's vocabulary are skipped."""
     own = [int(i) for i in ids if i < len(tokenizer)]
     return tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)

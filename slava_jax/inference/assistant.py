@@ -183,7 +183,7 @@ class Assistant:
         return jnp.int32(rank)
 
     def _candidates(self, texts: tuple[str, ...]):
-        """Answers int32[M, U], each with its end token, and their weights."""
+        """Answers int32[candidates, U], each with its end token, and their weights."""
         rows = encode_answers(texts, self.tokenizer, self.form)
         shape = (len(rows), max(map(len, rows)))
         answers, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)

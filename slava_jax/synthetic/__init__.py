@@ -1,1 +1,1 @@
-"""The drawn world: micrographs whose ground truth is known, and the words for it."""
+"""Procedural micrographs with known ground truth, and questions and answers about them."""

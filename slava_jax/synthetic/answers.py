@@ -1,7 +1,7 @@
 """Short and detailed answers to the ten question groups of section 4.3, captions and class names.
 
-Every answer is a function of a `Writer`; whatever it says about the image goes through the writer,
-which notes the claim.
+Every answer is a function of a `Writer`. All statements about the image go through the writer,
+which records the claims.
 """
 
 from slava_jax.synthetic.phrases import APPLICATIONS, FUNCTIONS, Writer, readable
@@ -240,7 +240,7 @@ def function_detailed(w: Writer) -> str:
 
 
 def _active(w: Writer) -> str:
-    """'The active parts are': the start of a sentence about the features."""
+    """Starts a sentence about the features: 'The active parts are'."""
     return "The active part is" if w.single else "The active parts are"
 
 
@@ -265,7 +265,7 @@ def context_detailed(w: Writer) -> str:
 
 
 def caption_short(w: Writer) -> str:
-    """One sentence in the manner of Table 2."""
+    """One sentence in the style of Table 2."""
     show = w.pick("shows", "displays")
     return w.pick(
         lambda: (
@@ -280,7 +280,7 @@ def caption_short(w: Writer) -> str:
 
 
 def caption_detailed(w: Writer) -> str:
-    """Two sentences: what is there, and how it lies together."""
+    """Two sentences: the contents and how they are grouped."""
     size = f" {w.size()}," if w.has("mean_size_nm") else ""
     return (
         f"This SEM image shows {w.material()} with {w.some('texture', 'shape')},"
@@ -289,5 +289,5 @@ def caption_detailed(w: Writer) -> str:
 
 
 def class_name(w: Writer) -> str:
-    """The answer to the classification question: the class name and nothing else."""
+    """The answer to the classification question: only the class name."""
     return readable(w.claim("category"))

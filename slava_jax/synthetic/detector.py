@@ -1,6 +1,6 @@
-"""From a surface to a picture: how a scanning electron microscope would show a height map.
+"""Renders a height map as a scanning electron microscope would show it.
 
-Nothing here knows the category: how a picture was taken says nothing about what it shows.
+Nothing here depends on the category, so imaging conditions reveal nothing about the contents.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from scipy import ndimage, signal
 from slava_jax.synthetic.scenes.geometry import Canvas
 from slava_jax.synthetic.scenes.measure import Scene
 
-FILM_WIDTH_NM = 114.3e6  # the 4.5 inch print that magnifications refer to
-BAR_ROWS = 24  # of a picture 256 pixels wide
+FILM_WIDTH_NM = 114.3e6  # magnifications refer to a print 4.5 inches wide
+BAR_ROWS = 24  # for a picture 256 pixels wide
 
 
 @dataclasses.dataclass(frozen=True)
 class Acquisition:
-    """How a picture was taken; `field_nm` is the width of the field of view."""
+    """Imaging conditions; `field_nm` is the width of the field of view."""
 
     field_nm: float
     kv: float
@@ -29,13 +29,13 @@ class Acquisition:
 
     @property
     def magnification(self) -> int:
-        """Print width over field width, three significant digits."""
+        """Print width divided by field width, to three significant digits."""
         value = FILM_WIDTH_NM / self.field_nm
         return max(1, round(value, 2 - math.floor(math.log10(value))).__int__())
 
 
 def draw_acquisition(rng: np.random.Generator) -> Acquisition:
-    """One setting of the instrument, from a distribution that all categories share."""
+    """Draws instrument settings from a distribution shared by all categories."""
     field = 10 ** rng.uniform(math.log10(600), math.log10(400e3))
     return Acquisition(
         field_nm=float(f"{field:.4g}"),
@@ -46,9 +46,9 @@ def draw_acquisition(rng: np.random.Generator) -> Acquisition:
 
 
 def shade(canvas: Canvas, scene: Scene, detector: str) -> np.ndarray:
-    """float32[rows, columns]: secondary-electron yield of the surface, arbitrary units.
+    """Returns the secondary-electron yield of the surface, float32[rows, columns], arbitrary units.
 
-    Slopes emit more (edge brightening), slopes towards the detector more still, pits less.
+    Slopes emit more (edge brightening), slopes facing the detector more still, pits less.
     """
     height = scene.height
     gy, gx = np.gradient(height * np.float32(canvas.scale))
@@ -61,7 +61,7 @@ def shade(canvas: Canvas, scene: Scene, detector: str) -> np.ndarray:
     pit = np.clip((height - around) / np.float32(depth), -1.2, 0.8)
     towards = canvas.uniform(0, 2 * math.pi)
     tilt = (gx * math.cos(towards) + gy * math.sin(towards)) / np.sqrt(1 + steep)
-    # Weights of edge, direction, pits and material: what each detector is known for.
+    # Weights of edge, direction, pits and material that are typical of each detector.
     weight = {
         "SE2": (0.35, 0.30, 0.35, 0.5),
         "ETD": (0.30, 0.45, 0.30, 0.5),
@@ -80,9 +80,9 @@ def _wide_mean(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def expose(canvas: Canvas, scene: Scene, detector: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The picture, float32[rows, columns] in 0..255, and the artefacts applied to it.
+    """Returns the picture, float32[rows, columns] in 0..255, and the artefacts applied to it.
 
-    Drift moves the scene's mask along with the picture, so that coverage stays true.
+    Drift also moves the scene's mask, so that the coverage stays correct.
     """
     artefacts = []
     image = shade(canvas, scene, detector)
@@ -110,7 +110,7 @@ def expose(canvas: Canvas, scene: Scene, detector: str) -> tuple[np.ndarray, tup
 
 
 def _focus(canvas: Canvas, scene: Scene, image: np.ndarray) -> np.ndarray:
-    """Blur by the spot, and more so away from the focal plane when the field is shallow."""
+    """Blurs by the spot size and, with a shallow depth of field, more away from the focal plane."""
     spot = canvas.uniform(0.3, 1.0) * canvas.scale
     sharp = ndimage.gaussian_filter(image, spot, truncate=2.5)
     if not canvas.chance(0.2):
@@ -123,7 +123,7 @@ def _focus(canvas: Canvas, scene: Scene, image: np.ndarray) -> np.ndarray:
 
 
 def _charge(canvas: Canvas, image: np.ndarray) -> np.ndarray:
-    """Bright things bleed along the scan line and whole lines jump."""
+    """Adds charging: bright regions bleed along the scan line and whole lines change brightness."""
     decay = math.exp(-1 / (canvas.uniform(8, 40) * canvas.scale))
     bright = np.maximum(image - np.quantile(image[::4, ::4], 0.85), 0)
     tail = signal.lfilter([1 - decay], [1, -decay], bright, axis=1).astype(np.float32)
@@ -134,7 +134,7 @@ def _charge(canvas: Canvas, image: np.ndarray) -> np.ndarray:
 
 
 def _drift(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Index arrays that shift each line sideways, smoothly down the picture."""
+    """Returns index arrays that shift each line sideways, varying smoothly down the picture."""
     wave = canvas.noise(canvas.uniform(15, 60), stretch=400)[:, 0] * canvas.uniform(1.0, 3.5)
     slant = canvas.uniform(-0.06, 0.06) * (canvas.y[:, 0] - canvas.height / 2)
     shift = np.round((wave + slant) * canvas.scale).astype(int)
@@ -152,10 +152,10 @@ def _shading(canvas: Canvas) -> np.ndarray:
 
 
 def _noise(canvas: Canvas, image: np.ndarray) -> bool:
-    """Add shot noise in place; says whether it is strong enough to be called an artefact."""
+    """Adds shot noise in place; returns whether it is strong enough to count as an artefact."""
     level = canvas.log_uniform(0.02, 0.11)
     grain = canvas.rng.standard_normal(image.shape, np.float32)
-    if canvas.chance(0.4):  # slow electronics smear the noise along the line
+    if canvas.chance(0.4):  # slow electronics smear noise along the scan line
         grain[:, 1:] = np.float32(0.8) * (grain[:, 1:] + np.float32(0.6) * grain[:, :-1])
     grain *= np.sqrt(np.maximum(image, 0) + np.float32(0.15)) * np.float32(level)
     image += grain
@@ -163,12 +163,12 @@ def _noise(canvas: Canvas, image: np.ndarray) -> bool:
 
 
 def bar_height(size: int) -> int:
-    """Rows of the data bar under a picture `size` pixels wide."""
+    """Returns the number of data-bar rows under a picture `size` pixels wide."""
     return round(size * BAR_ROWS / 256)
 
 
 def data_bar(taken: Acquisition, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8[bar_height(size), size]: scale bar, magnification, kV, working distance, detector."""
+    """Draws the data bar, uint8[bar_height(size), size], with a scale bar and the settings."""
     length, text = scale_bar(taken.field_nm)
     factor = max(1, size // 256)
     bar = np.zeros((BAR_ROWS, 256), np.uint8)
@@ -191,7 +191,7 @@ def data_bar(taken: Acquisition, size: int, rng: np.random.Generator) -> np.ndar
 
 
 def scale_bar(field_nm: float) -> tuple[float, str]:
-    """Length in nm (1, 2 or 5 times a power of ten, at most 0.25 of the field) and its text."""
+    """Returns a length in nm (1, 2 or 5 x 10^k, at most a quarter of the field) and its text."""
     power = 10.0 ** math.floor(math.log10(0.25 * field_nm))
     length = max(m * power for m in (1, 2, 5) if m * power <= 0.25 * field_nm)
     return length, f"{length:.0f} nm" if length < 1000 else f"{length / 1000:.0f} µm"

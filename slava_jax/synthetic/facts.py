@@ -1,33 +1,32 @@
-"""The facts of a micrograph: its ground truth as numbers and the adjectives they earn.
+"""The facts of a micrograph: its ground truth as numbers and as adjectives derived from them.
 
-Answers are made of facts and nothing else, so that whether an answer is true of an image is a
-comparison of facts (`data.instructions.claims_hold`).
+Answers are built only from facts, so checking an answer against an image is a comparison of facts
+(`data.instructions.claims_hold`).
 """
 
 import math
 
 from slava_jax.synthetic.records import GroundTruth
 
-# Upper bounds, exclusive; the last adjective has none.
+# Exclusive upper bounds; the last adjective has none.
 COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))
 UNIFORMITIES = ((0.15, "uniform"), (0.35, "varied"), (math.inf, "broad"))  # std / mean
 PACKINGS = ((1.5, "dense"), (3.0, "loose"), (math.inf, "sparse"))  # spacing / mean size
 SIZE_SCALES = ((100.0, "nanoscale"), (1000.0, "submicron"), (math.inf, "micron-scale"))  # nm
 ARTEFACTS = ("charging", "drift", "shading", "noise")
 
-# Steps of at most a third, so a length said to be about one of them is off by less than 16 %.
+# Steps are at most a third apart, so rounding a length to one is off by less than 16 %.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 def facts(truth: GroundTruth) -> dict[str, str | float | int | bool]:
-    """The flat table of facts of one image; a notion that does not apply is left out.
+    """Returns the flat table of facts of one image; facts that do not apply are left out.
 
-    Lengths are given in nm (`mean_size_nm`) and in pixels of the image as recorded
-    (`mean_size_px`): the picture alone shows the second.
+    Lengths are given in nm (`mean_size_nm`) and in pixels of the recorded image (`mean_size_px`);
+    only the latter are visible in the picture itself.
 
     Raises:
-      ValueError: a number of the record is out of its range, or a word blank; the message names the
-        field.
+      ValueError: a number in the record is out of range or a word is blank; names the field.
     """
     _check(truth)
     table = {
@@ -91,12 +90,12 @@ def _flaw_facts(truth: GroundTruth) -> dict[str, str | int | bool]:
 
 
 def supplement(truth: GroundTruth) -> str:
-    """Pixel size and magnification as text: the prompt's supplementary image information."""
+    """Returns pixel size and magnification as text for the prompt's supplement."""
     return supplement_text(truth.nm_per_pixel, truth.magnification)
 
 
 def supplement_text(nm_per_pixel: float | None, magnification: float | None) -> str:
-    """The supplement of an image of which these are known; '' where neither is."""
+    """Returns the supplement for the known values, '' if both are None."""
     parts = []
     if nm_per_pixel is not None:
         parts.append(f"pixel size {length_text(round_digits(nm_per_pixel))}")
@@ -107,35 +106,35 @@ def supplement_text(nm_per_pixel: float | None, magnification: float | None) -> 
 
 
 def level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
-    """The adjective of the first bound above `value`."""
+    """Returns the adjective of the first bound above `value`."""
     return next(word for bound, word in levels if value < bound)
 
 
 def direction(degrees: float) -> str:
-    """The direction in the image plane, counter-clockwise from the horizontal, to 45 degrees."""
+    """Names an angle in the image plane (counter-clockwise from horizontal), to 45 degrees."""
     names = ("horizontal", "rising", "vertical", "falling")
     return names[round((degrees % 180) / 45) % 4]
 
 
 def about(value: float) -> float:
-    """The nearest of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten (in the logarithm)."""
+    """Rounds to 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6 or 8 times a power of ten (nearest in log)."""
     power = 10.0 ** math.floor(math.log10(value))
     step = min(_STEPS, key=lambda s: abs(math.log(value / power / s)))
     return float(f"{step * power:.3g}")
 
 
 def round_digits(value: float, digits: int = 2) -> float:
-    """`value` to so many significant digits."""
+    """Rounds `value` to `digits` significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def length_text(nm: float) -> str:
-    """A length with its unit, e.g. '40 nm' or '1.2 µm'."""
+    """Formats a length with its unit, e.g. '40 nm' or '1.2 µm'."""
     return f"{_plain(nm)} nm" if nm < 1000 else f"{_plain(nm / 1000)} µm"
 
 
 def magnification_text(magnification: float) -> str:
-    """Two significant digits with thousands separated, e.g. '25,000'."""
+    """Formats two significant digits with thousands separators, e.g. '25,000'."""
     return f"{round_digits(magnification):,.0f}"
 
 
@@ -160,7 +159,7 @@ def _check(truth: GroundTruth) -> None:
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, is {value}")
     if not 0 <= truth.coverage <= 1:
-        raise ValueError(f"coverage must lie between 0 and 1, is {truth.coverage}")
+        raise ValueError(f"coverage must be between 0 and 1, is {truth.coverage}")
     for name in _WORDS:
         if not getattr(truth, name).strip():
-            raise ValueError(f"{name} must be a word, is {getattr(truth, name)!r}")
+            raise ValueError(f"{name} must not be blank, is {getattr(truth, name)!r}")

@@ -1,4 +1,4 @@
-"""The ten question groups of section 4.3: what is asked, and which answers belong to it."""
+"""The ten question groups of section 4.3, with their questions and answers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,17 +11,17 @@ Answer = Callable[[Writer], str]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One kind of question.
+    """One group of questions.
 
-    `questions` are wordings of the open question, answered by `short` and `detailed`; `asks` are
-    narrower questions with an answer of their own, which may take the short one's place. An `ask`
-    without a `needs` fact in the record is not asked.
+    `questions` are wordings of the open question, answered by `short` and `detailed`. `asks` are
+    narrower questions with their own answers, which may replace the short one. An `ask` is skipped
+    if the record lacks the fact it needs.
     """
 
     questions: tuple[str, ...]
     short: Answer
     detailed: Answer
-    asks: tuple[tuple[str, str, Answer], ...] = ()  # (question, fact it needs, answer)
+    asks: tuple[tuple[str, str, Answer], ...] = ()  # (question, required fact, answer)
 
 
 CLASS_QUESTIONS = (

@@ -1,7 +1,7 @@
-"""Procedural micrographs: the embedded data set, drawn from a seed with its ground truth.
+"""Procedural micrographs: the built-in data set, drawn from a seed with its ground truth.
 
-The ten categories are those of the SEM set (Aversa et al., 2018). A picture is a surface
-(`scenes*.py`) seen by an instrument (`detector.py`) above a data bar.
+The ten categories are those of the SEM set (Aversa et al., 2018). A picture shows a surface
+(`scenes/`) as imaged by an instrument (`detector.py`), above a data bar.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from slava_jax.synthetic.scenes.measure import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Micrograph:
-    """A picture with its data bar at the bottom, and what it shows."""
+    """A picture with its data bar at the bottom, and its ground truth."""
 
     image: np.ndarray  # uint8[size, size]
     bar_height: int  # rows of the data bar
@@ -25,18 +25,23 @@ class Micrograph:
 
 
 def draw(category: str, seed: int, size: int = 256) -> Micrograph:
-    """Draw a micrograph: the same arguments give the same picture and record.
+    """Draws a micrograph. The same arguments give the same picture and record.
 
-    category: one of `CATEGORIES`; seed: 0 or more; size: pixels a side, 64 or more. The field of
-    view depends on category and seed alone; at another size the scene is of the same kind.
-    Raises ValueError for an unknown category, a negative seed or a size too small.
+    Args:
+      category: one of `CATEGORIES`.
+      seed: 0 or more.
+      size: side length in pixels, 64 or more. The field of view depends only on category and seed;
+        the scene itself depends on the size as well.
+
+    Raises:
+      ValueError: the category is unknown, the seed negative or the size too small.
     """
     if category not in CATEGORIES:
-        raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
+        raise ValueError(f"category {category!r} is not one of {', '.join(CATEGORIES)}")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more")
+        raise ValueError(f"seed must be 0 or more, is {seed}")
     if size < SMALLEST:
-        raise ValueError(f"size is {size}; it must be at least {SMALLEST} pixels")
+        raise ValueError(f"size must be at least {SMALLEST} pixels, is {size}")
     key = (seed, CATEGORIES.index(category))
     setting = np.random.default_rng(np.random.SeedSequence(key))
     taken = detector.draw_acquisition(setting)

@@ -1,4 +1,4 @@
-"""Words for facts: a writer that notes as a claim whatever it puts into words."""
+"""Turns facts into words; the writer records everything it says as a claim."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from slava_jax.synthetic import facts as fact_rules
 
-# Adjectives that read badly under the record's own name; any other value is used as it stands.
+# Replacements for values that read badly; all other values are used unchanged.
 TERMS = {
     ("uniformity", "uniform"): "uniform in size",
     ("uniformity", "varied"): "varied in size",
@@ -37,8 +37,8 @@ MATERIALS = {
     "Tips": "a sharp tip sample",
 }
 
-# What each class of material does, and what it is used for: general knowledge, the same for every
-# image of the class.
+# Function and applications of each class of material: general knowledge, the same for every image
+# of the class.
 FUNCTIONS = {
     "Biological": "keep the organism alive",
     "Fibres": "carry load along their length",
@@ -63,7 +63,7 @@ APPLICATIONS = {
     "Powder": ("sintering", "ceramics", "pigments"),
     "Tips": ("probe microscopy", "field emission", "nanoindentation"),
 }
-# How features lie together: said of several, and of a single one.
+# How features are grouped, in the plural and in the singular.
 AGGREGATIONS = {
     "isolated": ("are isolated from each other", "stands isolated"),
     "touching": ("touch each other", "touches what is around it"),
@@ -72,19 +72,19 @@ AGGREGATIONS = {
 }
 _UNCOUNTABLE = ("debris", "dust", "contamination", "residue", "delamination", "corrosion")
 _PLURALS = {"hypha": "hyphae", "stoma": "stomata"}
-_EXACT_COUNT = 6  # up to here a count is said exactly
+_EXACT_COUNT = 6  # counts up to this number are given exactly
 
 _UNLIMITED = 1e12
 
 
 class Writer:
-    """Puts facts into words and notes what the words assert.
+    """Puts facts into words and records what the words assert.
 
     Attributes:
-      claims: fact name -> value or [lo, hi], what was said of the material.
-      seen_claims: the same as the picture shows it to one who knows its pixel size: lengths in
-        pixels, and nothing that the prompt's supplement says already.
-      directional: a direction in the image plane was named.
+      claims: fact name -> value or [lo, hi], the statements about the material.
+      seen_claims: the same as visible in a picture of known pixel size: lengths in pixels, and
+        nothing that the prompt's supplement already says.
+      directional: whether a direction in the image plane was named.
     """
 
     def __init__(self, facts: Mapping[str, Any], rng: random.Random):
@@ -95,7 +95,7 @@ class Writer:
         self.directional = False
 
     def pick(self, *options: str | Callable[[], str]) -> str:
-        """One of several wordings; only the one taken is written, so only it makes claims."""
+        """Picks one of several wordings; only that one is evaluated and makes claims."""
         option = self.rng.choice(options)
         return option if isinstance(option, str) else option()
 
@@ -103,13 +103,13 @@ class Writer:
         return all(name in self.facts for name in names)
 
     def claim(self, name: str) -> Any:
-        """Notes that the answer asserts this fact; returns its value."""
+        """Records that the answer asserts this fact; returns its value."""
         self.claims[name] = self.facts[name]
         self.seen_claims[name] = self.facts[name]
         return self.facts[name]
 
     def say(self, name: str) -> str:
-        """The fact as an adjective or noun."""
+        """Returns the fact as an adjective or noun."""
         value = self.claim(name)
         if name == "direction":
             self.directional = True
@@ -119,7 +119,7 @@ class Writer:
         return TERMS.get((name, value), value)
 
     def material(self) -> str:
-        """The class of material as a noun with its article."""
+        """Returns the class of material as a noun with its article."""
         category = self.claim("category")
         return MATERIALS.get(category, f"a sample of {readable(category)}")
 
@@ -129,7 +129,7 @@ class Writer:
 
     @property
     def noun(self) -> str:
-        """The feature, in the plural unless there is one only."""
+        """The feature as a noun, in the plural unless there is only one."""
         feature = self.claim("feature")
         if not self.single:
             return plural(feature)
@@ -137,11 +137,11 @@ class Writer:
         return feature
 
     def a(self, name: str) -> str:
-        """The fact as an adjective with its article: 'a rough', 'an etched'."""
+        """Returns the fact as an adjective with its article: 'a rough', 'an etched'."""
         return _with_article(self.say(name))
 
     def some(self, *names: str) -> str:
-        """The feature with adjectives: 'rough, faceted grains', 'a rough, conical tip'."""
+        """Returns the feature with adjectives: 'rough, faceted grains', 'a rough, conical tip'."""
         phrase = f"{', '.join(self.say(name) for name in names)} {self.noun}".strip()
         return _with_article(phrase) if self.single else phrase
 
@@ -154,11 +154,11 @@ class Writer:
         return "is" if self.single else "are"
 
     def verb(self, stem: str) -> str:
-        """'touch' -> 'touch' or 'touches', as the feature's number asks."""
+        """Inflects a verb for the number of features: 'touch' -> 'touch' or 'touches'."""
         return plural(stem) if self.single else stem
 
     def length(self, name: str) -> str:
-        """'about 40 nm' for the fact `{name}_nm`; claims it within 20 %."""
+        """Returns e.g. 'about 40 nm' for the fact `{name}_nm` and claims it within 20 %."""
         said = fact_rules.about(self.facts[f"{name}_nm"])
         scale = self.facts["nm_per_pixel"]
         self.claims[f"{name}_nm"] = _interval(0.8 * said, 1.2 * said)
@@ -166,17 +166,17 @@ class Writer:
         return f"about {fact_rules.length_text(said)}"
 
     def size(self) -> str:
-        """'about 40 nm in diameter'; needs `mean_size_nm`."""
+        """Returns e.g. 'about 40 nm in diameter'; requires `mean_size_nm`."""
         return f"{self.length('mean_size')} in {self.say('size_kind')}"
 
     def aggregation(self) -> str:
-        """'touch each other': what the features do, as the verb after them."""
+        """Returns the predicate for how the features are grouped, e.g. 'touch each other'."""
         value = self.claim("aggregation")
         several, one = AGGREGATIONS.get(value, (f"are {value}", f"is {value}"))
         return one if self.single else several
 
     def coverage(self) -> str:
-        """'about 40 percent', to ten percent."""
+        """Returns the coverage to the nearest ten percent, e.g. 'about 40 percent'."""
         said = 10 * round(10 * self.facts["coverage"])
         if said == 0:
             self._between("coverage", 0.0, 0.05)
@@ -185,7 +185,7 @@ class Writer:
         return f"about {said} percent"
 
     def amount(self) -> str:
-        """'5 pores', 'about 40 pores', 'a single pore', 'pores' where they were not counted."""
+        """Returns '5 pores', 'about 40 pores', 'a single pore', or 'pores' if not counted."""
         noun = self.noun
         number = self.facts.get("count")
         if number is None:
@@ -198,7 +198,9 @@ class Writer:
         return f"{self._number('count', number)} {noun}"
 
     def defects(self, kinds: int) -> str:
-        """'2 cracks and 1 scratch', the `kinds` most frequent ones; needs `has_defects`."""
+        """Returns the `kinds` most frequent defects, e.g. '2 cracks and 1 scratch'; requires
+        `has_defects`.
+        """
         found = {
             name.removeprefix("defect_"): number
             for name, number in self.facts.items()
@@ -217,7 +219,7 @@ class Writer:
         return " and ".join(parts)
 
     def artefacts(self) -> str:
-        """'charging and noise', all of them."""
+        """Returns all artefacts, e.g. 'charging and noise'."""
         names = [
             name.removeprefix("artefact_")
             for name, there in self.facts.items()
@@ -228,13 +230,13 @@ class Writer:
         return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
 
     def magnification(self) -> str:
-        """'magnified 25,000 times'; no picture can refute it, since the prompt says it."""
+        """Returns e.g. 'magnified 25,000 times'. Not a seen claim, since the prompt states it."""
         value = self.facts["magnification"]
         self.claims["magnification"] = _interval(0.9 * value, 1.1 * value)
         return f"magnified {fact_rules.magnification_text(value)} times"
 
     def pixel(self) -> str:
-        """The pixel size as the prompt's supplement gives it."""
+        """Returns the pixel size as in the prompt's supplement."""
         value = self.facts["nm_per_pixel"]
         self.claims["nm_per_pixel"] = _interval(0.9 * value, 1.1 * value)
         return fact_rules.length_text(fact_rules.round_digits(value))
@@ -271,7 +273,7 @@ class Writer:
 
 
 def _interval(low: float, high: float) -> list[float]:
-    """Bounds to six digits: an interval is a fifth wide, and shorter lines are easier to read."""
+    """Rounds bounds to six digits, ample for such wide intervals and easier to read."""
     return [float(f"{low:.6g}"), float(f"{high:.6g}")]
 
 
@@ -280,7 +282,7 @@ def _with_article(phrase: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of a regular noun (equally the third person of a regular verb)."""
+    """Returns the plural of a regular noun (or the third person singular of a regular verb)."""
     if noun in _UNCOUNTABLE:
         return noun
     if noun in _PLURALS:
@@ -293,5 +295,5 @@ def plural(noun: str) -> str:
 
 
 def readable(category: str) -> str:
-    """A folder name as words."""
+    """Returns a folder name as words."""
     return " ".join(category.replace("_", " ").split())

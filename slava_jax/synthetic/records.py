@@ -1,13 +1,13 @@
-"""The ground truth of a micrograph: what is in the picture and how it was taken.
+"""The ground truth of a micrograph: its contents and how it was taken.
 
-A `GroundTruth` is written by whoever draws or annotates an image and read by the procedural
-teacher. Lengths are nanometres, angles degrees counter-clockwise from the image's horizontal.
+A `GroundTruth` is created by the code that draws or annotates an image and read by the procedural
+teacher. Lengths are in nanometres, angles in degrees counter-clockwise from the horizontal.
 """
 
 import dataclasses
 import json
 
-# The ten folders of the SEM data set (Aversa et al., 2018), under their own names.
+# The ten folder names of the SEM data set (Aversa et al., 2018).
 CATEGORIES = (
     "Biological",
     "Fibres",
@@ -24,7 +24,7 @@ CATEGORIES = (
 
 @dataclasses.dataclass(frozen=True)
 class SizeDistribution:
-    """Sizes of the countable features, nm; `kind` says what was measured (e.g. 'diameter')."""
+    """Sizes of the countable features, nm; `kind` is the measured quantity (e.g. 'diameter')."""
 
     kind: str
     mean: float
@@ -35,7 +35,7 @@ class SizeDistribution:
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """What an image shows. `None` means that the notion does not apply to this image."""
+    """The contents of an image. `None` means that a field does not apply to this image."""
 
     category: str
     # Acquisition.
@@ -45,28 +45,28 @@ class GroundTruth:
     working_distance_mm: float
     detector: str  # 'SE2', 'InLens', 'ETD' or 'BSE'
     # Contents.
-    feature: str  # what is counted: 'particle', 'fibre', 'wire', 'pore', 'line', 'tip', 'cell' ...
+    feature: str  # the counted object: 'particle', 'fibre', 'wire', 'pore', 'line', 'tip', ...
     shape: str  # 'spherical', 'faceted', 'irregular', 'cylindrical', 'conical', 'rectangular' ...
     count: int | None
     size_nm: SizeDistribution | None
-    spacing_nm: float | None  # mean distance of neighbouring centres, or the pitch of a pattern
+    spacing_nm: float | None  # mean distance between neighbouring centres, or a pattern's pitch
     order: str  # 'ordered', 'partly ordered' or 'random'
-    orientation_deg: float | None  # [0, 180), of aligned features
+    orientation_deg: float | None  # [0, 180), for aligned features
     alignment: str | None  # 'aligned', 'partly aligned' or 'random'
     aggregation: str  # 'isolated', 'touching', 'clustered' or 'continuous'
     texture: str  # 'smooth', 'grainy' or 'rough'
     coverage: float  # fraction of the picture covered by features, 0 to 1
     composition: str  # 'uniform' or 'bright second phase'
     defects: dict[str, int]  # kind -> number, e.g. {'crack': 2}
-    artefacts: tuple[str, ...]  # of 'charging', 'drift', 'shading', 'noise'
+    artefacts: tuple[str, ...]  # any of 'charging', 'drift', 'shading', 'noise'
 
     def to_json(self) -> str:
-        """One line of JSON that `from_json` reads back to an equal object."""
+        """Returns one line of JSON, which `from_json` turns back into an equal object."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_dict(cls, fields: dict) -> "GroundTruth":
-        """The record of which `fields` are the JSON values."""
+        """Builds a record from its JSON values."""
         fields = dict(fields)
         if fields["size_nm"] is not None:
             fields["size_nm"] = SizeDistribution(**fields["size_nm"])
@@ -75,5 +75,5 @@ class GroundTruth:
 
     @classmethod
     def from_json(cls, text: str) -> "GroundTruth":
-        """The record that `to_json` wrote."""
+        """Parses a record written by `to_json`."""
         return cls.from_dict(json.loads(text))

@@ -67,9 +67,13 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     `time.monotonic()` that `run.wall_seconds` counts from, now by default.
 
     Raises:
-      ConfigError, WordNetError, PipelineError (the devices cannot share a batch), CheckpointError,
-        ConvertError (of what start_from names): before anything is written. WorkdirError: the
-        directory belongs to another config. And what data, checkpoints and training raise.
+      ConfigError: the config cannot be used.
+      WordNetError: WordNet, which METEOR needs, is missing.
+      PipelineError: the devices cannot share a batch.
+      CheckpointError, ConvertError: `start_from` names weights that cannot be used.
+      WorkdirError: the directory belongs to another config.
+      UserError: data, checkpoints and training raise others. The first four come before anything
+        is written.
     """
     started = time.monotonic() if started is None else started
     config = _checked(config)
@@ -101,15 +105,8 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             found = evaluate_vision(config, vision_stage, vision, datasets)
         return _finish(config, workdir, clock, datasets, found)
     with clock.part("assistant"):
-        start = aligned = stages.assistant_start(config, datasets, vision, language, encoder)
-        if "alignment" in config.stages:
-            aligned_params = _fitted(config, datasets, start, "alignment", workdir)
-            aligned = dataclasses.replace(start, params=aligned_params)
-        params = _fitted(config, datasets, aligned, "assistant", workdir)
-    # Placed alike, or every function of the evaluation would be compiled for either.
-    first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
-    untrained = _assistant(start, first, datasets)
-    trained = _assistant(start, params, datasets)
+        start = stages.assistant_start(config, datasets, vision, language, encoder)
+        untrained, trained = _trained_assistant(config, datasets, start, workdir)
     if not hosts.as_first(has_assistant(workdir)):
         save_assistant(trained, config, workdir, base_place(config) if trained.base else None)
     with clock.part("evaluation"):
@@ -227,6 +224,18 @@ def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dic
     if name in config.stages:
         return stage, fit(stage, workdir / name, config.seed)
     return stage, best_params(stage, Path(config.start_from[name]) / name)
+
+
+def _trained_assistant(config, datasets: Datasets, start, workdir: Path) -> tuple:
+    """The assistant before and after its stages."""
+    aligned = start
+    if "alignment" in config.stages:
+        aligned_params = _fitted(config, datasets, start, "alignment", workdir)
+        aligned = dataclasses.replace(start, params=aligned_params)
+    params = _fitted(config, datasets, aligned, "assistant", workdir)
+    # Placed alike, or every function of the evaluation would be compiled for either.
+    first = jax.tree.map(lambda a, like: jax.device_put(a, like.sharding), start.params, params)
+    return _assistant(start, first, datasets), _assistant(start, params, datasets)
 
 
 def _fitted(config, datasets: Datasets, start, name: str, workdir: Path) -> dict:

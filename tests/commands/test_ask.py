@@ -154,7 +154,7 @@ def test_a_checkpoint_whose_arrays_are_not_those_of_its_config(copy, image):
 
 def test_a_checkpoint_without_its_tokenizer(copy, image):
     shutil.rmtree(copy / "assistant/model/tokenizer")
-    assert "holds no tokenizer.json" in refusal(copy, image, QUESTION)
+    assert "contains no tokenizer.json" in refusal(copy, image, QUESTION)
 
 
 @pytest.mark.parametrize(

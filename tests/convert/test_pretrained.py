@@ -141,7 +141,7 @@ def test_converted_weights_without_their_tokenizer(tmp_path):
     """One error that says where it belongs."""
     write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
     shutil.rmtree(tmp_path / "ours" / "tokenizer")
-    with pytest.raises(TokenizerError, match=r"ours/tokenizer: holds no tokenizer"):
+    with pytest.raises(TokenizerError, match=r"ours/tokenizer: contains no tokenizer"):
         load(tmp_path / "ours")
 
 

@@ -1,4 +1,4 @@
-"""The data bar: found to the row in any style and height, and nothing taken for one elsewhere."""
+"""The data bar is found to the row in any style and height; nothing else is mistaken for one."""
 
 import functools
 import importlib.util
@@ -16,7 +16,7 @@ from slava_jax.synthetic.records import CATEGORIES
 
 SIDE = 512
 TEXT = ("10 µm", "Mag = 12.34 K X", "EHT = 15.00 kV", "WD = 5.6 mm", "Signal A = SE2")
-WHITE, BLACK, GREY = (255, 0), (0, 255), (60, 230)  # (ground, ink)
+WHITE, BLACK, GREY = (255, 0), (0, 255), (60, 230)  # (background, text)
 
 
 drawn = functools.lru_cache(draw)
@@ -70,17 +70,17 @@ def test_bars_of_every_height_and_style_are_found(case):
     shown = np.concatenate([picture(category), bar(height, SIDE, colours, frame)])
     shown = shown if quality is None else jpeg(shown, quality)
     top, bottom = picture_rows(shown)
-    # JPEG smears the border over a block; a row lost at a frame shows nobody anything.
+    # JPEG smears the border over a block; losing a row at a frame is harmless.
     assert top == 0 and abs(bottom - SIDE) <= (2 if quality is None else 8)
 
 
 @pytest.mark.parametrize("colours", [WHITE, BLACK])
-def test_a_bar_on_top_and_one_with_picture_behind_it(colours):
+def test_a_bar_at_the_top_and_one_with_picture_on_both_sides(colours):
     specimen = picture("Nanowires")
     band = bar(40, SIDE, colours)
     assert picture_rows(np.concatenate([band, specimen])) == (40, SIDE + 40)
     within = specimen.copy()
-    within[430:470] = band  # as some instruments write it
+    within[430:470] = band  # as in files of some instruments
     assert picture_rows(within) == (0, 430)
 
 
@@ -94,7 +94,7 @@ def test_the_bars_of_drawn_micrographs():
     assert not wrong
 
 
-def test_drawn_micrographs_without_a_bar_are_left_alone():
+def test_drawn_micrographs_without_a_bar_are_unchanged():
     wrong = []
     for category in CATEGORIES:
         for seed in (1, 2, 3):
@@ -110,11 +110,11 @@ def test_any_size(shape):
     assert picture_rows(np.full(shape, 7, np.uint8)) == (0, shape[0])
 
 
-def test_even_pictures_and_pages_are_left_alone():
+def test_uniform_pictures_and_pages_are_unchanged():
     black = np.zeros((300, 300), np.uint8)
     assert picture_rows(black) == (0, 300)
     dark_below = picture("Tips", 300, 300).copy()
-    dark_below[260:] = 0  # nothing is written there
+    dark_below[260:] = 0  # no text there
     assert picture_rows(dark_below) == (0, 300)
     page = np.concatenate([bar(40, 300, WHITE) for _ in range(8)])
     top, bottom = picture_rows(page)
@@ -122,8 +122,8 @@ def test_even_pictures_and_pages_are_left_alone():
 
 
 @pytest.mark.parametrize(("soft", "found"), [(1, True), (6, False)])
-def test_marks_that_fade_out_are_no_text(soft, found):
-    """Grains out of focus on a dark even ground, in a row at the border: specimen, not a bar."""
+def test_blurred_marks_are_not_text(soft, found):
+    """Out-of-focus grains in a row on a uniform dark background are specimen, not a bar."""
     rows, columns = np.mgrid[:60, :SIDE]
     away = np.hypot(rows - 30, (columns + 30) % 60 - 30)
     band = np.uint8(90 * np.exp(-((away / soft) ** 2) / 2) if soft > 1 else 90 * (away < 5))
@@ -131,7 +131,7 @@ def test_marks_that_fade_out_are_no_text(soft, found):
     assert picture_rows(pixels) == (0, SIDE if found else len(pixels))
 
 
-def test_a_large_sixteen_bit_picture_is_scaled_by_the_specimen_alone(tmp_path):
+def test_a_large_sixteen_bit_picture_is_scaled_by_the_specimen_only(tmp_path):
     specimen = picture("Porous_Sponge", 2000, 1700).astype(np.uint16) * 40  # to 10,200
     band = bar(120, 2000, WHITE).astype(np.uint16) * 257
     Image.fromarray(np.concatenate([specimen, band])).save(tmp_path / "with.tif")

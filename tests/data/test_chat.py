@@ -1,4 +1,4 @@
-"""Conversations to token ids: where images and answers stand, and that text stays text."""
+"""Tokenising conversations: positions of images and answers; text never becomes special tokens."""
 
 import os
 
@@ -47,7 +47,7 @@ def encoded(item, template="plain", tokenizer=None, image_tokens=1):
 
 
 def text_of(ids, tokenizer, image_tokens=1):
-    """The ids as text; an image as {I}."""
+    """Returns the ids as text; an image is {I}."""
     ids, image = np.asarray(ids).tolist(), len(tokenizer)
     parts, run = [], []
     for i in [*ids, None]:
@@ -94,7 +94,7 @@ def test_the_mask_covers_the_answers_and_their_ends(template, kind, item, image_
         assert example.ids[stop - 1] == form.end_id
         read = tokenizer.decode(example.ids[start : stop - 1], clean_up_tokenization_spaces=False)
         blanks = {"vicuna_v1": " {}", "llama2": " {} "}.get(template, "{}").format(answer)
-        if kind == "sentencepiece":  # to which '▁' is a blank, and the first one is not shown
+        if kind == "sentencepiece":  # '▁' is a space, and the first one is not shown
             blanks = blanks.removeprefix(" ").replace("▁", " ")
         assert read == blanks
     expected = np.zeros(len(example.ids), bool)
@@ -125,8 +125,8 @@ def test_every_image_has_its_positions(template, kind, item, image_tokens):
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize(("template", "kind"), KINDS)
 @given(item=items())
-def test_inference_is_asked_what_training_is(template, kind, item):
-    """And a conversation goes on: what was said stays as it was, token by token."""
+def test_inference_and_training_use_the_same_prompt(template, kind, item):
+    """In a continued conversation, the earlier tokens stay the same."""
     tokenizer = TOKENIZERS[kind]()
     form, example = form_of(template, tokenizer), encoded(item, template, tokenizer)
     messages = conversation_of(item)
@@ -138,7 +138,7 @@ def test_inference_is_asked_what_training_is(template, kind, item):
         ids, spans = encode_prompt(shown, tokenizer, form, marks)
         assert np.array_equal(ids, example.ids[: example.answers[-1 - a, 0]])
         assert np.array_equal(spans, example.spans[:marks])
-    # ids that come again do not depend on what else is encoded
+    # the ids do not depend on what else is encoded
     (one, two) = encode_examples([item, item], tokenizer, form)
     assert np.array_equal(one.ids, two.ids) and np.array_equal(one.ids, example.ids)
 
@@ -146,8 +146,8 @@ def test_inference_is_asked_what_training_is(template, kind, item):
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize(("template", "kind"), KINDS)
 @given(item=items())
-def test_what_a_user_types_is_text(template, kind, item):
-    """The special tokens are those of the same conversation about nothing."""
+def test_user_text_never_becomes_special_tokens(template, kind, item):
+    """The special tokens equal those of the same conversation with harmless text."""
     tokenizer = TOKENIZERS[kind]()
     marked = [("x<image>" * q.count("<image>") + "x", "x") for q in item.questions]
     system = "x" if item.metadata["system"] else ""
@@ -162,9 +162,9 @@ def test_what_a_user_types_is_text(template, kind, item):
 
 
 GOLDEN = {
-    # Today's text of one turn; between two a line end.
+    # One turn is plain text; a newline between two.
     "plain": "<s>2 nm. Is {I} gold?No.</s>\nAnd {I}?Yes.</s>",
-    # LLaVA: conv_vicuna_v1.get_prompt(), with </s> behind the answers.
+    # LLaVA: conv_vicuna_v1.get_prompt(), with </s> after the answers.
     "vicuna_v1": (
         "<s>A chat between a curious user and an artificial intelligence assistant. The assistant "
         "gives helpful, detailed, and polite answers to the user's questions. USER: 2 nm. Is {I} "
@@ -206,8 +206,8 @@ def test_the_text_of_a_template(template):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_a_plain_turn_is_its_pieces(kind):
-    """bos, the pieces between the images, the answer and the end: each text tokenised alone."""
+def test_a_plain_turn_is_tokenised_piece_by_piece(kind):
+    """bos, the pieces between images, the answer and the end; each text is tokenised separately."""
     tokenizer = TOKENIZERS[kind]()
     first, second, answer = encode_texts(tokenizer, ["2 nm. Is ", " finer than", "No."])
     image, third = len(tokenizer), encode_texts(tokenizer, ["?"])[0]
@@ -218,12 +218,12 @@ def test_a_plain_turn_is_its_pieces(kind):
     start = tokenizer.bos_token_id
     assert example.prompt_ids.tolist() == [start, *first, image, *second, image, *third]
     assert example.ids.tolist() == [*example.prompt_ids, *answer, form.end_id]
-    item = instruction(supplement="2 nm.")  # no blank between a supplement and an image
+    item = instruction(supplement="2 nm.")  # no space between a supplement and an image
     assert text_of(encoded(item).ids, plain()) == "<s>2 nm.{I} What is it?Powder.</s>"
 
 
 def test_a_template_without_images_is_tokenised_as_one_text():
-    """As the models of these templates were trained: the blank before an answer is its first."""
+    """As in the training of these models, the space before an answer is its first token."""
     asked = "A chat. USER: What is the mean size? ASSISTANT: The size is 120 nm."
     messages = [Message("system", "A chat."), Message("user", "What is the mean size?")]
     for tokenizer in (plain(), sentencepiece()):
@@ -239,9 +239,9 @@ def test_a_template_without_images_is_tokenised_as_one_text():
         assert found == [tokenizer.bos_token_id, *whole, form.end_id]
 
 
-def test_an_answer_goes_on_the_line_of_its_template():
-    """A tokenizer that begins every text with a blank puts none behind the template's line end."""
-    tokenizer = sentencepiece.__wrapped__()  # one of its own, to be changed
+def test_an_answer_continues_the_line_of_the_template():
+    """A tokenizer that starts every text with a space adds none after the template's newline."""
+    tokenizer = sentencepiece.__wrapped__()  # not cached, since it is modified
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '|' + m.role + '|\n' + m.content }}"
         "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -253,7 +253,7 @@ def test_an_answer_goes_on_the_line_of_its_template():
     assert tokenizer.convert_ids_to_tokens(example.answer_ids.tolist())[0][0] != "▁"
 
 
-def test_images_stand_in_front_where_nobody_says_where():
+def test_images_without_a_mark_come_first():
     form = form_of("plain", plain())
     ids, spans = encode_prompt([Message("user", "What?")], plain(), form, 2)
     assert text_of(ids, plain()) == "<s>{I}{I}What?" and spans.tolist() == [[1, 2], [2, 3]]
@@ -267,7 +267,7 @@ def test_images_stand_in_front_where_nobody_says_where():
     assert user_text("", "2 nm.") == "2 nm."
 
 
-def test_images_that_do_not_match():
+def test_marks_that_do_not_match_the_images():
     item = instruction()
     object.__setattr__(item, "images", ("a", "b"))
     with pytest.raises(ChatError, match=r"'q1': 1 <image> in the question for 2"):
@@ -290,7 +290,7 @@ def test_an_answer_without_a_token_is_refused():
     tokenizer = sentencepiece()
     item = instruction()
     object.__setattr__(item, "answer", "")
-    with pytest.raises(ChatError, match=r"'q1': the answer has no token"):
+    with pytest.raises(ChatError, match=r"'q1': the answer has no tokens"):
         encoded(item, "plain", tokenizer)
 
 
@@ -305,7 +305,7 @@ def test_messages_in_another_order(order):
         encode_prompt(messages, plain(), form_of("plain", plain()), 0)
 
 
-def test_wrong_forms_and_roles():
+def test_unknown_forms_and_roles():
     with pytest.raises(ChatError, match="one of plain, vicuna_v1, llama2, chatml, tokenizer"):
         TextForm("alpaca", 1, 0, 0)
     with pytest.raises(ChatError, match="image_tokens"):
@@ -314,8 +314,8 @@ def test_wrong_forms_and_roles():
         Message("tool", "x")
 
 
-def test_a_token_that_plain_text_makes_is_cut():
-    """A token that is not special is found in any text; as the end of an answer it must not be."""
+def test_a_guarded_token_in_plain_text_is_cut():
+    """Tokenizers find non-special added tokens in any text; the end token must not be found."""
     tokenizer = chatty()
     tool = tokenizer.convert_tokens_to_ids("<tool>")
     assert tool in encode_texts(tokenizer, ["a <tool> b"])[0]
@@ -328,7 +328,7 @@ def test_a_token_that_plain_text_makes_is_cut():
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir(SMOLLM2), reason="needs the tokenizer of SmolLM2")
 @pytest.mark.parametrize("text", ["What is it?", "\n Is it  gold?\n", "µ ü 日本"])
-def test_smollm2_reads_what_transformers_gives_it(text):
+def test_smollm2_prompts_equal_those_of_transformers(text):
     tokenizer = load_tokenizer(SMOLLM2)
     form = TextForm("tokenizer", 1, len(tokenizer), tokenizer.eos_token_id)
     messages = [("system", "Be brief."), ("user", text), ("assistant", "Gold."), ("user", "Sure?")]

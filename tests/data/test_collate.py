@@ -1,4 +1,4 @@
-"""Token ids to the padded arrays of a batch."""
+"""Padding of token ids to batch arrays."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from slava_jax.data.instructions import Instruction
 from slava_jax.data.tokenizer import PAD_ID, train_tokenizer
 
 TOKENIZER = train_tokenizer(["What is the mean size? It is 120 nm. Powder."] * 20, 300)
-FORM = TextForm("plain", 3, 0, 3)  # three positions an image
+FORM = TextForm("plain", 3, 0, 3)  # three positions per image
 
 
 def item(question, answer, images, turns=()):
@@ -28,7 +28,7 @@ def examples():
 
 @pytest.mark.parametrize("every", [False, True])
 def test_fields_of_a_batch(every):
-    """Texts to the left, images counted through, weights where an answer is predicted."""
+    """Texts are left-aligned, image positions numbered, and answers have weights."""
     fields = assistant_fields(examples(), (60, 50), every)
     for row, example in enumerate(examples()):
         n = len(example.ids)
@@ -48,8 +48,8 @@ def test_fields_of_a_batch(every):
     assert set(kinds.values()) == {np.dtype(np.int32)}
 
 
-def test_prompts_are_what_stands_before_the_answer():
-    """As `encode_prompt` makes them; the same text in every row becomes one."""
+def test_prompts_end_before_the_answer():
+    """Prompts equal those of `encode_prompt`; identical texts are merged into one row."""
     fields = assistant_fields(examples(), (60, 50), False)
     prompts = prompt_part(fields)
     ids, spans = encode_prompt([Message("user", ITEMS[0].question)], TOKENIZER, FORM, 1)
@@ -61,6 +61,6 @@ def test_prompts_are_what_stands_before_the_answer():
     assert len(prompts["tokens"]) == 2
 
 
-def test_a_prompt_longer_than_its_room_is_refused():
+def test_a_prompt_that_is_too_long_is_refused():
     with pytest.raises(ChatError, match="a prompt has 9 tokens, more than the 8"):
         text_fields([np.zeros(9, np.int32)], [np.zeros((0, 2), np.int32)], 8)

@@ -1,4 +1,4 @@
-"""Conversations of several turns: from the other formats into one instruction, and back."""
+"""Conversations with several turns: import into one instruction, and export."""
 
 import json
 
@@ -44,8 +44,8 @@ def test_a_conversation_becomes_one_instruction(tmp_path, images, capsys):
     assert read.metadata["record"] == {"data_source": "ours"}
 
 
-def test_a_conversation_leaves_with_all_its_turns(tmp_path, images, capsys):
-    """In every form; the supplement stands before its first question."""
+def test_a_conversation_is_exported_with_all_its_turns(tmp_path, images, capsys):
+    """In every form; the supplement goes before the first question."""
     write_jsonl(tmp_path / "a.jsonl", [talked()])
     first = "2 nm.\n<image>\nWhat?"
     for form in ("llava", "sharegpt"):

@@ -1,4 +1,4 @@
-"""The TFDS builders: what they store, how they split, and what they say of bad data."""
+"""The TFDS builders: storage, splits and errors for bad data."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ from slava_jax.synthetic.micrographs import draw
 from slava_jax.synthetic.records import CATEGORIES, GroundTruth
 
 SIZE = 64
-FOLDER = {"gold": (10, 0), "iron": (5, 105), "tin": (3, 155)}  # images, value of the first
+FOLDER = {"gold": (10, 0), "iron": (5, 105), "tin": (3, 155)}  # count, value of the first
 
 
 def write_image(path, value=100, side=20):
@@ -59,7 +59,7 @@ def test_class_folders(folder, tmp_path):
             assert (read_image(images.encoded(i), 16, 1) == value).all()
 
 
-def test_a_data_set_is_built_once_and_anew_when_it_changes(folder, tmp_path):
+def test_a_data_set_is_built_once_and_rebuilt_when_it_changes(folder, tmp_path):
     builder = Folder(folder, tmp_path / "data")
     first = image_sets(builder)
     stamp = os.stat(builder.data_path).st_mtime_ns
@@ -90,11 +90,11 @@ def test_labels_file(tmp_path):
     ("text", "message"),
     [
         ("name,class\n0.png,a\n", r"labels\.csv:1: must name the columns file and label"),
-        ("file,label\n0.png,a\nno.png,a\n", r"labels\.csv:3: 'no\.png' is no file"),
+        ("file,label\n0.png,a\nno.png,a\n", r"labels\.csv:3: 'no\.png' is not a file"),
         ("file,label\n0.png,a\n1.png\n", r"labels\.csv:3: file or label is empty"),
-        ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv:3: '0\.png' stands in line 2"),
-        ("file,label\n../mine.png,a\n", r"labels\.csv:2: .* is no file in"),
-        ("file,label\n", r"labels\.csv: lists no image"),
+        ("file,label\n0.png,a\n0.png,b\n", r"labels\.csv:3: '0\.png' is already listed in line 2"),
+        ("file,label\n../mine.png,a\n", r"labels\.csv:2: .* is not a file in"),
+        ("file,label\n", r"labels\.csv: lists no images"),
     ],
 )
 def test_bad_labels_files(tmp_path, text, message):
@@ -116,7 +116,7 @@ def test_bad_folders(folder, tmp_path):
     with pytest.raises(DataError, match=r"class 'tin' has 2 image.*add images or remove the class"):
         image_sets(Folder(folder, tmp_path / "data"))
     (folder / "zinc").mkdir()
-    with pytest.raises(ImageError, match="zinc: holds no image"):
+    with pytest.raises(ImageError, match="zinc: contains no images"):
         Folder(folder, tmp_path / "data")
 
 
@@ -131,7 +131,7 @@ def test_an_image_that_is_in_no_class_folder_is_named(folder, tmp_path, stray):
         Folder(folder, tmp_path / "data")
 
 
-def test_a_bad_file_is_named_and_loses_nothing(folder, tmp_path):
+def test_a_bad_file_is_named_and_no_work_is_lost(folder, tmp_path):
     bad = folder / "iron" / "iron3.png"
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
@@ -156,16 +156,16 @@ def test_splits_are_stratified_and_stable():
         counts = [split[key] for key in keys if len(key) % 2 == odd]
         shares = [counts.count(part) for part in ("train", "validation", "test")]
         assert shares == [70, 10, 20]
-    assert split_of(keys[::-1]) == split  # whatever the order
+    assert split_of(keys[::-1]) == split  # independent of the order
     assert split_of(keys, seed=1) != split
     more = split_of([*keys, "a200", "aa201"])
     assert sum(more[key] != split[key] for key in keys) <= 4
-    with pytest.raises(DataError, match="set: holds no images"):
+    with pytest.raises(DataError, match="set: contains no images"):
         split_of([])
 
 
-def test_other_shares_are_another_data_set(folder, tmp_path):
-    """The default's files are not taken for theirs."""
+def test_other_shares_give_another_data_set(folder, tmp_path):
+    """The files of the default shares are not reused."""
     first = image_sets(Folder(folder, tmp_path / "data", size=16))
     second = image_sets(Folder(folder, tmp_path / "data", size=16, shares=(0.2, 0.4)))
     assert len(first["test"]) == 4 and len(second["test"]) == 4 + 2 + 1
@@ -189,7 +189,7 @@ def test_procedural_micrographs(tmp_path):
     assert fewer < {image_seed(5, i) for i in range(9)} and fewer != {0, 1, 2}
 
 
-def test_drawing_in_processes_changes_nothing():
+def test_drawing_in_processes_gives_the_same_images():
     jobs = [(category, i, SIZE) for i in range(3) for category in CATEGORIES]
     assert list(draw_all(jobs, 2)) == list(draw_all(jobs, 1))
 
@@ -200,14 +200,14 @@ def children(pid):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
-            continue  # It ended meanwhile.
+            continue  # The process has ended in the meantime.
         if int(fields[1]) == pid and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_killed_build_is_made_anew_and_leaves_no_process(tmp_path):
+def test_a_killed_build_is_restarted_and_leaves_no_process(tmp_path):
     code = (
         "import sys\n"
         "from slava_jax.data.datasets.procedural import Procedural\n"
@@ -219,14 +219,14 @@ def test_a_killed_build_is_made_anew_and_leaves_no_process(tmp_path):
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     build = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL)
-    # glob passes over a folder that is moved away meanwhile; Path.rglob raises.
+    # glob ignores a folder that is moved away in the meantime; Path.rglob raises.
     begun = f"{tmp_path}/**/incomplete.*"
     wait_for(lambda: glob(begun, recursive=True) and len(children(build.pid)) >= 3)
     workers = children(build.pid)
     build.send_signal(signal.SIGKILL)
     build.wait()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-    # The left-over, made to stand beside a smaller set of the same name.
+    # The remains of the build, moved next to a smaller set of the same name.
     leftover = next(tmp_path.rglob("incomplete.*"))
     builder = Procedural(tmp_path, 3, size=SIZE)
     target = Path(builder.data_path).parent
@@ -243,7 +243,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def test_neither_tensorflow_nor_the_network(folder, tmp_path):
+def test_no_tensorflow_and_no_network(folder, tmp_path):
     code = (
         "import socket, sys\n"
         'def refuse(*_): raise OSError("a connection was tried")\n'
@@ -258,7 +258,7 @@ def test_neither_tensorflow_nor_the_network(folder, tmp_path):
     arguments = [sys.executable, "-c", code, folder, tmp_path / "data"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ""  # TFDS's talk of downloads is kept away
+    assert done.stdout == ""  # TFDS's messages about downloads are suppressed
     assert "18/18" in done.stderr  # the progress bar
 
 
@@ -269,7 +269,7 @@ def make_elpv(root, lines):
     (root / "elpv_dataset" / "data" / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_elpv_is_read_where_pip_put_it(tmp_path, monkeypatch):
+def test_elpv_is_read_from_the_installed_package(tmp_path, monkeypatch):
     levels, cells = ["0.0", "0.3333333333333333", "0.6666666666666666", "1.0"], ["mono", "poly"]
     lines = [f"images/cell{i:04d}.png  {levels[i % 4]}   {cells[i // 8]}" for i in range(16)]
     make_elpv(tmp_path / "site", lines)
@@ -277,7 +277,7 @@ def test_elpv_is_read_where_pip_put_it(tmp_path, monkeypatch):
     sets = image_sets(Elpv(tmp_path / "data", size=SIZE))
     found = {k: (s, i) for s in sets.values() for i, k in enumerate(s.keys)}
     assert len(found) == 16
-    for part in sets.values():  # stratified by class and kind of cell
+    for part in sets.values():  # stratified by class and cell type
         kinds = zip(part.labels.tolist(), (f["cell_type"] for f in part.facts), strict=True)
         assert len(set(kinds)) == 4
     images, i = found["cell0002"]

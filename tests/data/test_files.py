@@ -50,13 +50,13 @@ def notes(folder):
     return json.loads(path.read_text())
 
 
-def test_copies_never_stand_twice_whatever_they_are_saved_as(folder, capsys):
+def test_copies_in_any_file_format_are_left_out(folder, capsys):
     whole = keys(build(folder))
     for i in range(4):
         save(folder / "gold" / f"x{i}.bmp", noise(0))
         save(folder / "iron" / f"x{i}.tif", noise(13))
     (folder.parent / "data").rename(folder.parent / "before")
-    assert keys(build(folder)) == whole  # the first in the order of their names stays
+    assert keys(build(folder)) == whole  # the first by name is kept
     said = capsys.readouterr().err
     assert "folder: 8 copies left out" in said and "gold/x0.bmp = gold/0.png" in said
     assert notes(folder)["copies"][-1] == "iron/x3.tif = iron/3.png"
@@ -68,10 +68,10 @@ def test_a_picture_in_two_classes_is_left_out_of_both_and_named(folder, capsys):
     left = keys(build(folder))
     assert "gold/2.png" not in left and "iron/wrong.bmp" not in left and len(left) == 11
     assert notes(folder)["in_several_classes"] == ["gold/2.png = iron/wrong.bmp"]
-    assert "1 picture(s) that stand in several classes left out" in capsys.readouterr().err
+    assert "1 picture(s) that occur in several classes left out" in capsys.readouterr().err
 
 
-def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
+def test_a_class_made_of_copies_of_others_is_an_error(folder):
     save(folder / "iron" / "wrong.bmp", noise(2))  # of two other classes
     for i in range(3):
         save(folder / "tin" / f"{i}.png", noise(10 + i))
@@ -82,15 +82,13 @@ def test_a_class_that_is_a_copy_of_others_is_an_error(folder):
 def test_copies_do_not_make_a_class_large_enough(folder):
     for i in range(5):
         save(folder / "tin" / f"{i}.png", noise(99))
-    with pytest.raises(
-        DataError, match=r"class 'tin' has 1 image\(s\) \(tin/0\.png\), and needs 3"
-    ):
+    with pytest.raises(DataError, match=r"class 'tin' has 1 image\(s\) \(tin/0\.png\) but needs 3"):
         build(folder)
 
 
 def test_a_small_class_that_may_be_misspelt(folder):
     save(folder / "glod" / "0.png", noise(99))
-    with pytest.raises(DataError, match=r"class 'glod' has 1 .* or is it class 'gold'\?"):
+    with pytest.raises(DataError, match=r"class 'glod' has 1 .*did you mean class 'gold'\?"):
         build(folder)
 
 
@@ -109,7 +107,7 @@ def test_bad_files_are_named_together(folder):
 
 
 @pytest.mark.parametrize("names", [("Gold", "gold"), ("iron oxide", "iron_oxide")])
-def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
+def test_class_names_that_are_too_similar(tmp_path, names):
     rows = [f"{i}.png,{names[i % 2]}" for i in range(8)]
     for i in range(8):
         save(tmp_path / "mine" / f"{i}.png", noise(i))
@@ -127,39 +125,39 @@ def test_classes_that_answers_could_not_tell_apart(tmp_path, names):
     ],
     ids=["not UTF-8", "a field without end", "a quote that is never closed"],
 )
-def test_a_table_that_is_none_is_named(tmp_path, table):
+def test_a_table_that_is_not_csv_is_named(tmp_path, table):
     save(tmp_path / "mine" / "0.png", noise(0))
     (tmp_path / "mine" / "labels.csv").write_bytes(table)
-    with pytest.raises(DataError, match=r"labels\.csv: is no table of commas in UTF-8 .*save it"):
+    with pytest.raises(DataError, match=r"labels\.csv: is not a CSV file in UTF-8 .*save it"):
         build(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("0.png,gold, polished", "labels.csv:2: has more fields than the first line names"),
-        ("x" * 300 + ".png,gold", "labels.csv:2: .*is no file in"),
+        ("0.png,gold, polished", "labels.csv:2: has more fields than the header; quote"),
+        ("x" * 300 + ".png,gold", "labels.csv:2: .*is not a file in"),
     ],
 )
-def test_a_line_that_cannot_be_is_named(tmp_path, line, said):
+def test_an_invalid_line_is_named(tmp_path, line, said):
     save(tmp_path / "mine" / "0.png", noise(0))
     (tmp_path / "mine" / "labels.csv").write_text(f"file,label\n{line}\n")
     with pytest.raises(DataError, match=said):
         build(tmp_path / "mine")
 
 
-def test_images_that_would_be_missing_unnoticed(folder):
-    """In a format that is not read, or not there: as an annexed file that was not fetched."""
+def test_images_that_would_be_skipped_silently(folder):
+    """Unsupported formats, and broken links such as git-annex files that were not fetched."""
     Image.fromarray(noise(3)).save(folder / "gold" / "7.webp")
-    with pytest.raises(DataError, match=r"1 image\(s\) are in a format .*such as gold/7\.webp"):
+    with pytest.raises(DataError, match=r"1 image\(s\) are in an unsupp.*such as gold/7\.webp"):
         build(folder)
     (folder / "gold" / "7.webp").unlink()
     (folder / "iron" / "8.png").symlink_to("nowhere.png")
-    with pytest.raises(DataError, match=r"lead nowhere, such as iron/8\.png; save"):
+    with pytest.raises(DataError, match=r"broken links, such as iron/8\.png; save"):
         build(folder)
 
 
-def test_a_name_that_no_record_could_hold(folder):
+def test_a_file_name_that_is_not_utf8(folder):
     (folder / "iron" / "0.png").rename(folder / "iron" / os.fsdecode(b"\xff.png"))
     with pytest.raises(ImageError, match=r"iron: the name .* is not UTF-8; rename the file"):
         build(folder)
@@ -167,7 +165,7 @@ def test_a_name_that_no_record_could_hold(folder):
 
 @pytest.mark.parametrize("kind", ["tif", "jpg", "png", "bmp"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_kind_and_depth_gives_the_same_picture(tmp_path, kind, dtype):
+def test_every_format_and_bit_depth_gives_the_same_picture(tmp_path, kind, dtype):
     if dtype == np.uint16 and kind in ("jpg", "bmp"):
         pytest.skip("has 8 bits")
     level = np.arange(0, 256, 8, dtype=np.uint8)
@@ -181,7 +179,7 @@ def test_every_kind_and_depth_gives_the_same_picture(tmp_path, kind, dtype):
         assert np.abs(stored - np.roll(level, i)).max() <= (12 if kind == "jpg" else 0)
 
 
-def test_pixel_size_and_magnification_of_the_table_and_of_the_file(tmp_path):
+def test_pixel_size_and_magnification_from_table_and_file(tmp_path):
     mine = tmp_path / "mine"
     for i in range(4):
         save(mine / f"{i}.tif", noise(i), tiffinfo={34682: "[Scan]\nPixelWidth=5e-9\n"})
@@ -191,7 +189,7 @@ def test_pixel_size_and_magnification_of_the_table_and_of_the_file(tmp_path):
     sets = build(mine)
     facts = {key: s.facts[i] for s in sets.values() for i, key in enumerate(s.keys)}
     assert facts["0.tif"] == {"category": "a", "nm_per_pixel": 2.5, "magnification": 40000}
-    assert facts["1.tif"] == {"category": "a", "nm_per_pixel": 5.0}  # what the file says
+    assert facts["1.tif"] == {"category": "a", "nm_per_pixel": 5.0}  # from the file
     assert facts["2.tif"] == {"category": "a", "nm_per_pixel": 5.0, "magnification": 300}
     assert facts["3.tif"]["nm_per_pixel"] == 7
     for bad in ("-1", "0", "nan", "2,5", "5 nm"):
@@ -200,7 +198,7 @@ def test_pixel_size_and_magnification_of_the_table_and_of_the_file(tmp_path):
             build(mine)
 
 
-def test_the_bar_is_cropped_where_asked(tmp_path):
+def test_the_bar_is_cropped_on_request(tmp_path):
     drawn = [draw("Particles", seed, 256) for seed in range(3)]
     for i, micrograph in enumerate(drawn):
         save(tmp_path / "mine" / "a" / f"{i}.png", micrograph.image)
@@ -214,7 +212,7 @@ def test_the_bar_is_cropped_where_asked(tmp_path):
             assert np.array_equal(read_image(stored[f"a/{i}.png"], 64, 1), expected)
 
 
-def test_pictures_that_differ_in_their_bars_alone_are_copies_without_them(tmp_path):
+def test_pictures_that_differ_only_in_their_bars_are_copies(tmp_path):
     picture = draw("Powder", 1, 256)
     other = picture.image.copy()
     other[-picture.bar_height :] = 255 - other[-picture.bar_height :]
@@ -230,7 +228,7 @@ MEMORY = """
 import re, sys
 from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.store import image_sets
-def peak():  # not ru_maxrss: a child starts with its parent's
+def peak():  # not ru_maxrss, which a child inherits from its parent
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 image_sets(Folder(sys.argv[1] + "/few", sys.argv[2], size=1000))
 few = peak()
@@ -250,4 +248,4 @@ def test_images_are_streamed(tmp_path):
     command = [sys.executable, "-c", MEMORY, tmp_path, tmp_path / "data"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(re.search(r"-?\d+", done.stdout)[0]) < 25  # MiB; all of them decoded take 48
+    assert int(re.search(r"-?\d+", done.stdout)[0]) < 25  # MiB; decoding all at once takes 48

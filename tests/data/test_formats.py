@@ -1,4 +1,4 @@
-"""LLaVA's, ShareGPT's and OpenAI's records in and out: what is kept, and what is wrong where."""
+"""LLaVA, ShareGPT and OpenAI records: round trips, and errors that name the faulty field."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_ours_come_back_equal(tmp_path, images, capsys, form, suffix):
+def test_our_instructions_survive_a_round_trip(tmp_path, images, capsys, form, suffix):
     ours, theirs, again = (tmp_path / name for name in ("a.jsonl", f"b{suffix}", "c.jsonl"))
     write_jsonl(ours, ITEMS)
     assert f"{len(ITEMS)} conversations" in run(
@@ -58,7 +58,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9).filter(str
     turns=st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=3),
     form=st.sampled_from(FORMS),
 )
-def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, turns, form):
+def test_any_text_survives_a_round_trip(tmp_path_factory, pieces, supplement, turns, form):
     place = tmp_path_factory.getbasetemp()
     images = place / "any"
     images.mkdir(exist_ok=True)
@@ -76,8 +76,8 @@ def test_any_text_comes_back_equal(tmp_path_factory, pieces, supplement, turns, 
     assert read_jsonl(again) == [whole]
 
 
-def test_what_llava_reads(tmp_path, images, capsys):
-    """`id`, `image` and `conversations` as its documentation has them; its code skips the rest."""
+def test_the_llava_export(tmp_path, images, capsys):
+    """`id`, `image` and `conversations` follow LLaVA's docs; its code ignores the other fields."""
     write_jsonl(tmp_path / "a.jsonl", ITEMS)
     run(capsys, "--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.json", "--as", "llava")
     one, known, several, _, system, _ = json.loads((tmp_path / "b.json").read_text())
@@ -92,7 +92,7 @@ def test_what_llava_reads(tmp_path, images, capsys):
     assert "model" in system
 
 
-def test_what_openai_reads(tmp_path, images, capsys):
+def test_the_openai_export(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS)
     command = ("--from", tmp_path / "a.jsonl", "--to", tmp_path / "b.jsonl", "--as", "openai")
     said = run(capsys, *command, "--images", images, "--embed", "--plain")
@@ -109,24 +109,24 @@ def test_what_openai_reads(tmp_path, images, capsys):
     assert assistant == {"role": "assistant", "content": "  tin\n"}
 
 
-def test_images_within_a_record_become_files(tmp_path, images, capsys):
+def test_embedded_images_become_files(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS[:3])
     command = ("--from", tmp_path / "a.jsonl", "--as", "openai", "--images", images, "--embed")
     run(capsys, *command, "--to", tmp_path / "b.jsonl")
     other = tmp_path / "other"
     other.mkdir()
     back = ("--from", tmp_path / "b.jsonl", "--images", other)
-    run(capsys, *back)  # only checked: nothing is written
+    run(capsys, *back)  # check only, nothing is written
     assert not list(other.iterdir())
     run(capsys, *back, "--to", tmp_path / "c.jsonl")
-    assert read_jsonl(tmp_path / "c.jsonl") == ITEMS[:3], "the keys are those noted beside"
+    assert read_jsonl(tmp_path / "c.jsonl") == ITEMS[:3], "the keys are the saved ones"
     for key in KEYS:
         assert (other / key).read_bytes() == (images / key).read_bytes()
     (other / KEYS[1]).write_bytes(b"another")
-    assert "another image" in refusal(*back, "--to", tmp_path / "c.jsonl")
+    assert "already holds a different image" in refusal(*back, "--to", tmp_path / "c.jsonl")
 
 
-def test_images_within_foreign_records(tmp_path, capsys):
+def test_embedded_images_of_other_tools(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     Image.fromarray(np.full((5, 5), 77, np.uint8)).save(picture)
     url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
@@ -146,14 +146,14 @@ def test_images_within_foreign_records(tmp_path, capsys):
     assert (read_image(written_image, 5, 1) == 77).all()
 
 
-def test_images_without_a_token_stand_before_the_first_question(tmp_path, images, capsys):
+def test_images_without_a_token_go_before_the_first_question(tmp_path, images, capsys):
     turns = talk(("user", "What?"), ("assistant", "Gold."), keys=("role", "content"))
     path = written(tmp_path / "a.json", [{"messages": turns, "images": list(KEYS[:2])}])
     run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
     assert read_jsonl(tmp_path / "b.jsonl")[0].question == "<image>\n<image>\nWhat?"
 
 
-def test_an_id_that_comes_again_is_marked(tmp_path, images, capsys):
+def test_a_repeated_id_is_marked(tmp_path, images, capsys):
     records = [llava(), llava(), llava(id="one#2"), llava(id="one")]
     path = written(tmp_path / "a.jsonl", records)
     run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
@@ -180,11 +180,11 @@ def test_paths_of_an_image(tmp_path, images, capsys, kind, monkeypatch):
         assert read_jsonl("b.jsonl")[0].images == (KEYS[2],)
 
 
-def test_text_without_images_is_left_out_only_when_asked(tmp_path, images, capsys):
+def test_text_without_images_is_left_out_on_request(tmp_path, images, capsys):
     text = {"id": "t", "conversations": talk(("human", "Hi?"), ("gpt", "Hello."))}
     path = written(tmp_path / "a.json", [llava(), text])
     command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
-    assert "record 2: shows no image; add one, or leave all such out" in refusal(*command)
+    assert "record 2: has no image; add one, or use --leave_out_text" in refusal(*command)
     assert not (tmp_path / "b.jsonl").exists()
     said = run(capsys, *command, "--leave_out_text")
     assert "1 instructions; 1 conversations without an image left out" in said
@@ -194,64 +194,64 @@ TEXT = {"type": "text", "text": "What?"}
 PNG = base64.b64encode(encode_png(np.zeros((9, 9), np.uint8))).decode()
 BROKEN = [
     (llava("<image> <image> both?"), "'conversations': 2 <image> for 1 image(s); write one"),
-    (llava("What?", image=[*KEYS, KEYS[0]]), None),  # none at all: they stand in front
+    (llava("What?", image=[*KEYS, KEYS[0]]), None),  # no token at all: they go first
     (llava("<image> one?", image=list(KEYS)), "'conversations': 1 <image> for 3 image(s)"),
-    (llava(image="gold/z.png"), "'image': 'gold/z.png' is no file in"),
-    (llava(image="gold/note.txt"), "'image': 'gold/note.txt' is no image (.bmp, "),
+    (llava(image="gold/z.png"), "'image': 'gold/z.png' is not a file in"),
+    (llava(image="gold/note.txt"), "'image': 'gold/note.txt' is not an image (.bmp, "),
     (llava(image="gold/empty.png"), "'image': 'gold/empty.png' is empty (0 bytes)"),
     (llava(image=[KEYS[0], 3]), "'image[1]': must name an image, is 3"),
-    (llava(image="../a.png"), "'image': '../a.png' lies outside of"),
-    (llava(image="/etc/hosts"), "'image': '/etc/hosts' lies outside of"),
-    (llava(image="https://host/a.png"), "is on the net; download it and name the file"),
-    (llava(images=[KEYS[0]]), "'images': stands beside 'image'"),
+    (llava(image="../a.png"), "'image': '../a.png' is outside"),
+    (llava(image="/etc/hosts"), "'image': '/etc/hosts' is outside"),
+    (llava(image="https://host/a.png"), "is a web address; download it and name the file"),
+    (llava(images=[KEYS[0]]), "'images': is given together with 'image'"),
     (without("image"), "1 <image> for 0 image(s)"),
-    (without("conversations"), "must have 'conversations' (LLaVA, ShareGPT) or else 'messages'"),
+    (without("conversations"), "must have either 'conversations' (LLaVA, ShareGPT) or 'messages'"),
     (llava(conversations=[]), "'conversations': must be a non-empty list"),
     (llava(conversations="x"), "'conversations': must be a non-empty list"),
     (llava(conversations=["x"]), "'conversations[0]': must be an object"),
     (llava(answer=""), "'conversations[1].value': must not be empty"),
     (llava(answer=" \n"), "'conversations[1].value': must not be empty"),
     (llava(answer=None), "'conversations[1].value': must be a string or a list of parts, is None"),
-    (llava(answer="<image>"), "'conversations[1].value': holds <image>"),
+    (llava(answer="<image>"), "'conversations[1].value': <image> is only allowed in"),
     (llava(conversations=talk(("robot", "x"))), "'conversations[0].from': must be one of human,"),
-    (llava(conversations=talk(("gpt", "x"))), "'conversations[0]': an answer without a question"),
+    (llava(conversations=talk(("gpt", "x"))), "'conversations[0]': an answer without a preceding"),
     (llava(conversations=talk(("human", "<image>"))), "'conversations': ends without an answer"),
     (
         llava(conversations=talk(("human", "<image>"), ("gpt", "x"), ("system", "y"))),
         "'conversations[2]': a system prompt must be the first message",
     ),
-    (llava(id=[1]), "'id': must be a string or a whole number"),
-    (llava(system=3), "'system': must be one string"),
+    (llava(id=[1]), "'id': must be a string or an integer"),
+    (llava(system=3), "'system': must be a single string"),
     (llava(slava_jax=3), "'slava_jax': must be an object"),
-    (llava(slava_jax={"answer": "x"}), "'slava_jax.answer': is none of task, style"),
+    (llava(slava_jax={"answer": "x"}), "'slava_jax.answer': is not one of task, style"),
     (llava(slava_jax={"task": "x"}), "'task': must be one of"),
-    (llava(slava_jax={"images": []}), "'slava_jax.images': must name 1 image(s)"),
+    (llava(slava_jax={"images": []}), "'slava_jax.images': must list 1 image(s)"),
     (
         llava(slava_jax={"metadata": {"supplement": "2 nm"}}),
-        "'slava_jax.metadata.supplement': the question does not begin with it",
+        "'slava_jax.metadata.supplement': the question does not start with it",
     ),
     (llava(answer="\ud800"), "lone surrogate"),
-    (openai(TEXT, link({"url": "data:image/png;base64,%%"})), "is not base64"),
+    (openai(TEXT, link({"url": "data:image/png;base64,%%"})), "is not valid base64"),
     (openai(TEXT, link(f"data:image/png;base64,{PNG[:60]}")), "image_url': the image: "),
     (openai(TEXT, link("data:image/png;base64,")), "the image: is empty (0 bytes)"),
-    (llava(image=PNG * 50), " is no file in"),
-    (llava(image="gold/a\0.png"), " is no file in"),
-    (llava(image="file://[gold/a.png"), "is no file: URL"),
-    (llava(slava_jax={"images": [f"gold/../../images/{KEYS[0]}"]}), "lies outside of"),
+    (llava(image=PNG * 50), " is not a file in"),
+    (llava(image="gold/a\0.png"), " is not a file in"),
+    (llava(image="file://[gold/a.png"), "is not a file: URL"),
+    (llava(slava_jax={"images": [f"gold/../../images/{KEYS[0]}"]}), "is outside"),
     (
         llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": ["x" * 300]}),
-        "cannot be kept under its key",
+        "cannot be saved under its key",
     ),
     (llava(id="first", slava_jax={"metadata": {"conversation": 3}}), "'metadata.conversation'"),
     (llava(conversations=["x" * 50_000]), "'conversations[0]': must be an object, is 'xxx"),
     (openai(TEXT, link({})), "[1].image_url.url': must name an image"),
-    (openai(TEXT, link("data:text/plain,x")), "must begin with data:image/"),
+    (openai(TEXT, link("data:text/plain,x")), "must start with data:image/"),
     (openai(TEXT, {"type": "input_audio"}), "'messages[0].content[1].type': must be text, image"),
     (openai({"type": "text"}), "'messages[0].content[0].text': must be a string"),
     (openai(TEXT, {"type": "image"}), "'messages': 1 <image> for 0 image(s)"),
     (
         {**openai({"type": "image_url", "image_url": {"url": KEYS[0]}}), "images": [KEYS[1]]},
-        "'messages[0].content[0].image_url.url': the record lists its images already",
+        "'messages[0].content[0].image_url.url': the record already lists its images",
     ),
     ([], "a record must be a JSON object, is a list"),
 ]
@@ -259,7 +259,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 @pytest.mark.parametrize(("record", "said"), BROKEN, ids=range(len(BROKEN)))
-def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
+def test_faulty_fields_are_named(tmp_path, images, capsys, suffix, record, said):
     path = written(tmp_path / f"a{suffix}", [llava(id="first"), record])
     command = ("--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
     if said is None:
@@ -271,7 +271,7 @@ def test_what_is_wrong_is_named(tmp_path, images, capsys, suffix, record, said):
     assert sorted(os.listdir(tmp_path)) == [path.name, "images"]
 
 
-def test_all_that_is_wrong_is_said_at_once_with_its_lines(tmp_path, images):
+def test_all_problems_are_reported_at_once_with_their_lines(tmp_path, images):
     records = [llava(), llava(answer=""), llava(), llava(image="no.png")]
     path = written(tmp_path / "a.json", records)
     lines = path.read_text().splitlines()
@@ -282,7 +282,7 @@ def test_all_that_is_wrong_is_said_at_once_with_its_lines(tmp_path, images):
     assert text.count("\n") == 1
     path = written(tmp_path / "many.jsonl", [llava(answer="")] * 50)
     text = refusal("--from", path, "--images", images)
-    assert text.count("must not be empty") == 20 and text.endswith("not read further")
+    assert text.count("must not be empty") == 20 and text.endswith("stopped reading here")
 
 
 @pytest.mark.parametrize(
@@ -291,16 +291,16 @@ def test_all_that_is_wrong_is_said_at_once_with_its_lines(tmp_path, images):
         (b'[\n{"id": 1},\n{"id": "\xfc"}]', "a.json:3: byte 21 is not UTF-8"),
         (b'{"id": 1}\n{"id": "\xfc"}', "a.json:2: byte 8 is not UTF-8"),
         (b'[\n{"id": 1},\n{"id": ]', "a.json:3: not JSON at column 8"),
-        (b'[\n{"id": 1}\n{"id": 2}]', "a.json:2: record 1: neither a comma nor ] follows"),
-        (b'[\n{"id": 1}', "a.json:2: record 1: neither a comma nor ] follows"),
+        (b'[\n{"id": 1}\n{"id": 2}]', "a.json:2: record 1: must be followed by a comma or ]"),
+        (b'[\n{"id": 1}', "a.json:2: record 1: must be followed by a comma or ]"),
         (b'[\n{"id": 1},', "a.json:2: not JSON"),
-        (b'[\n{"id": 1}\n]\nx', "a.json:3: text follows the array's end"),
-        (b'{"id": 1}\n{"id": 2} {"id": 3}', "a.json:2: text follows the record"),
+        (b'[\n{"id": 1}\n]\nx', "a.json:3: text after the end of the array"),
+        (b'{"id": 1}\n{"id": 2} {"id": 3}', "a.json:2: text after the record"),
         (b'{"id": 1}\n{"id":', "a.json:2: not JSON"),
-        (b'{"id": NaN}', "a.json:1: not readable as JSON (NaN"),
-        (b"[" * 100_000, "a.json:1: not readable as JSON"),
-        (b"[]", "a.json: holds no record"),
-        (b"", "a.json: holds no record"),
+        (b'{"id": NaN}', "a.json:1: cannot be parsed as JSON (NaN"),
+        (b"[" * 100_000, "a.json:1: cannot be parsed as JSON"),
+        (b"[]", "a.json: contains no records"),
+        (b"", "a.json: contains no records"),
     ],
 )
 def test_a_file_that_is_not_json_is_named_by_line(tmp_path, images, content, said):
@@ -309,7 +309,7 @@ def test_a_file_that_is_not_json_is_named_by_line(tmp_path, images, content, sai
     assert said in refusal("--from", path, "--images", images)
 
 
-def test_byte_order_mark_and_windows_line_ends_pass(tmp_path, images, capsys):
+def test_byte_order_marks_and_windows_newlines_are_accepted(tmp_path, images, capsys):
     path = tmp_path / "a.json"
     text = json.dumps([llava(), llava(id="two")], indent=1).replace("\n", "\r\n")
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -319,18 +319,18 @@ def test_byte_order_mark_and_windows_line_ends_pass(tmp_path, images, capsys):
     assert "2 instructions" in run(capsys, "--from", path, "--images", images)
 
 
-def test_ours_are_checked_too(tmp_path, images, capsys):
+def test_our_own_files_are_checked_too(tmp_path, images, capsys):
     write_jsonl(tmp_path / "a.jsonl", ITEMS[:2])
     assert "2 instructions" in run(capsys, "--from", tmp_path / "a.jsonl", "--images", images)
     write_jsonl(tmp_path / "a.jsonl", [ITEMS[0], item(id="x", images=("no.png",))])
     text = refusal("--from", tmp_path / "a.jsonl", "--images", images)
-    assert "a.jsonl: instruction 'x': field 'images[0]': 'no.png' is no file" in text
+    assert "a.jsonl: instruction 'x': field 'images[0]': 'no.png' is not a file" in text
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write('{"id": "y"}\n')
     assert "a.jsonl:3: field 'images'" in refusal("--from", tmp_path / "a.jsonl")
 
 
-def test_an_image_token_outside_of_the_question_does_not_leave(tmp_path):
+def test_an_image_token_outside_the_questions_is_not_exported(tmp_path):
     for changes in (
         {"answer": "an <image>"},
         {"metadata": {"supplement": "<image>"}},
@@ -339,7 +339,7 @@ def test_an_image_token_outside_of_the_question_does_not_leave(tmp_path):
         write_jsonl(tmp_path / "a.jsonl", [item(**changes)])
         for form in FORMS:
             text = refusal("--from", tmp_path / "a.jsonl", "--to", tmp_path / "b", "--as", form)
-            assert "instruction 'a/size'" in text and "holds <image>" in text
+            assert "instruction 'a/size'" in text and "<image> is only allowed in questions" in text
             assert os.listdir(tmp_path) == ["a.jsonl"]
 
 

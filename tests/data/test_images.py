@@ -1,4 +1,4 @@
-"""Reading any image file as a square, the errors of bad ones, and augmentation."""
+"""Reading image files as squares, errors for bad files, and augmentation."""
 
 import struct
 import subprocess
@@ -26,11 +26,11 @@ def saved(path, pixels, **options):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_reads_each_kind(tmp_path, suffix, channels):
+def test_reads_each_format(tmp_path, suffix, channels):
     path = saved(tmp_path / f"x.{suffix}", np.full((30, 50, 3), (200, 100, 50), np.uint8))
     image = read_image(path, 24, channels)
     assert image.shape == (24, 24, channels) and image.dtype == np.uint8
-    # ITU-R 601 luma of the colour, for grey.
+    # Grey is the ITU-R 601 luma of the colour.
     expected = (200, 100, 50) if channels == 3 else (0.299 * 200 + 0.587 * 100 + 0.114 * 50,)
     assert np.abs(image[12, 12] - np.asarray(expected)).max() < 4
     assert np.array_equal(read_image(path.read_bytes(), 24, channels), image)
@@ -69,12 +69,12 @@ def test_sixteen_bit_png(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_tiff_in_which_zero_is_white(tmp_path, dtype):
-    """Pillow turns round those of 8 bits alone."""
+    """Pillow inverts only 8-bit files."""
     ramp = np.linspace(0, np.iinfo(dtype).max, 16).astype(dtype)[None].repeat(16, 0)
     Image.fromarray(ramp).save(tmp_path / "white.tif", tiffinfo={262: 0})
     with Image.open(tmp_path / "white.tif") as image:
         assert image.tag_v2[262] == 0
-    stored = dtype == np.uint8  # Pillow turns it round when it writes, too
+    stored = dtype == np.uint8  # Pillow inverts it when writing as well
     first, last = read_image(tmp_path / "white.tif", 16, 1)[0, [0, -1], 0].tolist()
     assert (first, last) == ((0, 255) if stored else (255, 0))
 
@@ -85,7 +85,7 @@ def test_pixels_that_are_not_finite(tmp_path):
         read_image(path, 4, 1)
 
 
-def test_alpha_lies_on_black(tmp_path):
+def test_alpha_is_composited_on_black(tmp_path):
     half = saved(tmp_path / "a.png", np.full((4, 4, 4), (200, 100, 0, 128), np.uint8))
     assert np.abs(read_image(half, 4, 3)[0, 0] - np.array([100, 50, 0])).max() <= 1
     clear = saved(tmp_path / "c.png", np.full((4, 4, 4), (200, 100, 0, 0), np.uint8))
@@ -139,13 +139,13 @@ def test_twenty_thousand_pixels_square_stay_in_memory(tmp_path, mode):
     code = (
         "import re, sys\nfrom slava_jax.data.images import read_image\n"
         "assert read_image(sys.argv[1], 224, 3).shape == (224, 224, 3)\n"
-        # Not ru_maxrss: a child starts with its parent's.
+        # Not ru_maxrss, which a child inherits from its parent.
         "status = open('/proc/self/status').read()\n"
         "print(int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2000  # MiB; the decoded picture alone has up to 1526
+    assert int(done.stdout) < 2000  # MiB; the decoded picture alone takes up to 1526
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -158,7 +158,7 @@ def test_more_pixels_than_allowed(tmp_path):
     with pytest.raises(ImageError, match=r"vast\.png.*30000 x 30000.*tiles") as caught:
         read_image(path, 8, 1)
     assert f"{MAX_PIXELS:,}" in str(caught.value)
-    # Beyond twice the limit Pillow itself refuses.
+    # Above twice the limit, Pillow itself raises an error.
     path.write_bytes(data.replace(header[:8], struct.pack(">II", 90000, 90000)))
     with pytest.raises(ImageError, match=r"vast\.png"):
         read_image(path, 8, 1)
@@ -166,7 +166,7 @@ def test_more_pixels_than_allowed(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 @pytest.mark.parametrize("keep", [0, 3, 0.3, 0.8])
-def test_cut_off_files_are_named(tmp_path, suffix, keep):
+def test_truncated_files_are_named(tmp_path, suffix, keep):
     rng = np.random.default_rng(0)
     path = saved(tmp_path / f"cut.{suffix}", rng.integers(0, 256, (300, 300), np.uint8))
     data = path.read_bytes()
@@ -175,7 +175,7 @@ def test_cut_off_files_are_named(tmp_path, suffix, keep):
         read_image(path, 32, 1)
 
 
-def test_files_that_are_no_images(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     text = tmp_path / "notes.png"
     text.write_text("not an image\n" * 50)
     for path in (text, tmp_path, tmp_path / "absent.png"):
@@ -190,7 +190,7 @@ def test_list_images(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.tif", "b.PNG"]
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="contains no images"):
         list_images(tmp_path / "folder.png")
     with pytest.raises(ImageError, match="not a folder"):
         list_images(tmp_path / "absent")
@@ -217,7 +217,7 @@ def test_shifts_reflect_at_the_border():
     assert seen == windows
 
 
-def test_augment_is_decided_by_its_generator():
+def test_augment_depends_only_on_its_generator():
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     first, again = (augment(image, np.random.default_rng(5), True, 4, 3) for _ in range(2))
     assert np.array_equal(first, again)

@@ -41,7 +41,7 @@ def written(tmp_path, *lines):
     return path
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_file_is_read_back_as_written(tmp_path):
     items = [
         instruction(),
         instruction(id="few", images=("a", "b"), question="<image> is x; <image> is?"),
@@ -61,21 +61,21 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))
-def test_any_text_survives_a_line(tmp_path_factory, text):
+def test_any_text_survives_a_json_line(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     item = instruction(answer=text)
     write_jsonl(path, [item])
     assert read_jsonl(path) == [item]
 
 
-def test_a_line_without_turns_says_nothing_of_them(tmp_path):
+def test_the_turns_field_is_omitted_if_empty(tmp_path):
     write_jsonl(tmp_path / "items.jsonl", [instruction(), instruction(id="x", turns=[("a", "b")])])
     one, other = map(json.loads, (tmp_path / "items.jsonl").read_text().splitlines())
     assert one == LINE
     assert other == {**LINE, "id": "x", "turns": [["a", "b"]]}
 
 
-def test_each_turn_holds_those_before_it_and_the_images_shown_so_far():
+def test_each_turn_has_earlier_turns_and_images():
     item = instruction(
         images=("a", "b", "b"),
         question="Which is larger?",
@@ -91,14 +91,14 @@ def test_each_turn_holds_those_before_it_and_the_images_shown_so_far():
     assert third.turns == item.turns[:2] and third.images == ("a",)
     assert fourth.images == ("a", "b", "b") and last.turns == item.turns
     assert [i.category for i in item.each_turn()] == ["", "", "Particles", "Particles"]
-    # the claims are those of the last answer; what is known of the images holds for every turn
+    # the claims belong to the last answer; other metadata applies to every turn
     assert last.metadata == item.metadata and last.answer == item.answer
     assert third.claims == {} and third.question_type == "vqa"
     assert third.metadata["supplement"] == item.metadata["supplement"]
     assert instruction().each_turn() == [instruction()]
 
 
-def test_no_instructions_is_an_empty_file(tmp_path):
+def test_no_instructions_give_an_empty_file(tmp_path):
     write_jsonl(tmp_path / "none.jsonl", [])
     assert read_jsonl(tmp_path / "none.jsonl") == []
 
@@ -115,7 +115,7 @@ def test_metadata_gets_its_defaults(tmp_path):
     assert instruction(metadata={}).claims == {}, "the default is shared"
 
 
-def test_byte_order_mark_blank_lines_and_windows_line_ends_pass(tmp_path):
+def test_byte_order_marks_blank_lines_and_windows_newlines_are_accepted(tmp_path):
     path = tmp_path / "windows.jsonl"
     second = json.dumps({**LINE, "id": "two"})
     path.write_bytes(
@@ -183,13 +183,13 @@ def test_a_broken_field_is_named_with_file_and_line(tmp_path, line, field):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (json.dumps(LINE)[:-40], "cut off"),
+        (json.dumps(LINE)[:-40], "truncated"),
         ("not json", "not JSON"),
         ("[1, 2]", "is a list"),
         ('"text"', "is a str"),
         ('{"id": NaN}', "finite"),
-        ('{"id": ' + "1" * 5000 + "}", "not readable"),
-        ("[" * 100_000, "not readable"),
+        ('{"id": ' + "1" * 5000 + "}", "cannot be parsed"),
+        ("[" * 100_000, "cannot be parsed"),
         (json.dumps(with_metadata(claims={"size": [0, 1]})).replace("1]", "1e999]"), "size"),
     ],
 )
@@ -207,7 +207,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         read_jsonl(path)
 
 
-def test_an_id_may_occur_once_only(tmp_path):
+def test_ids_must_be_unique(tmp_path):
     path = written(tmp_path, LINE, changed(id="other"), LINE)
     with pytest.raises(InstructionError, match=r":3: field 'id'.*line 1"):
         read_jsonl(path)
@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["items.jsonl"]
 
 
-def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
+def test_a_written_file_has_ordinary_permissions(tmp_path):
     write_jsonl(tmp_path / "items.jsonl", [])
     (tmp_path / "plain").write_text("")
     modes = {os.stat(tmp_path / name).st_mode for name in ("items.jsonl", "plain")}
@@ -258,7 +258,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"size": 40.0}, True),
         ({"size": 41}, False),
         ({"cracked": True}, True),
-        ({"cracked": 1}, False),  # there are cracks: not that there is one
+        ({"cracked": 1}, False),  # there are cracks, but not necessarily one
         ({"cracked": [0, 1]}, False),
         ({"number": True}, False),
         ({"number": 1}, True),
@@ -274,7 +274,7 @@ def test_claims_hold(claims, holds):
     assert claims_hold(claims, facts) is holds
 
 
-def test_shown_false_reads_the_claims_as_the_picture_shows_them():
+def test_shown_false_uses_the_seen_claims():
     claims = {"claims": {"size_nm": [30, 50]}}
     item = instruction(metadata=claims)
     assert not shown_false(item, {"size_nm": 40, "size_px": 99})

@@ -1,4 +1,4 @@
-"""Similarity sampling against a plain twin, and what no relation may give."""
+"""Similarity sampling against a naive reference, and images that must never be chosen."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from slava_jax.data.neighbours import RELATIONS, available, neighbours
 
 
 def twin(queries, pool, count, relation, query_labels, pool_labels, itself):
-    """One pair at a time, sorted by similarity and row."""
+    """Naive search: one pair at a time, sorted by similarity and row."""
     rows, similarities = [], []
     queries, pool = queries.astype(np.float64), pool.astype(np.float64)
     for query, label, own in zip(queries, query_labels, itself, strict=True):
@@ -30,7 +30,7 @@ def twin(queries, pool, count, relation, query_labels, pool_labels, itself):
 
 
 def embedded(seed, n=60, queries=25, width=4, categories=3):
-    """Every direction three times, at lengths of its own; some queries are in the pool."""
+    """Every direction three times, with different lengths; some queries are in the pool."""
     rng = np.random.default_rng(seed)
     directions = rng.standard_normal((n // 3, width)).astype(np.float32)
     pool = directions[rng.permutation(n) % len(directions)] * 2.0 ** rng.integers(-9, 9, (n, 1))
@@ -49,7 +49,7 @@ def embedded(seed, n=60, queries=25, width=4, categories=3):
 
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_as_a_plain_search_ties_included(relation, seed):
+def test_equals_a_plain_search_including_ties(relation, seed):
     given = embedded(seed)
     rows, similarities = neighbours(**given, count=5, relation=relation)
     wanted, cosines = twin(**given, count=5, relation=relation)
@@ -61,7 +61,7 @@ def test_as_a_plain_search_ties_included(relation, seed):
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_what_a_relation_may_give(relation):
+def test_relations_restrict_the_candidates(relation):
     given = embedded(2)
     rows, similarities = neighbours(**given, count=6, relation=relation)
     assert not (rows == given["itself"][:, None]).any()
@@ -76,10 +76,10 @@ def test_what_a_relation_may_give(relation):
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_blocks_and_orders_change_nothing(relation):
+def test_block_size_and_order_do_not_matter(relation):
     rng = np.random.default_rng(3)
     pool = rng.standard_normal((301, 37)).astype(np.float32)
-    pool[150:170] = pool[10]  # copies: equal to the last bit, wherever a block ends
+    pool[150:170] = pool[10]  # copies have bitwise equal similarities for any block
     labels = np.arange(301) % 4
     itself = np.arange(301)
     given = (pool, 7, relation, labels, labels, itself)
@@ -94,7 +94,7 @@ def test_blocks_and_orders_change_nothing(relation):
     assert np.array_equal(longer[0], rows), "the length of an embedding does not count"
 
 
-def test_copies_come_in_the_order_of_their_rows():
+def test_ties_go_to_the_lower_row():
     rng = np.random.default_rng(4)
     pool = rng.standard_normal((999, 129)).astype(np.float32)
     copies = [3, 500, 996, 997, 998]
@@ -105,8 +105,8 @@ def test_copies_come_in_the_order_of_their_rows():
     assert similarities == pytest.approx(1)
 
 
-def test_a_query_of_another_split_meets_its_copy_in_the_pool():
-    """Near duplicates are not filtered; only the query's own row is."""
+def test_a_query_of_another_split_may_match_its_copy():
+    """Only the query's own row is excluded, not near duplicates."""
     given = embedded(5)
     given["itself"] = np.full_like(given["itself"], -1)
     _, similarities = neighbours(**given, count=1, relation="few_shot")
@@ -122,7 +122,7 @@ def test_few_shot_needs_no_category_of_the_query():
     assert np.array_equal(rows, again)
 
 
-def test_no_queries_no_neighbours():
+def test_no_queries_give_no_neighbours():
     given = embedded(7)
     for name in ("queries", "query_labels", "itself"):
         given[name] = given[name][:0]
@@ -130,7 +130,7 @@ def test_no_queries_no_neighbours():
     assert rows.shape == similarities.shape == (0, 3)
 
 
-def test_available_counts_what_there_is():
+def test_available_counts_the_candidates():
     labels = np.asarray([0, 0, 0, 1, 2, 2])
     given = ([0, 1, 2, 3], labels, [0, 3, -1, -1])
     assert available("few_shot", *given).tolist() == [5, 5, 6, 6]
@@ -139,7 +139,7 @@ def test_available_counts_what_there_is():
 
 
 def test_a_category_too_small_is_named():
-    """A class of one image has no other image of its class."""
+    """A class with one image has no other image of the same class."""
     pool = np.eye(4, dtype=np.float32)
     labels = np.asarray([0, 0, 0, 1])
     arguments = (pool, pool, 1, "intra_class", labels, labels, np.arange(4))
@@ -160,7 +160,7 @@ def test_a_category_too_small_is_named():
         ("queries", 0.0, "queries, row 4: the embedding is zero"),
     ],
 )
-def test_an_embedding_without_a_direction_is_named(where, value, said):
+def test_zero_and_non_finite_embeddings_are_named(where, value, said):
     given = embedded(8)
     given[where] = given[where].copy()
     given[where][4] = value
@@ -182,7 +182,7 @@ def test_an_embedding_without_a_direction_is_named(where, value, said):
         ({"itself": np.full(24, -1)}, r"itself has shape \(24,\)"),
     ],
 )
-def test_what_does_not_fit_is_named(changes, said):
+def test_invalid_arguments_are_named(changes, said):
     given = {**embedded(9), "count": 2, "relation": "few_shot", **changes}
     with pytest.raises(DataError, match=said):
         neighbours(**given)

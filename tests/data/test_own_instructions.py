@@ -1,4 +1,4 @@
-"""The user's own instructions: each to the split of its images, and class questions beside."""
+"""The user's own instructions: assignment to splits, and added class questions."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def images():
     return {"train": image_set("gold1", "tin1", "tin2"), "test": image_set("gold2", "tin3")}
 
 
-def test_an_instruction_goes_where_its_images_are(images):
+def test_an_instruction_goes_to_the_split_of_its_images(images):
     items = [
         item("a", "tin3"), item("b", "gold1"), item("c", "gold1", "tin2"),
         item("d", "tin3", "gold1"), item("e", "gold1", "tin3"), item("f", "gold2"),
@@ -33,19 +33,19 @@ def test_an_instruction_goes_where_its_images_are(images):
     sorted_items, apart = by_split(items, images, "mine.jsonl")
     assert {split: [i.id for i in found] for split, found in sorted_items.items()} == {
         "train": ["b", "c"],
-        "test": ["a", "e", "f"],  # e has a training image before its own
+        "test": ["a", "e", "f"],  # e has a training image before its target
     }
     assert apart == [items[3]]
 
 
-def test_an_empty_category_is_that_of_the_target_image(images):
+def test_an_empty_category_is_filled_in_from_the_target_image(images):
     items = [item("a", "gold1", "tin1"), item("b", "gold1", category="mine")]
     sorted_items, _ = by_split(items, images, "mine.jsonl")
     assert [i.category for i in sorted_items["train"]] == ["tin", "mine"]
 
 
-def test_a_conversation_goes_as_a_whole(images):
-    """With all its images, those of its earlier turns too."""
+def test_a_conversation_is_assigned_as_a_whole(images):
+    """All its images count, including those of earlier turns."""
     turns = (("<image> and <image>?", "yes"),)
     here = Instruction("a", ("gold1", "tin1"), "Sure?", "yes", "vqa", "short", "", turns=turns)
     across = Instruction("b", ("tin3", "gold1"), "Sure?", "yes", "vqa", "short", "", turns=turns)
@@ -59,7 +59,7 @@ def test_an_unknown_image_is_named(images):
         by_split([item("a", "gold1", "zinc")], images, "mine.jsonl")
 
 
-def test_class_and_caption_are_asked_where_the_user_does_not():
+def test_missing_class_and_caption_questions_are_added():
     own = [item("mine", "gold1", question_type="class"), item("more", "gold1")]
     taught = [
         item(f"{key}/{kind}", key, question_type=kind)

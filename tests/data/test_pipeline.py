@@ -1,4 +1,4 @@
-"""The batches of the three stages: the same every time, on any number of hosts, after a resume."""
+"""Batches are the same every time, on any number of hosts and after a resume."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_the_same_arguments_give_the_same_batches():
     assert any(not np.array_equal(first[i]["index"], other[i]["index"]) for i in range(3))
 
 
-def test_an_epoch_samples_every_image_and_differs_from_the_next():
+def test_epochs_sample_every_image_and_differ():
     data, batches = make_data(), make_batches()
     assert batches.batches_per_epoch == IMAGES * 2 // 8
     epochs = []
@@ -76,7 +76,7 @@ def test_an_epoch_samples_every_image_and_differs_from_the_next():
         assert kinds.count("class") == IMAGES
         epochs.append(set(index.tolist()))
     assert epochs[0] != epochs[1]
-    # With all instructions, every one comes once, but for the rest that fills no batch.
+    # With all instructions, each comes once, except for the rest that does not fill a batch.
     whole = make_batches(per_image=None, batch_size=20, pair_block=20)
     index = np.concatenate([whole[i]["index"] for i in range(whole.batches_per_epoch)])
     assert len(set(index.tolist())) == len(index) == 80
@@ -89,7 +89,7 @@ def test_batches_are_bucketed_by_length():
         batch = batches[i]
         shape = (batch["tokens"].shape[1], batch["weights"].shape[1], batch["images"].shape[1])
         shapes.add(shape)
-        # The smallest bucket that its longest row fits.
+        # The smallest bucket that fits the longest row.
         assert BUCKETS.index(shape) == data.bucket[batch["index"]].max()
     assert len(shapes) == 3
     for example, bucket in zip(data.examples, data.bucket, strict=True):
@@ -109,7 +109,7 @@ def test_hosts_make_slices_of_the_global_batch(hosts):
 
 
 def test_hosts_share_each_microbatch():
-    """Host 0's part of a microbatch, then host 1's, is the microbatch of one host."""
+    """The parts of hosts 0 and 1, concatenated, are the microbatch of a single host."""
     data, microbatches = make_data(), 2
     whole = make_batches(data, batch_size=16)
     parts = [make_batches(data, batch_size=16, shard=Shard(k, 2, microbatches)) for k in range(2)]
@@ -121,7 +121,7 @@ def test_hosts_share_each_microbatch():
     assert made[0]["example_id"].tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
-def test_an_epoch_goes_on_where_it_stopped():
+def test_an_interrupted_epoch_resumes_where_it_stopped():
     whole = list(iterate(make_batches()))
     assert len(whole) == 18
     for stop in (1, 4, 6, 11):
@@ -136,7 +136,7 @@ def test_an_epoch_goes_on_where_it_stopped():
 
 
 @pytest.mark.parametrize("claims", [True, False])
-def test_wrong_pairs_are_wrong(claims):
+def test_mismatched_pairs_are_false(claims):
     data = make_data(make_instructions(claims))
     batches = make_batches(data, per_image=None)
     weights = []
@@ -168,8 +168,8 @@ def differs(data, item, image):
     return CLASSES[image % 3] != item.category and item.answer not in same
 
 
-def test_an_answer_to_another_question_makes_no_wrong_pair():
-    """Without claims and types, questions are the same where their words are."""
+def test_an_answer_to_another_question_is_not_a_mismatch():
+    """Without claims and types, questions are equal if their words are."""
 
     def vqa(name, image, question, answer):
         item = ask(name, image, "vqa", answer)
@@ -185,7 +185,7 @@ def test_an_answer_to_another_question_makes_no_wrong_pair():
 
 
 def test_a_question_after_others_is_another_question():
-    """How large the grains are, and how large the pores are, may both be asked as 'How large?'."""
+    """After a question about grains or about pores, 'How large?' means something else."""
 
     def vqa(name, image, first, answer):
         turns = ((f"<image> Are there {first}?", "Yes."),)
@@ -201,9 +201,9 @@ def test_a_question_after_others_is_another_question():
     assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
 
 
-def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
+def test_mismatched_pairs_are_drawn_uniformly():
     data = make_data()
-    rows = np.array([0, 4, 8, 12, 20, -1], np.int32)  # class questions of images 0 to 3, 5; filling
+    rows = np.array([0, 4, 8, 12, 20, -1], np.int32)  # class questions of images 0 to 3, 5; padding
     shown = data.targets[rows]
     counts = np.zeros((6, 6), int)
     for seed in range(600):
@@ -216,7 +216,7 @@ def test_wrong_pairs_are_drawn_evenly_from_all_there_are():
     assert np.abs(counts[:5, :5] - expected).max() < 60  # five standard deviations
 
 
-def test_directional_answers_keep_their_direction():
+def test_images_of_directional_answers_stay_upright():
     data = make_data()
     batches = make_batches(data, per_image=None, augmentation=Augmentation(shift=0))
     changed = 0
@@ -226,7 +226,7 @@ def test_directional_answers_keep_their_direction():
         for row, index in enumerate(batch["index"]):
             if data.instructions[index].metadata["directional"]:
                 upright.add(row)
-                if batch["wrong_weight"][row]:  # its wrong image must not be turned right
+                if batch["wrong_weight"][row]:  # a turn could make the mismatched image match
                     upright.add(row + int(batch["wrong_offset"][row]))
         for row, index in enumerate(batch["index"]):
             same = np.array_equal(batch["images"][row, 0], data.cache[data.targets[index]])
@@ -248,14 +248,14 @@ def test_several_images_end_with_the_target():
 
 
 def several(item, count):
-    """The item with so many images in all; those before its own are images 20, 21, ..."""
+    """Returns the item with `count` images; those before its target are images 20, 21, ..."""
     others = tuple(f"k{20 + i}" for i in range(count - 1))
     question = "<image> and " * (count - 1) + item.question
     return dataclasses.replace(item, images=(*others, *item.images), question=question)
 
 
-def test_a_batch_has_room_for_the_images_of_its_rows_and_for_few_more():
-    """Few shapes, and of each the first that all rows fit, whatever else is in the epoch."""
+def test_a_batch_uses_the_smallest_bucket_that_fits():
+    """Each batch has the first shape that fits all its rows, whatever else is in the epoch."""
     buckets = [(32, 12, 1), (64, 12, 4), (64, 40, 1), (64, 40, 4)]
     items = [several(item, 1 + i % 2 * 3) for i, item in enumerate(make_instructions())]
     batches = make_batches(make_data(items, buckets=buckets), per_image=None)
@@ -294,7 +294,7 @@ def test_examples_may_be_training_images_and_targets_may_not():
     (batch,) = AssistantEvaluation(held, 2, 2)
     assert np.array_equal(batch["images"][0, :2], np.stack([caches[1][4], caches[0][3]]))
     assert held.exchanged(0)[0] < 6  # an image of the split
-    with pytest.raises(PipelineError, match="'x': its target image 'k4' is not of"):
+    with pytest.raises(PipelineError, match="its target image 'k4' is not in image set but in the"):
         data("t3", "k4")
 
 
@@ -317,7 +317,7 @@ def test_evaluation_sees_every_instruction_once():
     assert sorted(np.concatenate([b["index"] for b in some]).tolist()) == [-1, 3, 9, 50]
 
 
-def test_exchanged_images_are_of_another_category():
+def test_mismatched_images_are_of_another_category():
     data = make_data()
     shown = data.exchanged(seed=3)
     assert (data.images.labels[shown] != data.images.labels[data.targets]).all()
@@ -349,7 +349,7 @@ def test_sizes_that_do_not_fit():
     with pytest.raises(PipelineError, match="batch size 8 is not a multiple"):
         make_batches(pair_block=3)
     with pytest.raises(PipelineError, match=r"1 host.s. x 2 device.s. x 2 microbatch.es. x 4 row"):
-        make_batches(shard=Shard(microbatches=2, devices=2))  # a pair would leave its device
+        make_batches(shard=Shard(microbatches=2, devices=2))  # a pair would span two devices
     with pytest.raises(PipelineError, match=r"48 row.s. do not fill one batch of 64"):
         make_batches(batch_size=64)
     with pytest.raises(PipelineError, match="host 2 of 2"):

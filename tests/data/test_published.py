@@ -1,4 +1,4 @@
-"""The paper's data sets as their archives unpack: what is read, and what is said of slips."""
+"""Reads the paper's data sets in the layout of their archives; errors on misspelt names."""
 
 import dataclasses
 from collections import Counter
@@ -15,7 +15,7 @@ from slava_jax.data.datasets.store import image_sets
 from slava_jax.train.datasets import ON_DISK
 
 STEEL = list(PUBLISHED["neu"].counts)
-EACH = 4  # images a class here
+EACH = 4  # images per class in these tests
 
 
 def write(path, rng, mode="L", side=24):
@@ -26,7 +26,7 @@ def write(path, rng, mode="L", side=24):
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    """The published counts, as if the authors had stopped at four a class."""
+    """Sets the published counts to four per class."""
     for name, published in PUBLISHED.items():
         few = dataclasses.replace(published, counts=dict.fromkeys(published.counts, EACH))
         monkeypatch.setitem(catalogue.PUBLISHED, name, few)
@@ -80,7 +80,7 @@ def cmi(root, rng):
             if i == 0:
                 first = renamed / "test" / str(score) / f"{score}_{i}.jpg"
             write(first, rng, "RGB")
-            if i:  # the second fold holds the same images again
+            if i:  # the second fold contains the same images
                 part = "val" if i == 1 else "train"
                 copy = renamed / "cross_val_2" / part / str(score) / first.name
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ LAYOUTS = {
 CASES = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
 
 
-def test_the_innermost_folder_says_the_class(tmp_path):
+def test_the_innermost_folder_gives_the_class(tmp_path):
     kth_tips(tmp_path / "cotton", np.random.default_rng(0))
     found = find_images(PUBLISHED["kth_tips"], tmp_path)
     assert len({label for _, label in found}) == 10
@@ -119,7 +119,7 @@ def test_every_layout_gives_the_published_classes_and_counts(which, layout, tmp_
     assert found == dict.fromkeys(names, EACH)
     for images in sets.values():
         assert images.class_names == names and images.name.startswith(f"{which} ")
-        assert all(set(facts) == {"category"} for facts in images.facts)  # no scale is known
+        assert all(set(facts) == {"category"} for facts in images.facts)  # the scale is unknown
     keys = [key for s in sets.values() for key in s.keys]
     assert len(set(keys)) == len(keys) == EACH * len(names)
     said = capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_the_counts_are_those_of_the_papers(monkeypatch):
         assert set(published.other_names.values()) <= set(published.counts)
 
 
-def test_a_differing_count_is_said_and_does_not_stop(tmp_path, capsys):
+def test_a_differing_count_is_reported_but_not_an_error(tmp_path, capsys):
     rng = np.random.default_rng(0)
     kth_tips(tmp_path / "kth", rng)
     write(tmp_path / "kth" / "KTH_TIPS" / "linen" / "44-scale_9_im_9_col.png", rng, "RGB")
@@ -151,23 +151,23 @@ def test_a_differing_count_is_said_and_does_not_stop(tmp_path, capsys):
     assert sum(map(len, sets.values())) == 40
 
 
-def test_slips_in_the_names_are_listed_with_what_was_meant(tmp_path):
+def test_misspelt_folders_are_listed_with_suggestions(tmp_path):
     root = tmp_path / "sem"
     sem(root, np.random.default_rng(0))
     (root / "Nanowires").rename(root / "Nanowire")
     (root / "Tips").rename(root / "holiday")
-    (root / "Powder").rename(root / "powder ")  # case and blanks are no slip
+    (root / "Powder").rename(root / "powder ")  # case and spaces are ignored
     with pytest.raises(DataError) as caught:
         find_images(catalogue.PUBLISHED["sem"], root)
     text = str(caught.value)
     assert str(root) in text and "third_party/sem-dataset.md" in text
-    assert "Nanowire: 4 image(s) of none of the classes (did you mean Nanowires?)" in text
-    assert "holiday: 4 image(s) of none of the classes (the classes: Biological, Fibres," in text
+    assert "Nanowire: 4 image(s) of unknown class (did you mean Nanowires?)" in text
+    assert "holiday: 4 image(s) of unknown class (the classes: Biological, Fibres," in text
     assert "Nanowires: no image" in text and "Tips: no image" in text
     assert "owder" not in text.split("\n", 1)[1].replace("Powder, Tips)", "")
 
 
-def test_slips_in_the_names_of_files(tmp_path):
+def test_misspelt_file_names(tmp_path):
     rng = np.random.default_rng(0)
     neu_det(tmp_path, rng)
     images = tmp_path / "NEU-DET" / "IMAGES"
@@ -180,6 +180,6 @@ def test_slips_in_the_names_of_files(tmp_path):
         find_images(catalogue.PUBLISHED["neu"], tmp_path)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: is not a folder.*third_party/cmi\.md"):
         Published("cmi", tmp_path / "nowhere", tmp_path / "data")

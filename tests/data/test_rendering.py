@@ -1,4 +1,4 @@
-"""A foreign template reaches nothing, and what it takes has bounds."""
+"""An untrusted template is isolated and its resources are limited."""
 
 import time
 
@@ -40,8 +40,8 @@ BOTTOMLESS = [
 
 @pytest.mark.parametrize("template", ESCAPES)
 @pytest.mark.parametrize("renders", [render, render_apart])
-def test_a_template_reaches_nothing(template, renders):
-    """Its expressions fail or are empty: no class, no file and no change of what it was given."""
+def test_a_template_is_isolated(template, renders):
+    """Its expressions fail or are empty: no classes, no files, no changes to its variables."""
     messages = [{"role": "user", "content": "x"}]
     try:
         (text,) = renders(template, [{"messages": messages}])
@@ -52,12 +52,12 @@ def test_a_template_reaches_nothing(template, renders):
 
 
 @pytest.mark.parametrize("template", BOTTOMLESS)
-def test_what_a_template_takes_has_bounds(template):
+def test_a_template_is_limited_in_time_and_memory(template):
     with pytest.raises(RenderingError):
         render_apart(template, [{}])
 
 
-def test_a_template_that_does_not_end_is_stopped():
+def test_an_endless_template_is_stopped():
     loop = "{% for i in range(100000) %}" * 3 + "{% endfor %}" * 3
     start = time.monotonic()
     with pytest.raises(RenderingError, match=r"was stopped .*more than 5 s"):
@@ -65,7 +65,7 @@ def test_a_template_that_does_not_end_is_stopped():
     assert time.monotonic() - start < 60
 
 
-def test_the_length_is_that_of_all_renderings():
+def test_the_length_limit_covers_all_renderings():
     template = "{{ 'a' * n }}"
     (text,) = render(template, [{"n": 1000}])
     assert text == "a" * 1000
@@ -73,8 +73,8 @@ def test_the_length_is_that_of_all_renderings():
         render(template, [{"n": LONGEST // 2}] * 3)
 
 
-def test_what_templates_of_tokenizers_use():
-    """Trimmed blocks, loop controls, marks of generated text, JSON, and refusals."""
+def test_features_that_tokenizers_templates_use():
+    """Trimmed blocks, loop controls, `generation` tags, JSON and raise_exception."""
     template = """{% for m in messages %}
   {% if loop.index > 2 %}{% break %}{% endif %}
 {% generation %}{{ m.content | trim }}{% endgeneration %}
@@ -82,7 +82,7 @@ def test_what_templates_of_tokenizers_use():
 {{ {'ü': '<'} | tojson }}{% if tools %}tools{% endif %}"""
     variables = {"messages": [{"content": f" {i} "} for i in range(4)], "tools": None}
     for renders in (render, render_apart):
-        # the line end behind a block is dropped
+        # the newline after a block is dropped
         assert renders(template, [variables, variables]) == ['01{"ü": "<"}'] * 2
         with pytest.raises(RenderingError, match="no system prompt"):
             renders("{{ raise_exception('no system prompt') }}", [{}])

@@ -1,4 +1,4 @@
-"""Pixel size and magnification as microscopes write them, and silence where nothing is known."""
+"""Pixel size and magnification as written by microscopes; nothing is reported if unknown."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image, TiffImagePlugin
 
 from slava_jax.data.scale import read_scale
 
-# The keys and labels of a Zeiss file, other columns' among them; values of our own.
+# Keys and labels of a Zeiss file, including those of other columns, with made-up values.
 ZEISS = "\r\n".join(
     (
         "0",
@@ -48,7 +48,7 @@ def test_zeiss(tmp_path, length, nm):
     assert known == {"nm_per_pixel": pytest.approx(nm), "magnification": 25000}
 
 
-def test_zeiss_without_its_newer_key(tmp_path):
+def test_zeiss_without_the_newer_key(tmp_path):
     text = ZEISS.replace("AP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = {}\r\n", "")
     assert read_scale(tif(tmp_path, {34118: text}))["nm_per_pixel"] == 9.0
 
@@ -61,7 +61,7 @@ def test_fei(tmp_path, tag, section):
 
 
 @pytest.mark.parametrize("suffix", ["tif", "bmp", "jpg"])
-def test_jeol_writes_a_file_beside_the_image(tmp_path, suffix):
+def test_jeol_writes_a_file_next_to_the_image(tmp_path, suffix):
     path = tmp_path / f"scan.{suffix}"
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
     path.with_suffix(".txt").write_text(JEOL.format("5um"))
@@ -74,7 +74,7 @@ def test_imagej(tmp_path, unit, nm):
     assert read_scale(tif(tmp_path, described)) == {"nm_per_pixel": pytest.approx(nm)}
 
 
-def test_a_tiff_resolution_counts_where_no_printer_has_it(tmp_path):
+def test_a_tiff_resolution_counts_if_finer_than_print(tmp_path):
     assert read_scale(tif(tmp_path, resolution_unit="cm", resolution=5e6)) == {
         "nm_per_pixel": pytest.approx(2.0)
     }
@@ -95,12 +95,12 @@ def test_a_tiff_resolution_counts_where_no_printer_has_it(tmp_path):
         {270: "unit=nm", 282: 0.25, 283: 0.25, 296: 1},
     ],
 )
-def test_nothing_is_said_where_nothing_is_known(tmp_path, tags):
+def test_an_unknown_scale_is_not_reported(tmp_path, tags):
     assert read_scale(tif(tmp_path, tags)) == {}
 
 
 @pytest.mark.parametrize("text", ["notes on this sample", JEOL.format("wide"), "$CM_MAG big"])
-def test_other_texts_beside_an_image(tmp_path, text):
+def test_unrelated_text_files_next_to_an_image(tmp_path, text):
     path = tif(tmp_path)
     path.with_suffix(".txt").write_text(text)
     assert "nm_per_pixel" not in read_scale(path)

@@ -1,4 +1,4 @@
-"""The batches of the vision and the language stage, and image sets that cannot be used."""
+"""Batches of the vision and language stages, and invalid image sets."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_bad_image_sets():
         ImageSet([], [], ["a"], [])
     with pytest.raises(DataError, match="key 'k'"):
         ImageSet(["k", "k"], [0, 0], ["a"], [b"", b""])
-    with pytest.raises(DataError, match="labels must lie in"):
+    with pytest.raises(DataError, match="labels must be in"):
         ImageSet(["k"], [1], ["a"], [b""])
     cache = ImageCache(ImageSet(["k"], [0], ["a"], [b"junk"], name="mine"), 8, 1, 1)
     with pytest.raises(ImageError, match="mine: image 'k'"):

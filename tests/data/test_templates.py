@@ -1,4 +1,4 @@
-"""Where the messages stand in a template, and templates that cannot be used."""
+"""The slots of messages in a template, and unusable templates."""
 
 import pytest
 from chat_tokenizers import chatty, plain
@@ -32,12 +32,12 @@ def test_slots_of_a_tokenizers_template():
         (start, "system "), (end, start, "user "), (end, start, "assistant "),
         (start, "user "), (end, start, "assistant "),
     ]  # fmt: skip
-    # this one has no generation prompt, so that its header is not of the answer
+    # without a generation prompt, the header is not part of the answer
     assert {(s.lead, s.tail, s.strips) for s in slots} == {("", "", (False, False))}
     assert [s.continues for s in slots] == [False, False, True, False, True]
 
 
-def test_what_a_template_strips_and_adds_is_seen():
+def test_what_a_template_strips_and_adds_is_detected():
     slots = slots_of(
         "{% for m in messages %}{{ m.role ~ ':' }}"
         "{% if m.role == 'assistant' %}{{ ' ' ~ (m.content | trim) ~ ' .<|im_end|>' }}"
@@ -51,7 +51,7 @@ def test_what_a_template_strips_and_adds_is_seen():
     assert (slots[4].before, slots[4].lead, slots[4].tail) == (("assistant:",), " ", " .")
 
 
-def test_a_token_takes_the_blanks_beside_it():
+def test_a_token_absorbs_adjacent_spaces():
     tokenizer = owned("{% for m in messages %}{{ 'a <|x|> b ' + m.content }}</s>{% endfor %}")
     tokenizer.add_tokens([AddedToken("<|x|>", lstrip=True, rstrip=True, special=True)])
     x = tokenizer.convert_tokens_to_ids("<|x|>")
@@ -63,7 +63,7 @@ def test_a_token_takes_the_blanks_beside_it():
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_ours_need_no_template_of_the_tokenizer(template):
+def test_our_templates_work_without_the_tokenizers_own(template):
     tokenizer = chatty()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     orders = [ORDER, ORDER[1:], ORDER[1:3]]
@@ -99,7 +99,7 @@ def test_a_template_that_changes_the_order():
         slots_of("{% for m in messages | reverse %}{{ m.content }}<|im_end|>{% endfor %}")
 
 
-def test_an_answer_must_follow_what_it_is_asked_with():
+def test_an_answer_must_follow_the_generation_prompt():
     with pytest.raises(ChatError, match=r"asks for an answer with '.*<think>'"):
         slots_of(
             LOOP.replace("[TEXT]", CONTENT)
@@ -116,19 +116,19 @@ def test_the_end_must_be_the_templates_own():
         layouts("chatml", [ORDER], tokenizer.eos_token_id, tokenizer)
 
 
-def test_tokenizers_that_lack_what_is_needed():
+def test_tokenizers_that_lack_tokens_or_a_template():
     with pytest.raises(ChatError, match=r"the tokenizer has no token <\|im_start\|>"):
         layouts("chatml", [ORDER], 3, plain())
-    with pytest.raises(ChatError, match="'tokenizer': the tokenizer has none of its own; take one"):
+    with pytest.raises(ChatError, match="'tokenizer': the tokenizer has none of its own; use one"):
         layouts(TOKENIZERS_OWN, [ORDER], 3, plain())
 
 
-def test_the_default_of_several_templates():
+def test_the_default_template_is_used_if_there_are_several():
     template = LOOP.replace("[TEXT]", CONTENT)
     assert slots_of({"default": template, "tool_use": "x"}) == slots_of(template)
 
 
-def test_a_tokenizer_without_a_beginning_gets_none():
+def test_a_tokenizer_without_bos_gets_none():
     tokenizer = chatty.__wrapped__()
     tokenizer.bos_token = None
     for template in ("plain", "vicuna_v1", "llama2"):

@@ -1,4 +1,4 @@
-"""The tokenizer: any text comes back, and no special token hides in one."""
+"""The tokenizer: any text survives a round trip and contains no special tokens."""
 
 import pytest
 from hypothesis import given, settings
@@ -31,8 +31,8 @@ def test_any_text_survives(tokenizer, text):
 def test_awkward_text_survives(tokenizer, text):
     ids = encode_texts(tokenizer, [text])[0]
     assert decode_text(tokenizer, ids) == text
-    assert min(ids) > 3  # no special token of the tokenizer hides in plain text
-    tokenizer.split_special_tokens = False  # as a tokenizer that was not made here has it
+    assert min(ids) > 3  # no special tokens in plain text
+    tokenizer.split_special_tokens = False  # as in tokenizers from elsewhere
     try:
         assert encode_texts(tokenizer, [text])[0] == ids
     finally:
@@ -46,7 +46,7 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     assert encode_texts(again, texts) == encode_texts(tokenizer, texts)
     assert decode_text(again, encode_texts(again, texts[2:3])[0]) == texts[2]
     assert (again.pad_token_id, again.bos_token_id, again.eos_token_id) == (0, 2, 3)
-    with pytest.raises(TokenizerError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"contains no tokenizer\.json"):
         load_tokenizer(tmp_path)
 
 

@@ -30,7 +30,7 @@ RECORD = GroundTruth(
 )
 
 
-def test_adjectives_follow_the_numbers():
+def test_adjectives_depend_on_the_numbers():
     table = facts(RECORD)
     assert table["coverage_level"] == "moderate"
     assert table["uniformity"] == "varied"  # 8 / 42
@@ -65,7 +65,7 @@ def test_adjectives_follow_the_numbers():
         ({"spacing_nm": 300.0}, "packing", "sparse"),
     ],
 )
-def test_where_adjectives_change(changes, fact, word):
+def test_adjective_boundaries(changes, fact, word):
     size = SizeDistribution("diameter", 100.0, 10.0, 50.0, 150.0)
     of_size = {name: value for name, value in changes.items() if name in ("mean", "std")}
     rest = {name: value for name, value in changes.items() if name not in of_size}
@@ -78,7 +78,7 @@ def test_the_supplement_gives_two_digits():
     assert supplement(coarse) == "Pixel size 1.2 µm, magnification 87x."
 
 
-def test_directions_are_halves_of_a_right_angle_wide():
+def test_directions_cover_45_degrees_each():
     said = [direction(degrees) for degrees in (0, 22, 23, 67, 68, 112, 113, 157, 158, 179)]
     assert said == [
         *("horizontal", "horizontal", "rising", "rising", "vertical", "vertical"),
@@ -90,7 +90,7 @@ def test_directions_are_halves_of_a_right_angle_wide():
     ("nm", "said"),
     [(0.9, "1 nm"), (42, "40 nm"), (57, "60 nm"), (995, "1 µm"), (1260, "1.2 µm"), (3e4, "30 µm")],
 )
-def test_lengths_are_said_in_round_numbers(nm, said):
+def test_lengths_are_rounded(nm, said):
     assert length_text(about(nm)) == said
     assert abs(about(nm) / nm - 1) < 0.17
 
@@ -108,6 +108,6 @@ def test_lengths_are_said_in_round_numbers(nm, said):
         ("category", " ", "category"),
     ],
 )
-def test_an_impossible_record_is_refused_by_field(field, value, named):
+def test_an_invalid_record_names_the_field(field, value, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         facts(dataclasses.replace(RECORD, **{field: value}))

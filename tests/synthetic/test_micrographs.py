@@ -1,4 +1,4 @@
-"""Procedural micrographs: determinism, a true record, and an instrument blind to the category."""
+"""Procedural micrographs: determinism, correct records, imaging independent of the category."""
 
 import itertools
 
@@ -63,7 +63,7 @@ def test_same_arguments_same_micrograph(drawn):
         assert not np.array_equal(again.image, drawn[category, 4].image)
 
 
-def test_images_are_pictures(drawn):
+def test_images_have_contrast(drawn):
     for micrograph in drawn.values():
         image = micrograph.image
         assert image.shape == (256, 256) and image.dtype == np.uint8
@@ -97,7 +97,7 @@ def test_record_is_consistent(drawn):
 
 
 @pytest.mark.parametrize("category", ["Particles", "Powder", "Fibres", "Nanowires", "Tips"])
-def test_what_can_be_counted_is_counted(drawn, category):
+def test_countable_features_are_counted(drawn, category):
     for seed in SEEDS:
         truth = drawn[category, seed].truth
         assert truth.count >= 1 and truth.size_nm is not None
@@ -136,7 +136,7 @@ def test_bad_arguments_are_named(arguments, message):
         draw(*arguments)
 
 
-# --- what is measured is what is drawn
+# --- measurements agree with the drawing
 
 
 def test_discs_cover_their_area_and_hide_each_other():
@@ -175,11 +175,11 @@ def test_mosaic_finds_the_nearest_seed():
     assert cells.second[91, 77] == pytest.approx(distance[1], abs=1e-3)
 
 
-def test_noise_has_the_variance_it_says():
+def test_noise_has_unit_variance():
     assert canvas().noise(4).std() == pytest.approx(1, abs=0.1)
 
 
-def test_order_of_lattices_and_of_chance():
+def test_order_of_lattices_and_random_points():
     i, j = np.meshgrid(np.arange(12.0), np.arange(12.0))
     lattice = 10 * np.stack([i.ravel(), j.ravel()], 1)
     rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def test_scale_bar_is_a_round_length():
         assert int(value) * (1 if unit == "nm" else 1000) == length
 
 
-def test_scale_bar_is_as_long_as_it_says():
+def test_scale_bar_has_the_stated_length():
     taken = detector.Acquisition(10_000.0, 5.0, 4.0, "SE2")
     for size in (256, 512, 1024):
         bar = detector.data_bar(taken, size, np.random.default_rng(0))
@@ -265,8 +265,8 @@ def acquisition(category, seed):
     return detector.draw_acquisition(np.random.default_rng(key))
 
 
-def test_acquisition_says_nothing_of_the_category(drawn):
-    """Magnification, voltage and working distance have one distribution for all categories."""
+def test_acquisition_is_independent_of_the_category(drawn):
+    """Magnification, voltage and working distance have the same distribution in all categories."""
     for (category, seed), micrograph in drawn.items():
         taken, truth = acquisition(category, seed), micrograph.truth
         assert (truth.kv, truth.detector) == (taken.kv, taken.detector)
@@ -279,15 +279,15 @@ def test_acquisition_says_nothing_of_the_category(drawn):
         assert np.abs(table.mean(1) - table.mean()).max() < 3.5 * spread
 
 
-def test_the_bar_alone_does_not_tell_the_category():
-    """Issue 2 allows 0.15 on a full set; 0.10 is chance, 0.165 is 3 deviations above it here."""
+def test_the_bar_alone_does_not_reveal_the_category():
+    """The limit is 0.15 on a full set; 0.165 is 3 standard deviations above chance (0.10) here."""
     bars, labels = [], []
     for seed, (k, category) in itertools.product(range(80), enumerate(CATEGORIES)):
         key = np.random.SeedSequence((seed, k))
         rng = np.random.default_rng(key)
         bars.append(detector.data_bar(detector.draw_acquisition(rng), 256, rng)[:, ::3].ravel())
         labels.append(k)
-        if seed == 0:  # the very bar that the micrograph has
+        if seed == 0:  # the micrograph's own bar
             micrograph = draw(category, seed)
             assert np.array_equal(micrograph.image[-micrograph.bar_height :, ::3].ravel(), bars[-1])
     rows, labels = np.array(bars, np.float32) / 255, np.array(labels)
@@ -300,10 +300,10 @@ def test_the_bar_alone_does_not_tell_the_category():
 
 @pytest.mark.parametrize(("category", "count", "blocks"), GOLDEN)
 def test_the_pictures_have_not_changed(category, count, blocks):
-    """Means of 4 x 4 blocks of seed 7 at 256 px, as drawn when the difficulty was measured.
+    """Means of 4 x 4 blocks of seed 7 at 256 px, drawn when the difficulty was measured.
 
-    Not a hash: the last bit of a sine depends on the processor. Whoever changes the pictures
-    measures `experiments/yardstick.py` again and then these.
+    A hash would not work, since the last bit of a sine depends on the processor. After changing the
+    pictures, run `experiments/yardstick.py` again, then update these values.
     """
     micrograph = draw(category, 7)
     assert micrograph.truth.count == count

@@ -124,10 +124,10 @@ def test_a_file_that_is_no_image_or_truncated_is_named(tmp_path, content):
 def test_an_empty_folder_and_a_class_too_small_for_three_splits(tmp_path):
     (tmp_path / "empty").mkdir()
     text = refusal(on_folder(tmp_path / "empty"), tmp_path / "a", DataError)
-    assert f"{tmp_path / 'empty'}: has neither a folder for each class nor" in text
+    assert f"{tmp_path / 'empty'}: has neither class folders nor" in text
     text = refusal(on_folder(images(tmp_path / "few", each=2)), tmp_path / "b", DataError)
-    assert "class 'round' has 2 image(s) (round/" in text and "and needs 3, one for each" in text
-    assert "or is it" not in text
+    assert "class 'round' has 2 image(s) (round/" in text and "but needs 3, one each for" in text
+    assert "did you mean" not in text
     assert "is not a folder" in refusal(on_folder(tmp_path / "none"), tmp_path / "c", DataError)
 
 

@@ -1,4 +1,4 @@
-"""What every image data set is in memory: keys, labels, facts, and encoded images on request."""
+"""The in-memory image data set: keys, labels, facts, and encoded images loaded on request."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,18 @@ from slava_jax.synthetic.records import GroundTruth
 
 
 class DataError(UserError, ValueError):
-    """A data set that cannot be used; the message names it and says what to do."""
+    """An unusable data set; the message names it and says what to do."""
 
 
 class ImageSet:
-    """One split of an image data set. The images stay encoded, and on disk unless given as a list.
+    """One split of an image data set. Images stay encoded, and on disk unless given as a list.
 
     Attributes:
-      keys: n image keys; unique.
-      labels: int32[n], an index into class_names.
-      class_names: the classes, of which a split may lack some.
-      facts: n flat dicts fact name -> value ({} where nothing is known).
-      records: n dicts of a GroundTruth's fields, or None for images nobody drew.
+      keys: n unique image keys.
+      labels: int32[n], indices into class_names.
+      class_names: the classes of the whole data set; a split may lack some.
+      facts: n flat dicts, fact name -> value ({} if nothing is known).
+      records: n dicts with the fields of a GroundTruth, or None for images that were not drawn.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class ImageSet:
         records: Sequence[dict | None] | None = None,
         name: str = "image set",
     ):
-        """Puts a set together.
+        """Builds a set.
 
         Args:
-          images: the encoded files, or a function that reads the i-th.
-          name: what errors call this set.
+          images: the encoded files, or a function that reads the i-th one.
+          name: the name of this set in error messages.
 
         Raises:
-          DataError: it is empty, a key occurs twice, or lengths or labels do not fit.
+          DataError: the set is empty, a key is repeated, lengths differ or a label is out of range.
         """
         self.keys = list(keys)
         self.labels = np.asarray(labels, np.int32)
@@ -52,30 +52,32 @@ class ImageSet:
         self.name = name
         self._images = images
         if not self.keys:
-            raise DataError(f"{name}: is empty; give it images, or more of them")
+            raise DataError(f"{name}: is empty; add images")
         self.index = {key: i for i, key in enumerate(self.keys)}
         if len(self.index) < len(self.keys):
             twice = next(key for i, key in enumerate(self.keys) if self.index[key] != i)
             raise DataError(f"{name}: two images have the key {twice!r}; rename one")
         for what in (self.labels, self.facts, self.records):
             if len(what) != len(self.keys):
-                raise DataError(f"{name}: {len(self.keys)} keys, but {len(what)} of another field")
+                raise DataError(
+                    f"{name}: {len(self.keys)} keys, but {len(what)} labels, facts or records"
+                )
         if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
-            raise DataError(f"{name}: labels must lie in 0..{len(self.class_names) - 1}")
+            raise DataError(f"{name}: labels must be in 0..{len(self.class_names) - 1}")
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def encoded(self, i: int) -> bytes:
-        """The i-th image as the bytes of an image file."""
+        """Returns the i-th image as the bytes of an image file."""
         return self._images(i) if callable(self._images) else self._images[i]
 
     def category(self, i: int) -> str:
-        """Class name of the i-th image."""
+        """Returns the class name of the i-th image."""
         return self.class_names[self.labels[i]]
 
     def with_facts(self, facts_of: Callable[[GroundTruth], Mapping[str, Any]]) -> "ImageSet":
-        """The same set, with the facts of every image that has a record computed from it."""
+        """Returns a copy of the set in which facts are computed from the records, if any."""
         facts = [
             known if record is None else facts_of(GroundTruth.from_json(json.dumps(record)))
             for known, record in zip(self.facts, self.records, strict=True)
@@ -86,10 +88,10 @@ class ImageSet:
 
 
 def joined(first: ImageSet, second: ImageSet) -> ImageSet:
-    """The images of one set and, behind them, those of another with the same classes.
+    """Concatenates two sets that have the same classes.
 
     Raises:
-      DataError: both hold an image of the same key.
+      DataError: both sets contain the same image key.
     """
     return ImageSet(
         first.keys + second.keys,

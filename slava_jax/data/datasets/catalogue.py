@@ -1,7 +1,7 @@
-"""The published data sets of the paper: their classes and counts, and how a file says its class.
+"""The paper's published data sets: classes, image counts, and how a file's class is determined.
 
-Light to import. What is read is what the user downloaded and unpacked; the cards in third_party/
-say where from, and how it is laid out.
+The user downloads and unpacks the data; the cards in third_party/ give the source and the layout.
+This module is light to import.
 """
 
 import dataclasses
@@ -16,22 +16,22 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.images import SUFFIXES
 from slava_jax.synthetic.records import CATEGORIES
 
-_MOST_NAMED = 12  # problems that one error lists
+_MOST_NAMED = 12  # most problems that one error lists
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSet:
     """An image data set as its authors publish it.
 
-    A file's class is the innermost folder above it whose name is a class or another name of one,
-    whatever case and punctuation; other folders (train, images, cross_val_1) say nothing.
+    A file's class is the innermost parent folder whose name is a class or an alias of one, ignoring
+    case and punctuation. Other folders (train, images, cross_val_1) are ignored.
 
     Attributes:
-      title: what messages call it.
-      card: where it is described.
+      title: the name of the set in messages.
+      card: the file that describes it.
       counts: class -> published number of images.
-      other_names: what folders or files call a class besides -> the class.
-      files_named: where no folder does, the file's name says the class, before its number.
+      other_names: alias in folder or file names -> class.
+      files_named: if no folder gives the class, take it from the file name before the number.
     """
 
     title: str
@@ -42,7 +42,7 @@ class PublishedSet:
 
     @property
     def class_names(self) -> list[str]:
-        """In the order of `counts`."""
+        """The classes, in the order of `counts`."""
         return list(self.counts)
 
 
@@ -96,19 +96,19 @@ PUBLISHED = {
 
 
 def find_images(published: PublishedSet, folder: Path) -> list[tuple[Path, str]]:
-    """(file, class) of every image below `folder`, in the order of their paths.
+    """Returns (file, class) of every image below `folder`, sorted by path.
 
     Raises:
-      DataError: a class has no image, or images have no class; names each, and the class that was
-        probably meant.
+      DataError: a class has no image, or images have no class; names each and suggests the likely
+        class.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; give the one {published.card} speaks of")
+        raise DataError(f"{folder}: is not a folder; give the one described in {published.card}")
     names = {_plain(name): name for name in published.counts}
     names |= {_plain(other): name for other, name in published.other_names.items()}
     pairs, strays = [], Counter()
     for path in _image_files(folder):
-        # What may name its class, the likeliest first.
+        # Names that may give the class, the most specific first.
         calls = [*reversed(path.relative_to(folder).parent.parts)]
         numbered = re.fullmatch(r"(.*?)[_\- ]*\d+", path.stem) if published.files_named else None
         calls += [numbered[1]] if numbered else []
@@ -129,15 +129,15 @@ def find_images(published: PublishedSet, folder: Path) -> list[tuple[Path, str]]
         if len(problems) > len(listed):
             listed.append(f"and {len(problems) - len(listed)} more")
         raise DataError(
-            f"{folder}: is not laid out as {published.title} ({published.card}); rename or remove "
-            "what is wrong, or read it with data.name='folder':\n  " + "\n  ".join(listed)
+            f"{folder}: does not have the layout of {published.title} ({published.card}); rename "
+            "or remove these, or read it with data.name='folder':\n  " + "\n  ".join(listed)
         )
     return pairs
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
     for place, below, files in os.walk(folder):
-        # What an archive made on a Mac holds besides.
+        # Skip the extra files of archives made on macOS.
         below[:] = sorted(b for b in below if not b.startswith(".") and b != "__MACOSX")
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
@@ -152,4 +152,4 @@ def _stray(place: Path, number: int, folder: Path, names: Mapping[str, str]) -> 
     near = difflib.get_close_matches(_plain(place.name), list(names), 1)
     known = ", ".join(dict.fromkeys(names.values()))
     hint = f"did you mean {names[near[0]]}?" if near else f"the classes: {known}"
-    return f"{place.relative_to(folder)}: {number} image(s) of none of the classes ({hint})"
+    return f"{place.relative_to(folder)}: {number} image(s) of unknown class ({hint})"

@@ -1,4 +1,4 @@
-"""Draws procedural micrographs in several processes; light to import, as each of them does it."""
+"""Draws procedural micrographs in several processes; light to import, as every process does it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,11 +8,11 @@ from slava_jax.synthetic.micrographs import draw
 
 
 def draw_png(job: tuple[str, int, int]) -> tuple[bytes, str]:
-    """(category, seed, size) -> the picture as PNG and its record as JSON."""
+    """Draws (category, seed, size) and returns the PNG and the record as JSON."""
     micrograph = draw(*job)
     return encode_png(micrograph.image), micrograph.truth.to_json()
 
 
 def draw_all(jobs: Sequence[tuple[str, int, int]], workers: int) -> Iterator[tuple[bytes, str]]:
-    """`draw_png` of every job, in order; in this process where workers is 1."""
+    """Yields `draw_png` of every job in order; runs in this process if workers is 1."""
     return map_in_processes(draw_png, jobs, workers)

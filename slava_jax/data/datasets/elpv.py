@@ -1,7 +1,7 @@
 """2,624 electroluminescence images of solar cells (Deitsch et al., 2019), functional or defective.
 
-They are read where pip put the package elpv-dataset, and never copied into this project: their
-licence (CC BY-NC-SA 4.0) is non-commercial.
+The images are read from the installed package elpv-dataset and never copied into this project,
+because their licence (CC BY-NC-SA 4.0) is non-commercial.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ _CELL_TYPES = {"mono": "monocrystalline", "poly": "polycrystalline"}
 
 
 class Elpv(ImageBuilder):
-    """ELPV in two classes: defective where the annotated probability of a defect is above 0.5.
+    """ELPV in two classes: defective if the annotated defect probability is above 0.5.
 
     Facts: category, defect_probability (0, 1/3, 2/3 or 1), cell_type.
     """
@@ -29,7 +29,7 @@ class Elpv(ImageBuilder):
         seed: int = 0,
         shares: tuple[float, float] = SHARES,
     ):
-        """Sets the builder up; `size` is the side the 300-pixel images are stored at."""
+        """Sets up the builder; `size` is the side length of the stored images (originally 300)."""
         self._size = size
         super().__init__(data_dir, f"size{size}-seed{seed}", CLASS_NAMES, 1, seed, shares)
 
@@ -45,7 +45,7 @@ class Elpv(ImageBuilder):
 
 
 def package_folder() -> Path:
-    """Where pip put the images. Raises DataError where the package is missing."""
+    """Returns the folder of the installed package. Raises DataError if it is not installed."""
     found = importlib.util.find_spec("elpv_dataset")
     if found is None or not found.submodule_search_locations:
         raise DataError(
@@ -55,10 +55,10 @@ def package_folder() -> Path:
 
 
 def read_labels(folder: Path) -> list[Entry]:
-    """The rows of labels.csv: path, probability of a defect and cell type, set off by blanks.
+    """Reads labels.csv, whose columns (path, defect probability, cell type) are split by spaces.
 
     Raises:
-      DataError: the file is missing or a line is not such a row.
+      DataError: the file is missing or a line is malformed.
     """
     path = folder / "labels.csv"
     if not path.is_file():

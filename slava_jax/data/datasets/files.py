@@ -1,4 +1,4 @@
-"""Image files on disk as a data set: all looked at first, and no picture in it twice."""
+"""A data set of image files on disk; all files are checked first and duplicates are removed."""
 
 import dataclasses
 import hashlib
@@ -15,12 +15,12 @@ from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.data.images import ImageError, encode_png, read_image
 from slava_jax.data.scale import read_scale
 
-_MOST_NAMED = 10  # files that one message lists
+_MOST_NAMED = 10  # most files that one message lists
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFile:
-    """An image file, its class, and what its user says of it (facts, such as nm_per_pixel)."""
+    """An image file, its class, and facts given by the user (such as nm_per_pixel)."""
 
     path: Path
     label: str
@@ -28,14 +28,14 @@ class LabelledFile:
 
 
 class ImageFiles(ImageBuilder):
-    """Image files with their classes. The key of an image is its path below `folder`.
+    """Image files with their classes. The key of an image is its path relative to `folder`.
 
-    The images are stored as squares; when they, their labels or a parameter change, a new set is
-    made. Before that every file is read once: those that cannot be are named together, and of
-    files whose squares are equal the first one stays. Pictures that stand in two classes are left
-    out of both, as nobody can say which is right. What was left out is printed, and listed in
-    metadata.json where the set is stored.
-    Facts: category, and nm_per_pixel and magnification where the user or the file says them.
+    Images are stored as squares. The set is rebuilt when the files, their labels or a parameter
+    change. Every file is read once before the build; unreadable files are reported together. Of
+    files with equal squares, only the first is kept. A picture that occurs in several classes is
+    left out of all of them, since its class is ambiguous. What was left out is printed and listed
+    in the stored set's metadata.json.
+    Facts: category, and nm_per_pixel and magnification if the user or the file gives them.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class ImageFiles(ImageBuilder):
         crop_bar: bool = False,
         published: Mapping[str, int] | None = None,
     ):
-        """Sets the builder up.
+        """Sets up the builder.
 
         Args:
-          folder: what all files are in.
-          size: side the images are stored at, pixels.
+          folder: the folder that contains all files.
+          size: side length of the stored images, pixels.
           channels: 1 for grey, 3 for RGB.
-          seed: of the split.
-          crop_bar: cut the instrument's data bar off, where one is found.
-          published: number of images of each class, to be compared with what is found.
+          seed: seed of the split.
+          crop_bar: crop the instrument's data bar if one is found.
+          published: number of images per class, for comparison with the files found.
         """
         self._folder, self._files = folder, files
         self._size, self._crop_bar, self._published = size, crop_bar, published
-        # A set without the option keeps the name it had before there was one.
+        # Sets without the option keep the name they had before it was added.
         parameters = (size, channels, seed) + (("crop_bar",) if crop_bar else ())
         variant = f"{folder.resolve().name}-{_digest(files, parameters)}"
         super().__init__(data_dir, variant, class_names, channels, seed, shares)
-        self._place = self.data_path  # which is another one while the set is made
+        self._place = self.data_path  # saved here because it changes during the build
 
     def _entries(self) -> list[Entry]:
         squares = self._squares()
@@ -94,7 +94,7 @@ class ImageFiles(ImageBuilder):
         return file.path.relative_to(self._folder).as_posix()
 
     def _squares(self) -> list[bytes]:
-        """A hash of what each file would be stored as."""
+        """Returns a hash of the stored form of each file."""
         squares, errors = [], []
         for file in tqdm(self._files, f"{self.name} files", unit="img", mininterval=1):
             try:
@@ -108,18 +108,18 @@ class ImageFiles(ImageBuilder):
         return squares
 
     def _report(self, kept, copies, disputed) -> None:
-        """Says what is not as it should be. Raises DataError where a class lost all its images."""
+        """Reports problems with the files. Raises DataError if a class has no images left."""
         said = list(self._counts(Counter(f.label for f in self._files), kept))
         pairs = [f"{self._key(copy)} = {self._key(first)}" for copy, first in copies]
         quarrels = [" = ".join(self._key(file) for file in group) for group in disputed]
         if pairs:
-            said.append(f"{len(pairs)} copies left out, of the picture named second:")
+            said.append(f"{len(pairs)} copies left out (left out = kept):")
             said.append(f"  {_listed(pairs)}")
         if quarrels:
-            said.append(f"{len(quarrels)} picture(s) that stand in several classes left out:")
+            said.append(f"{len(quarrels)} picture(s) that occur in several classes left out:")
             said.append(f"  {_listed(quarrels)}")
         if pairs or quarrels:
-            said.append(f"all of them: {self._place}/metadata.json")
+            said.append(f"full list: {self._place}/metadata.json")
         self.info.metadata.update(copies=pairs, in_several_classes=quarrels)
         for line in said:
             tqdm.write(f"{self.name}: {line}", file=sys.stderr)
@@ -127,12 +127,14 @@ class ImageFiles(ImageBuilder):
         if lost:
             held = (lost[0] in {file.label for file in group} for group in disputed)
             raise DataError(
-                f"{self._folder}: every picture of the class {lost[0]!r} stands in another class, "
-                f"too ({next(itertools.compress(quarrels, held))}); remove the wrong copies"
+                f"{self._folder}: every picture of the class {lost[0]!r} also occurs in another "
+                f"class ({next(itertools.compress(quarrels, held))}); remove the wrong copies"
             )
 
     def _counts(self, found: Counter, kept: Sequence[LabelledFile]) -> Iterator[str]:
-        """A line for each class that has not as many images as published, copies in or out."""
+        """Yields a line for each class whose number of images, with or without copies, differs
+        from the published one.
+        """
         left = Counter(file.label for file in kept)
         for name, number in (self._published or {}).items():
             if number not in (found[name], left[name]):
@@ -144,14 +146,14 @@ def _digest(files: Sequence[LabelledFile], parameters: tuple) -> str:
     listed = []
     for file in files:
         stat = file.path.stat()
-        # Facts only where there are any: sets of before keep their names.
+        # Only add facts if there are any, so that older sets keep their names.
         facts = (sorted(file.facts.items()),) if file.facts else ()
         listed.append((str(file.path), stat.st_size, stat.st_mtime_ns, file.label, *facts))
     return hashlib.sha256(repr((parameters, listed)).encode()).hexdigest()[:12]
 
 
 def _sorted_out(files: Sequence[LabelledFile], squares: Sequence[bytes]):
-    """(files that stay, [(copy, the one that stays)], [files of one picture, several classes])."""
+    """Returns (files kept, [(copy, file kept)], [files with one picture in several classes])."""
     groups: dict[bytes, list[LabelledFile]] = {}
     for file, square in zip(files, squares, strict=True):
         groups.setdefault(square, []).append(file)

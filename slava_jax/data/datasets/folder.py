@@ -1,4 +1,4 @@
-"""The user's own images: one folder a class, or a labels.csv beside the images."""
+"""The user's own images: one folder per class, or a labels.csv next to the images."""
 
 import csv
 import math
@@ -12,17 +12,16 @@ from slava_jax.data.datasets.store import SHARES
 from slava_jax.data.images import SUFFIXES, UNREAD_SUFFIXES, list_images
 
 LABELS = "labels.csv"
-# Columns that may stand in it besides, and the facts they give.
+# Optional columns and the facts they give.
 _SCALES = {"pixel_size_nm": "nm_per_pixel", "magnification": "magnification"}
 
 
 class Folder(ImageFiles):
     """Images in class folders (the folder's name is the class), or listed in labels.csv.
 
-    labels.csv stands in `folder`, has the columns file and label, and is used where it exists;
-    paths in it are relative to `folder`. The columns pixel_size_nm and magnification may stand in
-    it, empty where they are not known, and count more than what a file says of itself. See
-    ImageFiles.
+    If `folder` contains a labels.csv, it is used. It has the columns file and label, with paths
+    relative to `folder`. The optional columns pixel_size_nm and magnification may be empty and take
+    precedence over values in the image files. See ImageFiles.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Folder(ImageFiles):
         """Lists the images.
 
         Raises:
-          DataError, ImageError: no images, or labels that do not fit; names file and line.
+          DataError, ImageError: no images, or invalid labels; names file and line.
         """
         folder = Path(folder)
         files = _labelled_files(folder)
@@ -48,14 +47,14 @@ class Folder(ImageFiles):
 
 
 def _check_names(folder: Path, names: list[str]) -> None:
-    """Classes that answers would call the same, or nearly so, are slips of the pen."""
+    """Rejects class names that answers could not tell apart; they are most likely typos."""
     said = {}
     for name in names:
         spoken = " ".join(name.replace("_", " ").split()).casefold()
         if spoken in said:
             raise DataError(
-                f"{folder}: the classes {said[spoken]!r} and {name!r} differ only in case, blanks "
-                "or underscores; give them one name, or two different ones"
+                f"{folder}: the classes {said[spoken]!r} and {name!r} differ only in case, spaces "
+                "or underscores; merge them or give them clearly different names"
             )
         said[spoken] = name
 
@@ -68,8 +67,8 @@ def _labelled_files(folder: Path) -> list[LabelledFile]:
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DataError(
-            f"{folder}: has neither a folder for each class nor a {LABELS} with the columns file "
-            "and label; add one of them"
+            f"{folder}: has neither class folders nor a {LABELS} with the columns file and label; "
+            "add one of them"
         )
     files = [LabelledFile(path, sub.name) for sub in classes for path in list_images(sub)]
     _check_places(folder, files)
@@ -77,10 +76,10 @@ def _labelled_files(folder: Path) -> list[LabelledFile]:
 
 
 def _check_places(folder: Path, files: list[LabelledFile]) -> None:
-    """What would be missing unnoticed.
+    """Rejects images that would otherwise be skipped silently.
 
-    Images beside the class folders, or deeper than they are; in a format that is not read; links
-    that lead nowhere.
+    These are images outside or nested below the class folders, in unsupported formats, or behind
+    broken links.
     """
     used = {file.path for file in files}
     unread = [
@@ -91,8 +90,8 @@ def _check_places(folder: Path, files: list[LabelledFile]) -> None:
     ]
     if unread:
         raise DataError(
-            f"{folder}: {len(unread)} image(s) are in a format that is not read "
-            f"({', '.join(UNREAD_SUFFIXES)}) or links that lead nowhere, such as {unread[0]}; save "
+            f"{folder}: {len(unread)} image(s) are in an unsupported format "
+            f"({', '.join(UNREAD_SUFFIXES)}) or are broken links, such as {unread[0]}; save "
             f"them as PNG or TIFF, or move them away"
         )
     stray = [
@@ -106,7 +105,7 @@ def _check_places(folder: Path, files: list[LabelledFile]) -> None:
     if stray:
         raise DataError(
             f"{folder}: {len(stray)} image(s) are not directly in a class folder, such as "
-            f"{stray[0]}; move them into one or away, or list all images in a {LABELS}"
+            f"{stray[0]}; move them into one, remove them, or list all images in a {LABELS}"
         )
 
 
@@ -119,26 +118,26 @@ def _from_table(folder: Path) -> list[LabelledFile]:
         if not name or not label:
             raise DataError(f"{where}: file or label is empty; fill it in or remove the line")
         path = folder / name
-        # Of os.path, which finds no file where a name is too long for one.
+        # os.path.isfile returns False for names that are too long; Path.is_file raises.
         if not os.path.isfile(path) or not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(
-                f"{where}: {name!r} is no file in {folder}; correct it or remove the line"
+                f"{where}: {name!r} is not a file in {folder}; correct it or remove the line"
             )
         if path in first_line:
             raise DataError(
-                f"{where}: {name!r} stands in line {first_line[path]} already; remove one"
+                f"{where}: {name!r} is already listed in line {first_line[path]}; remove one"
             )
         first_line[path] = line
         files.append(LabelledFile(path, label, _scale(row, where)))
     if not files:
-        raise DataError(f"{table}: lists no image; add lines of file,label")
+        raise DataError(f"{table}: lists no images; add lines of file,label")
     return files
 
 
 def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
-    """Number and columns of each line."""
+    """Yields the number and columns of each line."""
     with open(table, newline="", encoding="utf-8-sig") as file:
-        # Strict, or a quote that is never closed swallows every line behind it.
+        # Without strict, an unclosed quote swallows all following lines.
         rows = csv.DictReader(file, strict=True)
         try:
             if not {"file", "label"} <= set(rows.fieldnames or ()):
@@ -146,15 +145,15 @@ def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
                     f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
                 )
             for row in rows:
-                if None in row:  # where what the columns have no names for goes
+                if None in row:  # the key of surplus fields
                     raise DataError(
-                        f"{table}:{rows.line_num}: has more fields than the first line names; put "
-                        "quotes around a field that holds a comma"
+                        f"{table}:{rows.line_num}: has more fields than the header; quote fields "
+                        "that contain a comma"
                     )
                 yield rows.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
-                f"{table}: is no table of commas in UTF-8 ({error}); save it as CSV UTF-8"
+                f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV UTF-8"
             ) from error
 
 

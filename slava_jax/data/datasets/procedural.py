@@ -1,4 +1,4 @@
-"""The procedural micrographs as a data set: drawn once, in several processes, then read back."""
+"""The data set of procedural micrographs, drawn once in several processes and then read back."""
 
 import os
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from slava_jax.data.datasets.drawing import draw_all
 from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.synthetic.records import CATEGORIES
 
-# Below this many images the processes take longer to start than the drawing lasts.
+# For fewer images, starting processes takes longer than drawing.
 _WORTH_PROCESSES = 100
 
 
 class Procedural(ImageBuilder):
     """`images_per_category` micrographs of each of the ten categories.
 
-    Image i of a category depends on (seed, i) alone: a larger set holds the smaller one. Facts
-    are left to the teacher (ImageSet.with_facts), records are complete.
+    Image i of a category depends only on (seed, i), so a larger set contains the smaller one. The
+    records are complete; the teacher adds the facts (ImageSet.with_facts).
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class Procedural(ImageBuilder):
         workers: int | None = None,
         shares: tuple[float, float] = SHARES,
     ):
-        """Sets the builder up.
+        """Sets up the builder.
 
         Args:
-          size: side of a picture, pixels.
-          seed: of the pictures and the split.
-          workers: processes that draw; None for one a core.
+          size: side length of a picture, pixels.
+          seed: seed of the pictures and the split.
+          workers: number of drawing processes; None for one per core.
         """
         self._count, self._size = images_per_category, size
         self._workers = workers or len(os.sched_getaffinity(0))
@@ -57,5 +57,5 @@ class Procedural(ImageBuilder):
 
 
 def image_seed(seed: int, i: int) -> int:
-    """Seed of image i of every category (which the drawing mixes in), in 0..2**63-1."""
+    """Returns the seed of image i, in 0..2**63-1; drawing mixes in the category."""
     return int(np.random.SeedSequence((seed, i)).generate_state(1, np.uint64)[0] >> np.uint64(1))

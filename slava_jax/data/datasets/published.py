@@ -1,4 +1,4 @@
-"""The builder of the published data sets that catalogue.py describes."""
+"""The builder for the published data sets described in catalogue.py."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from slava_jax.data.datasets.store import SHARES
 
 
 class Published(ImageFiles):
-    """One of catalogue.PUBLISHED, read where its user unpacked it; see ImageFiles."""
+    """One of catalogue.PUBLISHED, read from where the user unpacked it; see ImageFiles."""
 
     def __init__(
         self,
@@ -24,11 +24,11 @@ class Published(ImageFiles):
         """Lists the images.
 
         Args:
-          which: a name in catalogue.PUBLISHED.
-          folder: what the archives were unpacked in.
+          which: a key of catalogue.PUBLISHED.
+          folder: where the archives were unpacked.
 
         Raises:
-          DataError: a class is missing or misspelt, or there is more than the classes.
+          DataError: a class is missing or misspelt, or there are images of unknown classes.
         """
         self.name = which
         published, folder = PUBLISHED[which], Path(folder)

@@ -1,6 +1,6 @@
-"""What the TFDS builders share: ArrayRecord files, the 70/10/20 split, and reading them back.
+"""The base of the TFDS builders: ArrayRecord files, the 70/10/20 split, and reading them back.
 
-TFDS runs here without TensorFlow, and asks nothing of the network.
+TFDS runs here without TensorFlow and without network access.
 """
 
 import abc
@@ -21,24 +21,24 @@ from tqdm import tqdm
 from slava_jax.data.datasets.base import DataError, ImageSet
 
 SPLITS = ("train", "validation", "test")
-SHARES = (0.1, 0.2)  # of validation and test split
-_ALIKE = 0.85  # of difflib: two names of which one is the other with a slip of the pen
+SHARES = (0.1, 0.2)  # fractions of the validation and test split
+_ALIKE = 0.85  # difflib similarity above which one name may be a typo of the other
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image of a data set before it is read or drawn."""
+    """One image of a data set, before it is read or drawn."""
 
     key: str
     label: int
     facts: dict[str, Any]
-    source: Any  # what the builder's `_load` needs to get the picture
+    source: Any  # passed to the builder's `_load` to get the picture
 
 
 class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
-    """A TFDS builder of square images in classes; see `image_sets`.
+    """A TFDS builder for labelled square images; see `image_sets`.
 
-    Features: image (PNG), key, label, facts (JSON), record (JSON of a GroundTruth, '' without).
+    Features: image (PNG), key, label, facts (JSON), record (JSON of a GroundTruth, or '').
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -52,12 +52,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         seed: int,
         shares: tuple[float, float] = SHARES,
     ):
-        """Sets the builder up; nothing is read yet.
+        """Sets up the builder; nothing is read yet.
 
         Args:
-          data_dir: where the files go, in the folder `variant`, which with the shares stands for
-            all parameters.
-          seed: of the split. shares: of validation and test split.
+          data_dir: parent of the folder in which the files are stored.
+          variant: name of that folder; with the shares, it must identify all parameters.
+          seed: seed of the split.
+          shares: fractions of the validation and test split.
         """
         self.class_names, self.channels, self.seed = list(class_names), channels, seed
         self.shares = shares
@@ -67,14 +68,14 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
 
     @abc.abstractmethod
     def _entries(self) -> list[Entry]:
-        """Every image of the data set, before any is read."""
+        """Returns an entry for every image, before any image is read."""
 
     @abc.abstractmethod
     def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
-        """PNG and record of each entry, in order."""
+        """Yields the PNG and record of each entry, in order."""
 
     def _stratum(self, entry: Entry) -> str:
-        """What every split has an equal share of: the classes, unless a data set is finer."""
+        """Returns the stratum of an entry for the split: its class, unless overridden."""
         return f"class {self.class_names[entry.label]!r}"
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -89,7 +90,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(),  # a builder's own notes
+            metadata=tfds.core.MetadataDict(),  # filled in by builders
         )
 
     def _split_generators(self, dl_manager):
@@ -126,13 +127,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
 
 
 def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
-    """Builds the data set where it is not there yet, and opens its splits.
+    """Builds the data set if it does not exist yet and opens its splits.
 
-    A build that was killed leaves nothing that counts: it is removed and made anew. Only one
-    process may build at a time (with several hosts the first one, while the others wait).
+    The remains of an interrupted build are removed and the build starts again. Only one process may
+    build at a time (with several hosts, the first one while the others wait).
 
     Returns:
-      'train', 'validation' and 'test'; the images stay on disk.
+      The sets 'train', 'validation' and 'test'; the images stay on disk.
 
     Raises:
       DataError, ImageError: the images cannot be used; names the file or class.
@@ -140,9 +141,9 @@ def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
     if not builder.data_path.exists():
         for leftover in Path(builder.data_path).parent.glob("incomplete.*"):
             shutil.rmtree(leftover)
-        tfds.disable_progress_bar()  # The builder shows its own, over all splits.
+        tfds.disable_progress_bar()  # The builder has its own, over all splits.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
-        # TFDS prints that it downloads the data, which is not so.
+        # Suppress the misleading TFDS message that data is downloaded.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format="array_record", download_config=config)
     return {split: _open_split(builder, split) for split in SPLITS}
@@ -155,23 +156,24 @@ def split_stratified(
     name: str,
     shares: tuple[float, float] = SHARES,
 ) -> dict[str, list[int]]:
-    """Splits within every stratum, 70/10/20 by default, whatever the order of the images.
+    """Splits every stratum, 70/10/20 by default, independently of the order of the images.
 
-    The images of a stratum are ranked by a hash of seed and key; the first of them are the test
-    split, the next ones validation (rounded, at least one each), the rest training. Adding an
-    image therefore moves at most one other across each border.
+    The images of a stratum are ranked by a hash of seed and key. The first go to the test split,
+    the next to validation (rounded, at least one each), the rest to training. Adding an image
+    therefore moves at most one other image across each boundary.
 
     Args:
-      strata: what each image belongs to, as errors call it. shares: of validation and test.
+      strata: the stratum of each image, as shown in error messages.
+      shares: fractions of the validation and test split.
 
     Returns:
       split -> positions in `keys`.
 
     Raises:
-      DataError: no images, or a stratum with fewer than three.
+      DataError: there are no images, or a stratum has fewer than three.
     """
     if not keys:
-        raise DataError(f"{name}: holds no images; nothing to split")
+        raise DataError(f"{name}: contains no images; nothing to split")
     ranked: dict[str, list[int]] = {}
     for i in sorted(range(len(keys)), key=lambda i: _rank(seed, keys[i])):
         ranked.setdefault(strata[i], []).append(i)
@@ -180,10 +182,10 @@ def split_stratified(
         if len(rows) < 3:
             others = [other for other in ranked if other != stratum]
             alike = difflib.get_close_matches(stratum, others, 1, _ALIKE)
-            hint = f", or is it {alike[0]}?" if alike else ""
+            hint = f" (did you mean {alike[0]}?)" if alike else ""
             raise DataError(
-                f"{name}: {stratum} has {len(rows)} image(s) ({keys[rows[0]]}), and needs 3, one "
-                f"for each of training, validation and test; add images or remove the class{hint}"
+                f"{name}: {stratum} has {len(rows)} image(s) ({keys[rows[0]]}) but needs 3, one "
+                f"each for training, validation and test; add images or remove the class{hint}"
             )
         validation, test = (_share(len(rows), share) for share in shares)
         parts["test"] += rows[:test]
@@ -204,7 +206,7 @@ def _open_split(builder: ImageBuilder, split: str) -> ImageSet:
     name = f"{builder.name} {split} split ({builder.data_path})"
     skip = {"image": tfds.decode.SkipDecoding()}
     if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-        raise DataError(f"{name}: is empty; delete that folder to build it anew")
+        raise DataError(f"{name}: is empty; delete that folder to rebuild it")
     source = builder.as_data_source(split, decoders=skip)
     keys, labels, facts, records = [], [], [], []
     for i in range(len(source)):

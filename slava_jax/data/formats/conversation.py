@@ -1,7 +1,7 @@
-"""One record of LLaVA's, ShareGPT's or OpenAI's as a conversation about images.
+"""Parses one LLaVA, ShareGPT or OpenAI record into a conversation about images.
 
-The three differ in names alone: `conversations` of `from` and `value`, or `messages` of `role` and
-`content`; images in `image` or `images` of the record, or in parts of the content.
+The formats differ only in names: `conversations` with `from` and `value`, or `messages` with `role`
+and `content`; images in the record's `image` or `images`, or in content parts.
 """
 
 import dataclasses
@@ -9,12 +9,12 @@ from typing import Any
 
 from slava_jax.data.instructions import IMAGE_TOKEN, InstructionError
 
-OWN = "slava_jax"  # what the other format has no place for stands under this key of a record
+OWN = "slava_jax"  # record key for the fields that the other format has no place for
 OWN_FIELDS = ("task", "style", "category", "images", "metadata")
 RESERVED = {"id", "image", "images", "conversations", "messages", "system", OWN}
 
 _MESSAGES = {"conversations": ("from", "value"), "messages": ("role", "content")}
-_LONGEST = 400  # characters of an error
+_LONGEST = 400  # characters of an error message
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "system": "system", "developer": "system",
@@ -23,7 +23,7 @@ _ROLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """Where a record names an image, and what it names: a path or a URL."""
+    """A reference to an image (a path or a URL) and the record field that holds it."""
 
     field: str
     reference: str
@@ -34,12 +34,12 @@ class Conversation:
     """Questions and answers about images.
 
     Attributes:
-      id: of the record, '' where it has none.
+      id: the record's id, '' if it has none.
       images: in the order in which they are shown.
-      turns: question and answer; the questions hold one `<image>` for each image.
-      system: the system prompt, '' where there is none.
-      own: what this library wrote for itself (OWN_FIELDS), {} where it did not write the record.
-      rest: fields that the format does not know, as they stand.
+      turns: (question, answer) pairs; the questions hold one `<image>` per image.
+      system: the system prompt, '' if there is none.
+      own: fields that this library wrote (OWN_FIELDS), {} for records from other tools.
+      rest: fields that are not part of the format, unchanged.
     """
 
     id: str
@@ -51,24 +51,24 @@ class Conversation:
 
 
 def wrong(field: str, problem: str) -> InstructionError:
-    """The error of a field of a record; of a long value that it quotes, both ends."""
+    """Returns the error for a record field; the middle of a long message is cut out."""
     if len(problem) > _LONGEST:
         problem = f"{problem[: _LONGEST // 2]} ... {problem[-_LONGEST // 2 :]}"
     return InstructionError(f"field {field!r}: {problem}")
 
 
 def parse(record: Any) -> Conversation:
-    """Reads a record. A record with images but no `<image>` has them before the first question.
+    """Parses a record. Images without any `<image>` go before the first question.
 
     Raises:
-      InstructionError: what is wrong with which field.
+      InstructionError: the record is invalid; names the field.
     """
     if not isinstance(record, dict):
         raise InstructionError(f"a record must be a JSON object, is a {type(record).__name__}")
     names = [name for name in _MESSAGES if name in record]
     if len(names) != 1:
         raise InstructionError(
-            "a record must have 'conversations' (LLaVA, ShareGPT) or else 'messages' (OpenAI), "
+            "a record must have either 'conversations' (LLaVA, ShareGPT) or 'messages' (OpenAI), "
             f"has {', '.join(map(repr, record)) or 'nothing'}"
         )
     (name,) = names
@@ -78,10 +78,10 @@ def parse(record: Any) -> Conversation:
     if isinstance(record.get("system"), str) and not reader.system:
         reader.system = record["system"]
     elif record.get("system"):
-        raise wrong("system", "must be one string, and stand in one place")
+        raise wrong("system", "must be a single string, given only once")
     listed = _listed(record)
     if listed and reader.images:
-        raise wrong(reader.images[0].field, "the record lists its images already; keep one of both")
+        raise wrong(reader.images[0].field, "the record already lists its images; keep only one")
     images = listed or reader.images
     turns = _placed(reader.turns, images, name)
     rest = {field: value for field, value in record.items() if field not in RESERVED}
@@ -91,10 +91,10 @@ def parse(record: Any) -> Conversation:
 
 
 class _Messages:
-    """Goes through the messages of a record and collects what they hold."""
+    """Collects the turns, images and system prompt from the messages of a record."""
 
     def __init__(self, name: str, exact: bool):
-        """`exact`: parts of a message are joined as they are, else by line ends."""
+        """`exact`: join the parts of a message unchanged; otherwise with newlines."""
         self._name, self._exact = name, exact
         self.turns: list[tuple[str, str]] = []
         self.images: list[Image] = []
@@ -119,16 +119,16 @@ class _Messages:
             elif role == "user":
                 asked.append(text)
             elif not asked:
-                raise wrong(field, "an answer without a question before it; remove it")
+                raise wrong(field, "an answer without a preceding question; remove it")
             else:
                 self.turns.append(("\n".join(asked), text))
                 asked = []
             self._keep(field, message, (role_key, text_key))
         if asked or not self.turns:
-            raise wrong(self._name, "ends without an answer; add it, or leave the question out")
+            raise wrong(self._name, "ends without an answer; add one or remove the question")
 
     def _keep(self, field: str, held: dict, known: tuple[str, ...]) -> None:
-        """Notes what else an object holds."""
+        """Records the unknown fields of an object."""
         more = {k: v for k, v in held.items() if k not in known and v is not None}
         if more:
             self.rest[field] = more
@@ -142,13 +142,13 @@ class _Messages:
         else:
             raise wrong(field, f"must be a string or a list of parts, is {content!r}")
         if not text.strip():
-            raise wrong(field, "must not be empty; write it, or leave the record out")
+            raise wrong(field, "must not be empty; fill it in or remove the record")
         if IMAGE_TOKEN in text and role != "user":
-            raise wrong(field, f"holds {IMAGE_TOKEN}, which only questions can; move it there")
+            raise wrong(field, f"{IMAGE_TOKEN} is only allowed in questions; move it there")
         return text
 
     def _part(self, part: Any, field: str) -> str:
-        """The text of a part; an image is noted, and `<image>` stands for it."""
+        """Returns the text of a part; an image is recorded and becomes `<image>`."""
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(kind, str):
             self._keep(field, part, ("type", kind))
@@ -164,14 +164,14 @@ class _Messages:
             self.images.append(_image(field, named))
             return IMAGE_TOKEN
         if kind == "image":
-            if "image" in part:  # else it is the next of those that the record lists
+            if "image" in part:  # otherwise it is the next image that the record lists
                 self.images.append(_image(f"{field}.image", part["image"]))
             return IMAGE_TOKEN
         raise wrong(f"{field}.type", f"must be text, image_url or image, is {kind!r}")
 
 
 def _placed(turns: list, images: list[Image], name: str) -> list:
-    """The turns with an `<image>` for each image."""
+    """Returns the turns with one `<image>` per image."""
     tokens = sum(question.count(IMAGE_TOKEN) for question, _ in turns)
     if images and not tokens:
         (question, answer), *others = turns
@@ -179,7 +179,7 @@ def _placed(turns: list, images: list[Image], name: str) -> list:
     if tokens != len(images):
         raise wrong(
             name,
-            f"{tokens} {IMAGE_TOKEN} for {len(images)} image(s); write one where each image stands",
+            f"{tokens} {IMAGE_TOKEN} for {len(images)} image(s); write one for each image",
         )
     return turns
 
@@ -189,7 +189,7 @@ def _own(own: Any) -> dict[str, Any]:
         raise wrong(OWN, f"must be an object, is {own!r}")
     for field in own:
         if field not in OWN_FIELDS:
-            raise wrong(f"{OWN}.{field}", f"is none of {', '.join(OWN_FIELDS)}; remove it")
+            raise wrong(f"{OWN}.{field}", f"is not one of {', '.join(OWN_FIELDS)}; remove it")
     if not isinstance(own.get("metadata", {}), dict):
         raise wrong(f"{OWN}.metadata", f"must be an object, is {own['metadata']!r}")
     return own
@@ -200,7 +200,7 @@ def _id(record: dict) -> str:
     if found is None:
         return ""
     if isinstance(found, bool) or not isinstance(found, str | int) or not str(found).strip():
-        raise wrong("id", f"must be a string or a whole number, is {found!r}")
+        raise wrong("id", f"must be a string or an integer, is {found!r}")
     return str(found)
 
 
@@ -211,10 +211,10 @@ def _role(role: Any, field: str) -> str:
 
 
 def _listed(record: dict) -> list[Image]:
-    """The images of `image` or `images`, each a path or a list of them."""
+    """Returns the images in `image` or `images`, either of which may be a path or a list."""
     given = [name for name in ("image", "images") if record.get(name)]
     if len(given) > 1:
-        raise wrong("images", "stands beside 'image'; keep one of both")
+        raise wrong("images", "is given together with 'image'; keep only one")
     if not given:
         return []
     (name,) = given

@@ -1,4 +1,4 @@
-"""Whole files of instructions: from another tool's format into ours, and back."""
+"""Converts instruction files between other tools' formats and ours."""
 
 import collections
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from slava_jax.data.instructions import InstructionError, read_jsonl, write_json
 
 
 def is_ours(path: str) -> bool:
-    """Whether the first record of a file is an instruction of ours.
+    """Returns whether the first record of a file is in our instruction format.
 
     Raises:
       InstructionError: the file cannot be read.
@@ -24,19 +24,19 @@ def is_ours(path: str) -> bool:
 def read_theirs(
     source: str, to: str | None, images: ImageFiles, reading: Reading, leave_out_text: bool
 ) -> str:
-    """Conversations of another tool as instructions of ours; returns what was read, in a sentence.
+    """Converts another tool's conversations to our instructions and returns a one-line summary.
 
     Args:
-      to: the file to write; None only checks.
+      to: the file to write; None only checks the source.
 
     Raises:
-      InstructionError: all that is wrong, each with its place in the file.
+      InstructionError: lists every problem with its place in the file.
     """
     conversations = Conversations(source, images, reading, leave_out_text)
     if to:
         write_jsonl(to, conversations)
     else:
-        collections.deque(conversations, maxlen=0)  # read to the end
+        collections.deque(conversations, maxlen=0)  # consume the iterator
     return (
         f"{to or source}: {conversations.instructions} instructions; "
         f"{conversations.left_out} conversations without an image left out"
@@ -46,14 +46,14 @@ def read_theirs(
 def write_theirs(
     source: str, to: str | None, images: ImageFiles | None, form: str, plain: bool, embed: bool
 ) -> str:
-    """Instructions of ours in another tool's format; returns what was written, in a sentence.
+    """Converts our instructions to another tool's format and returns a one-line summary.
 
     Args:
-      to: a .jsonl, or else a file that holds one array; None only checks.
-      images: where they lie; None writes their keys as they are, unseen.
+      to: a .jsonl file; any other suffix gets a single JSON array. None only checks the source.
+      images: where the images are; None writes the image keys unchecked.
       form: one of `mapping.FORMS`.
-      plain: leaves out what that format has no place for.
-      embed: images as data: URLs.
+      plain: drop the fields that the format has no place for.
+      embed: write images as data: URLs.
 
     Raises:
       InstructionError: names the instruction that cannot be written.

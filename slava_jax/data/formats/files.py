@@ -1,4 +1,4 @@
-"""Files of JSON records: an array, as LLaVA's are, or a record a line."""
+"""Reads and writes JSON records, as one array (like LLaVA's files) or as JSON Lines."""
 
 import json
 import os
@@ -14,16 +14,16 @@ _MARK = b"\xef\xbb\xbf"  # byte order mark
 
 
 def read_records(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
-    """The records of a JSON array or of JSON Lines, whichever the file holds, and where they stand.
+    """Yields the records of a JSON array or JSON Lines file, each with its place in the file.
 
-    The text of an array is read whole, its records are decoded one by one; lines are read one by
-    one. UTF-8; a byte order mark and blank lines pass.
+    An array file is read into memory at once and decoded record by record; JSON Lines are read
+    line by line. The encoding is UTF-8; a byte order mark and blank lines are ignored.
 
     Yields:
-      ('FILE:LINE' or, in an array, 'FILE:LINE: record N', N from 1; the record).
+      (place, record); the place is 'FILE:LINE', or 'FILE:LINE: record N' in an array (N from 1).
 
     Raises:
-      InstructionError: not UTF-8, or not JSON from here on; names file and line.
+      InstructionError: the file is not UTF-8 or not JSON; names file and line.
       FileNotFoundError: there is no such file.
     """
     path = Path(path)
@@ -33,10 +33,7 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
 
 
 def write_records(path: str | os.PathLike, records: Iterable[dict], array: bool) -> None:
-    """Writes records as they come, one a line, as an array or as JSON Lines.
-
-    The file appears whole or not at all.
-    """
+    """Writes records one per line, as an array or as JSON Lines; the file is written atomically."""
     with new_file(path) as file:
         before, between, after = (b"[\n", b",\n", b"\n]\n") if array else (b"", b"\n", b"\n")
         for record in records:
@@ -63,12 +60,12 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             break
         if not text.startswith(",", position):
             raise InstructionError(
-                f"{where}: neither a comma nor ] follows it; write one (is the file cut off here?)"
+                f"{where}: must be followed by a comma or ]; add it (is the file truncated here?)"
             )
         position += 1
     if text[position + 1 :].strip():
         line += text.count("\n", counted, position)
-        raise InstructionError(f"{path}:{line}: text follows the array's end; remove it")
+        raise InstructionError(f"{path}:{line}: text after the end of the array; remove it")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -79,14 +76,14 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 record, end = _decoded(text, 0, path, number)
                 if text[end:].strip():
                     raise InstructionError(
-                        f"{path}:{number}: text follows the record; write one object a line, or "
-                        "a whole array"
+                        f"{path}:{number}: text after the record; write one object per line or a "
+                        "single array"
                     )
                 yield f"{path}:{number}", record
 
 
 def _text(raw: bytes, path: Path, line: int) -> str:
-    """`line`: that of the first byte."""
+    """Decodes UTF-8; `line` is the line number of the first byte."""
     raw = raw.removeprefix(_MARK) if line == 1 else raw
     try:
         return raw.decode("utf-8")
@@ -98,18 +95,18 @@ def _text(raw: bytes, path: Path, line: int) -> str:
 
 
 def _decoded(text: str, position: int, path: Path, line: int) -> tuple[Any, int]:
-    """The record that begins at `position`, and where it ends; `line`: where the text begins."""
+    """Returns the record at `position` and its end; `line` is the line where `text` begins."""
     try:
         return json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, position)
     except json.JSONDecodeError as error:
         raise InstructionError(
             f"{path}:{line + error.lineno - 1}: not JSON at column {error.colno} ({error.msg}); "
-            "correct it (is the file cut off here?)"
+            "fix it (is the file truncated here?)"
         ) from error
     except (ValueError, RecursionError) as error:
         line += text.count("\n", 0, position)
-        raise InstructionError(f"{path}:{line}: not readable as JSON ({error})") from error
+        raise InstructionError(f"{path}:{line}: cannot be parsed as JSON ({error})") from error
 
 
 def _refuse_constant(name: str):
-    raise ValueError(f"{name} is not JSON; write a finite number")
+    raise ValueError(f"{name} is not valid JSON; write a finite number")

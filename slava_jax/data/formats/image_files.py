@@ -1,6 +1,6 @@
-"""The images of another format's records as keys of an image set, and back.
+"""Maps image references in other formats' records to image keys, and back.
 
-The key of an image is its path below the folder of images, as for data/datasets/folder.py.
+An image's key is its path relative to the image folder, as in data/datasets/folder.py.
 """
 
 import base64
@@ -15,46 +15,46 @@ from slava_jax.data.formats.conversation import wrong
 from slava_jax.data.images import SUFFIXES, ImageError, read_image
 from slava_jax.data.instructions import InstructionError, new_file
 
-EMBEDDED = "embedded"  # folder, below that of the images, for those that came within a record
+EMBEDDED = "embedded"  # subfolder of the image folder, for images embedded in records
 _DATA = re.compile(r"data:image/([a-z0-9.+-]+);base64,", re.IGNORECASE)
 _SUFFIXES = {"jpeg": "jpg", "tiff": "tif", "x-ms-bmp": "bmp"}
 
 
 class ImageFiles:
-    """Files below one folder."""
+    """The image files in one folder and its subfolders."""
 
     def __init__(self, folder: str | os.PathLike, writes: bool):
-        """`writes`: images that come within a record are written below the folder."""
+        """`writes`: whether embedded images are written to the folder."""
         self._folder, self._writes = Path(folder), writes
         self._root = self._folder.resolve()
         self._found: set[str] = set()
         if not self._folder.is_dir():
             raise InstructionError(
-                f"--images {folder}: is not a folder; name the one that holds the images"
+                f"--images {folder}: is not a folder; give the folder that holds the images"
             )
 
     def key(self, field: str, reference: str, wanted: str = "") -> str:
-        """Key of the image that a field refers to: a path, absolute or below the folder, a file:
-        URL or a data: URL.
+        """Returns the key of the image that a field refers to.
 
         Args:
-          wanted: the key it is known by; '' for one made of its path or content.
+          reference: a path (absolute or relative to the folder), a file: URL or a data: URL.
+          wanted: the key to use; '' to derive one from the path or content.
 
         Raises:
-          InstructionError: there is no such file, it lies outside of the folder, or the URL is one
-            of another kind; names the field.
+          InstructionError: the file is missing or outside the folder, or the URL is of another
+            kind; names the field.
         """
         if reference[:5].lower() == "data:":
             return self._embedded(field, reference, wanted)
         if reference.lower().startswith(("http://", "https://")):
-            raise wrong(field, f"{reference!r} is on the net; download it and name the file")
+            raise wrong(field, f"{reference!r} is a web address; download it and name the file")
         path = Path(reference)
         if reference.lower().startswith("file://"):
             try:
                 path = Path(unquote(urlsplit(reference).path))
             except ValueError as error:
-                raise wrong(field, f"{reference!r} is no file: URL ({error})") from error
-        real = path.is_absolute() and path.is_relative_to(self._root)  # past symbolic links
+                raise wrong(field, f"{reference!r} is not a file: URL ({error})") from error
+        real = path.is_absolute() and path.is_relative_to(self._root)  # symlinks resolved
         below = os.path.relpath(self._folder / path, self._root if real else self._folder)
         key = wanted or Path(below).as_posix()
         if key not in self._found:
@@ -63,7 +63,7 @@ class ImageFiles:
         return key
 
     def data_url(self, field: str, key: str) -> str:
-        """The image as a data: URL. Raises InstructionError where there is no such file."""
+        """Returns the image as a data: URL. Raises InstructionError if the file is missing."""
         self.key(field, key)
         content = (self._folder / key).read_bytes()
         suffix = Path(key).suffix[1:].lower() or "png"
@@ -72,29 +72,29 @@ class ImageFiles:
 
     def _check(self, field: str, reference: str, key: str) -> None:
         if ".." in Path(key).parts or Path(key).is_absolute():
-            raise wrong(field, f"{reference!r} lies outside of {self._folder}; copy it into it")
+            raise wrong(field, f"{reference!r} is outside {self._folder}; copy it there")
         try:
             found = (self._folder / key).is_file()
-        except (OSError, ValueError):  # a name that no file can have
+        except (OSError, ValueError):  # not a valid file name
             found = False
         if not found:
             raise wrong(
-                field, f"{reference!r} is no file in {self._folder}; correct it, or --images"
+                field, f"{reference!r} is not a file in {self._folder}; correct it or --images"
             )
         path = self._folder / key
         if path.suffix.lower() not in SUFFIXES:
-            raise wrong(field, f"{reference!r} is no image ({', '.join(SUFFIXES)}); correct it")
+            raise wrong(field, f"{reference!r} is not an image ({', '.join(SUFFIXES)}); correct it")
         if not path.stat().st_size:
-            raise wrong(field, f"{reference!r} is empty (0 bytes); copy it anew")
+            raise wrong(field, f"{reference!r} is empty (0 bytes); copy it again")
 
     def _embedded(self, field: str, reference: str, wanted: str) -> str:
         head = _DATA.match(reference)
         if not head:
-            raise wrong(field, f"{reference[:40]!r}... must begin with data:image/KIND;base64,")
+            raise wrong(field, f"{reference[:40]!r}... must start with data:image/KIND;base64,")
         try:
             content = base64.b64decode(reference[head.end() :], validate=True)
         except binascii.Error as error:
-            raise wrong(field, f"is not base64 ({error}); is it cut off?") from error
+            raise wrong(field, f"is not valid base64 ({error}); is it truncated?") from error
         try:
             read_image(content, 1, 1, "the image")
         except ImageError as error:
@@ -103,17 +103,17 @@ class ImageFiles:
         name = f"{hashlib.sha256(content).hexdigest()[:20]}.{_SUFFIXES.get(kind, kind)}"
         key = wanted or f"{EMBEDDED}/{name}"
         if ".." in Path(key).parts or Path(key).is_absolute():
-            raise wrong(field, f"{key!r} lies outside of {self._folder}; correct it")
+            raise wrong(field, f"{key!r} is outside {self._folder}; correct it")
         try:
             self._keep(field, self._folder / key, content)
         except (OSError, ValueError) as error:
-            raise wrong(field, f"cannot be kept under its key: {error}") from error
+            raise wrong(field, f"cannot be saved under its key: {error}") from error
         return key
 
     def _keep(self, field: str, path: Path, content: bytes) -> None:
         if path.exists():
             if path.read_bytes() != content:
-                raise wrong(field, f"{path} is another image; rename that file")
+                raise wrong(field, f"{path} already holds a different image; rename that file")
         elif self._writes:
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:

@@ -1,4 +1,4 @@
-"""Conversations to instructions, and instructions to records of the other formats."""
+"""Converts conversations to instructions, and instructions to records in other formats."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ FORMS = ("llava", "sharegpt", "openai")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """`task` and `style` of the conversations that do not say theirs."""
+    """Default `task` and `style` for conversations that do not give their own."""
 
     task: str = "vqa"
     style: str = "short"
@@ -21,14 +21,14 @@ class Reading:
 def instruction_of(
     conversation: Conversation, name: str, keys: Sequence[str], reading: Reading
 ) -> Instruction:
-    """The instruction of a conversation: its last turn, with those before it in `turns`.
+    """Returns the instruction for a conversation: the last turn, with earlier ones in `turns`.
 
     Args:
-      name: the id where the record has none.
+      name: the id to use if the record has none.
       keys: image keys of conversation.images.
 
     Raises:
-      InstructionError: what this library wrote does not hold any more.
+      InstructionError: the fields that this library wrote no longer match the conversation.
     """
     own = conversation.own
     known = dict(own.get("metadata", {}))
@@ -54,17 +54,17 @@ def instruction_of(
 def record_of(
     item: Instruction, form: str, plain: bool, image: Callable[[str, str], str]
 ) -> dict[str, Any]:
-    """The record of one instruction, with all its turns.
+    """Returns the record for one instruction, with all its turns.
 
-    The supplement stands before the first question. What the form has no place for goes under
-    `slava_jax`, unless `plain`; fields of the record that it once came from are put back.
+    The supplement goes before the first question. Fields that the format has no place for go under
+    `slava_jax`, unless `plain`. Unknown fields of an imported record are restored.
 
     Args:
       form: one of FORMS.
-      image: (field, image key) -> what the record is to name.
+      image: maps (field, image key) to the reference that the record should hold.
 
     Raises:
-      InstructionError: `<image>` stands outside of the questions.
+      InstructionError: `<image>` appears outside the questions.
     """
     metadata = dict(item.metadata)
     system, rest = metadata.get("system"), metadata.get("record")
@@ -99,13 +99,13 @@ def record_of(
 
 
 def own_key(conversation: Conversation, i: int) -> str:
-    """The key that this library noted for the i-th image, '' where it did not."""
+    """Returns the key that this library saved for the i-th image, '' if it saved none."""
     keys = conversation.own.get("images")
     if keys is None:
         return ""
     named = isinstance(keys, list) and all(isinstance(key, str) and key for key in keys)
     if not named or len(keys) != len(conversation.images):
-        raise wrong(f"{OWN}.images", f"must name {len(conversation.images)} image(s), is {keys!r}")
+        raise wrong(f"{OWN}.images", f"must list {len(conversation.images)} image(s), is {keys!r}")
     return keys[i]
 
 
@@ -117,25 +117,25 @@ def _without_supplement(question: str, metadata: dict) -> str:
     if not isinstance(supplement, str) or not question.startswith(start):
         raise wrong(
             f"{OWN}.metadata.supplement",
-            "the question does not begin with it; write the same in both places, or remove it here",
+            "the question does not start with it; make both the same, or remove it here",
         )
     return question.removeprefix(start)
 
 
 def _turns(item: Instruction, system: str) -> list[tuple[str, str]]:
-    """All turns, the supplement before the first question."""
+    """Returns all turns, with the supplement before the first question."""
     (question, answer), *others = (*item.turns, (item.question, item.answer))
     supplement = item.metadata["supplement"]
     texts = [("supplement", supplement), ("system", system), ("answer", item.answer)]
     texts += [(f"turns[{i}][1]", told) for i, (_, told) in enumerate(item.turns)]
     for field, text in texts:
         if IMAGE_TOKEN in text:
-            raise wrong(field, f"holds {IMAGE_TOKEN}, which only questions can; remove it")
+            raise wrong(field, f"{IMAGE_TOKEN} is only allowed in questions; remove it")
     return [(f"{supplement}\n{question}" if supplement else question, answer), *others]
 
 
 def _parts(question: str, urls: Iterator[str]) -> str | list[dict]:
-    """The content of a user's message; of `urls` it takes as many as it shows."""
+    """Returns the content of a user message; takes one of `urls` per image shown."""
     first, *texts = question.split(IMAGE_TOKEN)
     if not texts:
         return question

@@ -1,4 +1,4 @@
-"""A file of another format as instructions; all that is wrong with it in one error."""
+"""Reads a file in another format as instructions and reports all its problems in one error."""
 
 import dataclasses
 import itertools
@@ -13,18 +13,18 @@ from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.formats.mapping import Reading, instruction_of, own_key
 from slava_jax.data.instructions import Instruction, InstructionError
 
-_MOST = 20  # problems that an error lists
+_MOST = 20  # most problems that one error lists
 
 
 class Conversations:
-    """A file of conversations as instructions, in its order; can be gone through once.
+    """The conversations of a file as instructions, in file order; can be iterated once.
 
-    Every instruction gets an id of its own: a record without one is FILE/NUMBER, and where an id
-    comes again, `#2`, `#3`, ... stand behind it, and the record's own in `metadata.conversation`.
+    Every instruction gets a unique id. A record without an id becomes FILE/NUMBER. A repeated id
+    gets the suffix `#2`, `#3`, ..., and the original goes to `metadata.conversation`.
 
     Attributes:
-      read, left_out: conversations read so far, and those of them left out for showing no image.
-      instructions: how many the others became, one each.
+      read, left_out: conversations read so far, and how many were left out for lack of an image.
+      instructions: number of instructions made, one per remaining conversation.
     """
 
     def __init__(
@@ -34,19 +34,18 @@ class Conversations:
         reading: Reading,
         leave_out_text: bool = False,
     ):
-        """`leave_out_text`: conversations without an image are left out, else they are an error."""
+        """`leave_out_text`: leave out conversations without an image; otherwise they are errors."""
         self._path, self._images, self._reading = Path(path), images, reading
         self._leave_out_text = leave_out_text
         self._seen: set[str] = set()
-        self._times: dict[str, int] = {}  # how often an id came
+        self._times: dict[str, int] = {}  # occurrences of each id
         self.read = self.left_out = self.instructions = 0
 
     def __iter__(self) -> Iterator[Instruction]:
-        """Yields as it reads; what comes before an error must not be kept.
+        """Yields instructions while reading; discard them if an error follows.
 
         Raises:
-          InstructionError: names file, line, record and field of all that is wrong, or of the
-            first 20.
+          InstructionError: names file, line, record and field of every problem, at most 20.
         """
         problems: list[str] = []
         try:
@@ -57,7 +56,7 @@ class Conversations:
                 except InstructionError as error:
                     problems.append(f"{where}: {error}")
                     if len(problems) == _MOST:
-                        problems.append(f"{self._path}: not read further")
+                        problems.append(f"{self._path}: stopped reading here")
                         break
                 else:
                     if item is None:
@@ -65,21 +64,21 @@ class Conversations:
                         continue
                     self.instructions += 1
                     yield item
-        except InstructionError as error:  # from here on the file cannot be read
+        except InstructionError as error:  # the rest of the file cannot be read
             problems.append(str(error))
         if problems:
             raise InstructionError("\n".join(problems))
         if not self.read:
-            raise InstructionError(f"{self._path}: holds no record")
+            raise InstructionError(f"{self._path}: contains no records")
 
     def _instruction(self, record: Any) -> Instruction | None:
-        """None: a conversation without images that is to be left out."""
+        """Returns None for a conversation without images that is left out."""
         conversation = parse(record)
         if not conversation.images:
             if not self._leave_out_text:
                 raise InstructionError(
-                    "shows no image; add one, or leave all such out with --leave_out_text, which "
-                    "counts them"
+                    "has no image; add one, or use --leave_out_text to leave out and count all "
+                    "such conversations"
                 )
             return None
         keys = [
@@ -90,7 +89,7 @@ class Conversations:
         return self._renamed(instruction_of(conversation, name, keys, self._reading))
 
     def _renamed(self, item: Instruction) -> Instruction:
-        """The same with an id that did not come before."""
+        """Returns the instruction with an id that has not been used yet."""
         for times in itertools.count(self._times.get(item.id, 0) + 1):
             named = item if times == 1 else _marked(item, times)
             if named.id not in self._seen:
@@ -103,6 +102,6 @@ class Conversations:
 def _marked(item: Instruction, times: int) -> Instruction:
     known = item.metadata.get("conversation", {})
     if not isinstance(known, dict):
-        raise wrong("metadata.conversation", f"must be an object where an id recurs, is {known!r}")
+        raise wrong("metadata.conversation", f"must be an object for a repeated id, is {known!r}")
     metadata = {**item.metadata, "conversation": {"id": item.id, **known}}
     return dataclasses.replace(item, id=f"{item.id}#{times}", metadata=metadata)

@@ -1,4 +1,4 @@
-"""What each category draws."""
+"""The drawing functions of the categories."""
 
 from slava_jax.synthetic.scenes import biological, devices, fabricated, fibres, films, grains
 from slava_jax.synthetic.scenes.geometry import Canvas
@@ -19,7 +19,7 @@ _DRAW = {
 
 
 def draw_scene(category: str, canvas: Canvas) -> Scene:
-    """A random scene of the category, and sometimes dirt on it."""
+    """Draws a random scene of the category, sometimes with debris on it."""
     scene = _DRAW[category](canvas)
     litter(canvas, scene)
     return scene

@@ -1,4 +1,4 @@
-"""Biological samples: cells, bacteria, shells of diatoms, pollen, hyphae and leaves."""
+"""Biological samples: cells, bacteria, diatom shells, pollen, hyphae and leaves."""
 
 import math
 
@@ -17,7 +17,7 @@ def biological(canvas: Canvas) -> Scene:
 
 
 def _ground(canvas: Canvas) -> np.ndarray:
-    """A filter, glass or mucus under the sample."""
+    """Draws the filter, glass or mucus under the sample."""
     style = canvas.choice(("glass", "mucus", "filter"), (3, 3, 1))
     if style == "glass":
         return canvas.noise(40) * np.float32(0.6)
@@ -49,7 +49,7 @@ def _body(canvas, height, ident, mask, feature, shape, radii, centres) -> Scene:
 
 
 def _cells(canvas: Canvas) -> Scene:
-    """Soft cells: spread flat with a nucleus, round with folds, or hollow as red cells are."""
+    """Soft cells: spread flat with a nucleus, round with folds, or biconcave red blood cells."""
     kind = canvas.choice(("spread", "round", "red"), (3, 3, 2.5))
     radius = canvas.log_uniform(13, 55) if kind == "spread" else canvas.log_uniform(11, 42)
     number = int(np.clip(canvas.uniform(0.15, 0.9) * 256 * 233 / (math.pi * radius**2), 1, 70))
@@ -99,7 +99,7 @@ def _cells(canvas: Canvas) -> Scene:
 
 
 def _rods(canvas: Canvas) -> Scene:
-    """Bacteria: short capsules, curved or straight, some just divided, some in chains."""
+    """Bacteria: short capsules, curved or straight, some of them dividing."""
     radius = canvas.log_uniform(4, 13)
     length = radius * canvas.uniform(3.5, 8)
     number = int(np.clip(canvas.uniform(0.1, 0.7) * 256 * 233 / (2 * radius * length), 3, 90))
@@ -131,7 +131,7 @@ def _rods(canvas: Canvas) -> Scene:
 
 
 def _diatoms(canvas: Canvas) -> Scene:
-    """Silica shells with rows of pores: round with rays, or long with ribs and a raphe."""
+    """Diatoms: silica shells with rows of pores, round with rays or long with ribs and a raphe."""
     number = int(canvas.choice((1, 2, 3, 5), (4, 2, 2, 1)))
     height = _ground(canvas)
     ident = np.full(height.shape, -1, np.int32)
@@ -196,7 +196,7 @@ def _hyphae(canvas: Canvas) -> Scene:
             canvas, parent[who, where], np.arctan2(way[:, 1], way[:, 0]) + turn, length * 0.6, bend
         )
         stretch = np.linspace(0, child.shape[1] - 1, steps).astype(int)
-        # Children share their parents' number of points, so that all are painted at once.
+        # Children have the same number of points as their parents, so all are painted at once.
         paths.append(child[:, stretch])
         sizes.append(0.75 * thick[who, where][:, None] * fade)
         branches += n
@@ -229,7 +229,7 @@ def _hyphae(canvas: Canvas) -> Scene:
 
 
 def _tissue(canvas: Canvas) -> Scene:
-    """A leaf's skin or another sheet of cells: puzzle-shaped, bulging, with stomata."""
+    """Leaf epidermis or another sheet of cells: puzzle-shaped, bulging, with stomata."""
     pitch = canvas.log_uniform(22, 60)
     wave = canvas.uniform(0.05, 0.3) * pitch
     x = canvas.x + np.float32(wave) * canvas.noise(pitch * 0.35)
@@ -263,7 +263,7 @@ def _tissue(canvas: Canvas) -> Scene:
 
 
 def _pollen(canvas: Canvas) -> Scene:
-    """Grains of pollen: balls with spines, nets or furrows."""
+    """Pollen grains: spheres with spines, nets or furrows."""
     radius = canvas.log_uniform(17, 85)
     number = int(np.clip(canvas.uniform(0.25, 0.8) * 256 * 233 / (math.pi * radius**2), 1, 26))
     centres = canvas.scatter(number, -10)

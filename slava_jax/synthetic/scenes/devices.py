@@ -1,4 +1,4 @@
-"""Micro-electromechanical devices and electrodes: plans drawn in polygons, then given relief."""
+"""Micro-electromechanical devices and electrodes: layouts drawn as polygons, then given relief."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from slava_jax.synthetic.scenes.measure import Scene, roughen
 
 
 class Plan:
-    """A layout drawn in polygons at the frame's pixels: which level is on top where."""
+    """A layout drawn as polygons at the frame's resolution; stores the top level per pixel."""
 
     def __init__(self, canvas: Canvas):
         self.canvas = canvas
@@ -27,7 +27,7 @@ class Plan:
         self.marks: list[tuple[float, float, float]] = []
 
     def place(self, points) -> list[tuple[float, float]]:
-        """Plan coordinates (units, origin in the middle) to pixels."""
+        """Converts plan coordinates (units, origin in the centre) to pixels."""
         p = np.asarray(points, float) * self.zoom
         c, s = math.cos(self.angle), math.sin(self.angle)
         x = p[:, 0] * c - p[:, 1] * s + 128
@@ -35,11 +35,11 @@ class Plan:
         return [tuple(q) for q in np.stack([x, y], 1) * self.canvas.scale]
 
     def mark(self, x: float, y: float, width: float) -> None:
-        """A countable feature: where its middle is and how wide."""
+        """Records a countable feature by its centre and width."""
         self.marks.append((x, y, width))
 
     def counted(self) -> np.ndarray:
-        """float[n]: the widths, units, of the marked features whose middle is in the frame."""
+        """Returns float[n], the widths (units) of marked features whose centre is in the frame."""
         marks = np.array(self.marks)
         at = np.array(self.place(marks[:, :2]))
         shown = ((at > 0) & (at < self.size)).all(1)
@@ -56,7 +56,7 @@ class Plan:
         self.polygon(np.stack([x + r * np.cos(t), y + r * np.sin(t)], 1), level)
 
     def strip(self, points, width: float, level: int) -> None:
-        """A trace of this width along a broken line, with square corners."""
+        """Draws a trace of this width along a polyline, with square corners."""
         p = np.asarray(points, float)
         for a, b in itertools.pairwise(p):
             d = (b - a) / max(np.hypot(*(b - a)), 1e-6) * width / 2
@@ -76,7 +76,7 @@ def mems(canvas: Canvas) -> Scene:
     top = np.asarray(plan.image) > 0
     tall = canvas.uniform(3, 12)
     height = level * np.float32(tall / 2)
-    if canvas.chance(0.5):  # walls that lean
+    if canvas.chance(0.5):  # sloping walls
         height = ndimage.uniform_filter(
             height, 2 * round(canvas.uniform(0.6, 2.0) * canvas.scale) + 1
         )
@@ -90,7 +90,7 @@ def mems(canvas: Canvas) -> Scene:
     scene.alignment = "aligned"
     run = math.atan2(-math.sin(plan.angle) * plan.squash, math.cos(plan.angle))
     scene.orientation = round(math.degrees(run) % 180, 1) % 180
-    scene.aggregation = "isolated"  # fingers, beams and pads stand apart, joined only by their bus
+    scene.aggregation = "isolated"  # fingers, beams and pads are separate except for their bus
     roughen(canvas, scene, top, (4, 2, 1))
     return scene
 
@@ -204,7 +204,7 @@ def _gear(canvas: Canvas, plan: Plan):
 
 
 def _spring(canvas: Canvas, plan: Plan):
-    """A mass hung on folded beams between anchors."""
+    """A mass suspended by folded beams between anchors."""
     half = canvas.uniform(18, 45)
     tall = canvas.uniform(18, 45)
     width = canvas.uniform(2.5, 7)
@@ -233,7 +233,7 @@ def _spring(canvas: Canvas, plan: Plan):
 
 
 def _pads(canvas: Canvas, plan: Plan):
-    """Contact pads whose traces run together in the middle of the picture."""
+    """Contact pads whose traces meet in the centre of the picture."""
     n = int(canvas.rng.integers(2, 13))
     trace = canvas.uniform(2.5, 9)
     pad = canvas.uniform(11, min(34, 260 / n))

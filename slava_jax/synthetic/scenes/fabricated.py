@@ -1,4 +1,4 @@
-"""Patterned surfaces: a unit that lithography or growth repeats over the picture."""
+"""Patterned surfaces: a unit repeated over the picture by lithography or growth."""
 
 import math
 
@@ -22,14 +22,14 @@ def patterned(canvas: Canvas) -> Scene:
 
 
 def _profile(canvas: Canvas, inside: np.ndarray, pitch: float) -> np.ndarray:
-    """Height from the distance inside an edge (units): steep or sloping walls, raised or etched."""
+    """Returns the height at a distance inside an edge (units); walls may slope, or be etched."""
     wall = canvas.log_uniform(0.02, 0.25) * pitch
     tall = canvas.uniform(0.15, 0.5) * pitch * canvas.choice((1, -1), (3, 2))
     return np.clip(inside / np.float32(wall), 0, 1) * np.float32(min(max(tall, -14), 14))
 
 
 def _squash(canvas: Canvas) -> float:
-    """How a tilted stage foreshortens the vertical."""
+    """Draws the vertical foreshortening of a tilted stage."""
     return canvas.choice((1.0, canvas.uniform(1.1, 1.9)), (3, 2))
 
 
@@ -86,7 +86,7 @@ def _tone(canvas: Canvas, scene: Scene) -> None:
 
 
 def _dots(canvas: Canvas, angle: float) -> Scene:
-    """Dots, pillars or holes on a square or hexagonal lattice, each a little off its place."""
+    """Dots, pillars or holes on a square or hexagonal lattice, with slight displacements."""
     pitch = canvas.log_uniform(11, 52)
     u, v, squash = _turned(canvas, angle)
     hexagonal = canvas.chance(0.5)
@@ -158,10 +158,10 @@ def _grid(canvas: Canvas, angle: float) -> Scene:
 
 
 def _lines_seen(canvas: Canvas, phase: np.ndarray) -> int:
-    """How many lines at whole-and-a-half phases show, from the phases of the pixels on lines."""
+    """Counts the visible lines (at half-integer phases) from the phases of pixels on lines."""
     near = np.abs(phase % 1 - 0.5) < 0.06
     index = np.floor(phase[near]).astype(int)
-    # A line that only grazes a corner of the frame does not count.
+    # Lines that only touch a corner of the frame are not counted.
     return len(seen(index - index.min(), 20 * canvas.scale**2)) if len(index) else 0
 
 

@@ -48,7 +48,7 @@ def fibres(canvas: Canvas) -> Scene:
 
 
 def _striate(canvas: Canvas, scene: Scene, painted) -> None:
-    """Fine grooves along the fibre, or scales around it as on wool."""
+    """Adds fine grooves along the fibre, or scales around it as on wool."""
     style = canvas.choice(("plain", "grooves", "scales"), (3, 2, 1))
     if style == "grooves":
         wave = np.sin(painted.across * np.float32(canvas.uniform(6, 16)) + painted.ident)
@@ -86,7 +86,7 @@ def _ripple(canvas: Canvas, steps: int) -> np.ndarray:
 
 
 def _threads(canvas, painted, path, radii, ground, feature, flatness) -> Scene:
-    """The scene of painted tubes, measured on those that show."""
+    """Returns the scene of the painted tubes; only visible tubes are measured."""
     height = painted.round_height(ground, flatness)
     visible = seen(painted.ident, 25 * canvas.scale**2)
     if not len(visible):
@@ -94,7 +94,7 @@ def _threads(canvas, painted, path, radii, ground, feature, flatness) -> Scene:
     material = np.where(painted.mask, np.float32(canvas.uniform(-0.2, 0.9)), 0).astype(np.float32)
     scene = Scene(height, material, painted.mask, feature, "cylindrical", count=len(visible))
     scene.sizes = 2 * np.asarray(radii, float)[visible]
-    # Orientation from the pieces inside the frame.
+    # Measure the orientation on the parts inside the frame.
     x, y = path[visible, :, 0], path[visible, :, 1]
     inside = (x > 0) & (x < canvas.width) & (y > 0) & (y < canvas.height)
     step = np.gradient(path[visible], axis=1)
@@ -113,7 +113,7 @@ def _threads(canvas, painted, path, radii, ground, feature, flatness) -> Scene:
 
 
 def nanowires(canvas: Canvas) -> Scene:
-    """Thin stiff wires: lying at random, standing in a forest, or bursting from a root."""
+    """Thin stiff wires: lying at random, standing in a forest, or radiating from a root."""
     kind = canvas.choice(("network", "forest", "urchin", "sparse"), (4, 4, 2.5, 2))
     if kind == "forest":
         return _forest(canvas)
@@ -154,7 +154,7 @@ def nanowires(canvas: Canvas) -> Scene:
 
 
 def _droplets(canvas, scene: Scene, ends, size, level) -> None:
-    """Bright catalyst drops at the ends of the wires."""
+    """Adds bright catalyst droplets at the ends of the wires."""
     size = np.asarray(size, np.float32)
     scene.height, ident = grains(canvas, ends, size, level + size, Outline(), scene.height)
     if len(seen(ident, 3)) == 0:
@@ -232,7 +232,7 @@ def tips(canvas: Canvas) -> Scene:
 
 
 def _probe(canvas: Canvas) -> Scene:
-    """A pyramid at the end of a cantilever, seen from above at some turn."""
+    """A pyramid at the end of a cantilever, seen from above at a random rotation."""
     angle = canvas.uniform(0, 2 * math.pi)
     where = (canvas.uniform(90, 166), canvas.uniform(80, 150))
     u, v = canvas.turned(angle, where)
@@ -248,7 +248,7 @@ def _probe(canvas: Canvas) -> Scene:
     tall = size * canvas.uniform(0.7, 2.0)
     sides = canvas.choice((3, 4, 4, 0))
     turn = canvas.uniform(0, 0.4)
-    slant = canvas.uniform(-0.45, 0.45)  # the apex is not over the middle: a tilted view
+    slant = canvas.uniform(-0.45, 0.45)  # offset of the apex in a tilted view
     if sides:
         corner = np.full(height.shape, -1e3, np.float32)
         for k in range(sides):

@@ -1,4 +1,4 @@
-"""Films and sponges: surfaces that fill the picture, closed or full of holes."""
+"""Films and sponges: surfaces that fill the picture, dense or full of holes."""
 
 import math
 
@@ -35,7 +35,7 @@ def _film(canvas: Canvas, height, mask, feature, shape) -> Scene:
 
 
 def _granular(canvas: Canvas) -> Scene:
-    """Flat grains grown together, seen from above."""
+    """Flat intergrown grains, seen from above."""
     pitch = canvas.log_uniform(5, 26)
     warp = np.float32(0.25 * pitch)
     x, y = canvas.x + warp * canvas.noise(pitch), canvas.y + warp * canvas.noise(pitch)
@@ -49,7 +49,7 @@ def _granular(canvas: Canvas) -> Scene:
 
 
 def _measure_cells(canvas: Canvas, scene: Scene, cells) -> Scene:
-    """Count the cells whose middle lies in the frame and size them by their area."""
+    """Counts the cells whose centre is in the frame and measures their size by area."""
     area = np.bincount(cells.ident.ravel(), minlength=len(cells.seeds)) / canvas.scale**2
     inside = area > 6
     x, y = cells.seeds.T
@@ -62,7 +62,7 @@ def _measure_cells(canvas: Canvas, scene: Scene, cells) -> Scene:
 
 
 def _cracked(canvas: Canvas) -> Scene:
-    """Mud cracks: plates with curled edges between gaps of changing width."""
+    """Mud cracks: plates with curled edges, separated by gaps of varying width."""
     pitch = canvas.log_uniform(30, 150)
     warp = np.float32(0.12 * pitch)
     x, y = canvas.x + warp * canvas.noise(pitch / 3), canvas.y + warp * canvas.noise(pitch / 3)
@@ -105,7 +105,7 @@ def _wrinkled(canvas: Canvas) -> Scene:
 
 
 def _pinholes(canvas: Canvas) -> Scene:
-    """A flat film with round holes: few or many, never a sponge's share of the area."""
+    """A flat film with few or many round holes, which cover less of the area than in a sponge."""
     radius = canvas.log_uniform(2.2, 11)
     cover = canvas.log_uniform(0.008, 0.14)
     number = int(np.clip(cover * 256 * 233 / (math.pi * radius**2), 3, 160))
@@ -127,7 +127,7 @@ def _pinholes(canvas: Canvas) -> Scene:
 
 
 def _step(canvas: Canvas) -> Scene:
-    """The edge of the film, or its cross-section on the substrate."""
+    """The edge of a film, or its cross-section on the substrate."""
     angle = canvas.uniform(-0.25, 0.25) if canvas.chance(0.5) else canvas.uniform(0, math.pi)
     _, v = canvas.turned(angle)
     rough = canvas.log_uniform(0.3, 5)
@@ -180,7 +180,7 @@ def _smooth(canvas: Canvas) -> Scene:
 
 
 def sponge(canvas: Canvas) -> Scene:
-    """A body of pores: struts through and through, bubbles, or a honeycomb of thin walls."""
+    """A porous body: a network of struts, bubbles, or a honeycomb of thin walls."""
     kind = canvas.choice(("struts", "bubbles", "cells"), (4, 4, 3))
     scene = {"struts": _struts, "bubbles": _bubbles, "cells": _honeycomb}[kind](canvas)
     scene.feature, scene.aggregation = "pore", "continuous"
@@ -189,7 +189,7 @@ def sponge(canvas: Canvas) -> Scene:
 
 
 def _struts(canvas: Canvas) -> Scene:
-    """Two or three layers of a random network, the deeper ones seen through the holes."""
+    """Two or three layers of a random network; deeper layers are visible through the holes."""
     pitch = canvas.log_uniform(6, 24)
     layers = int(canvas.rng.integers(2, 4))
     porosity = canvas.uniform(0.35, 0.75)
@@ -221,7 +221,7 @@ def _measure_pores(canvas: Canvas, scene: Scene) -> Scene:
 
 
 def _bubbles(canvas: Canvas) -> Scene:
-    """Round pores of many sizes that open into one another, darker the deeper."""
+    """Round, interconnected pores of many sizes; deeper ones are darker."""
     radius = canvas.log_uniform(5, 22)
     cover = canvas.uniform(0.35, 1.3)
     number = int(np.clip(cover * 256 * 233 / (math.pi * radius**2), 8, 260))
@@ -232,7 +232,7 @@ def _bubbles(canvas: Canvas) -> Scene:
     )
     outline = Outline(lobes=canvas.choice((0.0, 0.05, 0.12)), flatten=canvas.uniform(0.8, 2.0))
     bump, ident = grains(canvas, centres, radii, np.zeros(number), outline, canvas.zeros())
-    # Windows from pore to pore, where a second set of smaller holes cuts through the walls.
+    # Windows between pores, where a second set of smaller holes cuts through the walls.
     inner = canvas.scatter(number)
     deep, _ = grains(
         canvas,
@@ -256,7 +256,7 @@ def _bubbles(canvas: Canvas) -> Scene:
 
 
 def _honeycomb(canvas: Canvas) -> Scene:
-    """A foam of polygonal cells with thin walls, and perhaps a second one behind."""
+    """A foam of polygonal cells with thin walls, sometimes with a second one behind it."""
     pitch = canvas.log_uniform(11, 48)
     warp = np.float32(0.15 * pitch)
     x, y = canvas.x + warp * canvas.noise(pitch), canvas.y + warp * canvas.noise(pitch)

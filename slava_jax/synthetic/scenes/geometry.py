@@ -1,7 +1,7 @@
-"""Drawing surfaces as height maps: smooth noise, cells, tubes and grains.
+"""Draws surfaces as height maps: smooth noise, cells, tubes and grains.
 
-Every length here is in *units*: the picture is 256 units wide whatever its size in pixels, so a
-scene looks alike at 256, 512 or 1024 pixels. Heights are units too, so that slopes are true.
+All lengths here are in *units*. The picture is 256 units wide at any size in pixels, so a scene
+looks alike at 256, 512 or 1024 pixels. Heights are in units as well, so that slopes are correct.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import math
 import numpy as np
 
 WIDTH = 256.0  # units across the picture
-SMALLEST = 64  # pixels a side; below it neither scene nor data bar can be drawn
+SMALLEST = 64  # pixels per side; neither scene nor data bar can be drawn below it
 FAR = np.float32(-1e6)
 
 
 class Canvas:
-    """The frame to draw in: `rows` x `columns` pixels, `scale` pixels a unit, and a generator."""
+    """The drawing frame: `rows` x `columns` pixels, `scale` pixels per unit, and a generator."""
 
     def __init__(self, rng: np.random.Generator, rows: int, columns: int):
         self.rng = rng
@@ -27,55 +27,58 @@ class Canvas:
         self.y = ((np.arange(rows, dtype=np.float32) + 0.5) / self.scale)[:, None]
 
     def zeros(self) -> np.ndarray:
-        """float32[rows, columns] of zeros."""
+        """Returns zeros, float32[rows, columns]."""
         return np.zeros((self.rows, self.columns), np.float32)
 
     def noise(self, scale: float, stretch: float = 1.0) -> np.ndarray:
-        """float32[rows, columns]: smooth noise, mean 0, variance about 1, of the given grain.
+        """Returns smooth noise with grain size `scale`, mean 0 and variance about 1,
+        float32[rows, columns].
 
-        `stretch` makes the grain that much longer along x than along y.
+        `stretch` is the ratio of the grain's length along x to that along y.
         """
         cells_x, weights_x = _spline(self.columns, self.scale, max(scale * stretch, 1.0))
         cells_y, weights_y = _spline(self.rows, self.scale, max(scale, 1.0))
         size = (int(cells_y[-1]) + 4, int(cells_x[-1]) + 4)
         grid = self.rng.standard_normal(size, np.float32)
-        # Four taps an axis; a matrix product would do it too, but its threads fight for the cores.
+        # Four taps per axis; a matrix product would work too, but its threads compete for cores.
         wide = sum(grid[:, cells_x + k] * weights_x[k] for k in range(4))
         return sum(wide[cells_y + k] * weights_y[k][:, None] for k in range(4))
 
     def fractal(self, scale: float, octaves: int = 3, persistence: float = 0.5) -> np.ndarray:
-        """float32[rows, columns]: noise of several grains, each half as coarse as the last."""
+        """Returns noise of several octaves, each half as coarse as the last, as in `noise`."""
         total = self.noise(scale)
         for octave in range(1, octaves):
             total += np.float32(persistence**octave) * self.noise(scale / 2**octave)
         return total
 
     def turned(self, angle: float, centre: tuple[float, float] | None = None):
-        """(u, v), float32[rows, columns]: coordinates turned by `angle` radians about a point."""
+        """Returns coordinates (u, v) rotated by `angle` radians about a point,
+        float32[rows, columns].
+        """
         cx, cy = centre or (self.width / 2, self.height / 2)
         c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
         x, y = self.x - np.float32(cx), self.y - np.float32(cy)
         return x * c + y * s, y * c - x * s
 
     def uniform(self, low: float, high: float) -> float:
-        """One uniform draw."""
+        """Draws uniformly."""
         return float(self.rng.uniform(low, high))
 
     def log_uniform(self, low: float, high: float) -> float:
-        """One draw uniform in the logarithm."""
+        """Draws uniformly in the logarithm."""
         return float(np.exp(self.rng.uniform(math.log(low), math.log(high))))
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Returns True with this probability."""
         return bool(self.rng.random() < probability)
 
     def choice(self, options, weights=None):
-        """One of the options; `weights` need not sum to one."""
+        """Draws one of the options; `weights` need not sum to one."""
         p = None if weights is None else np.asarray(weights, float) / np.sum(weights)
         return options[int(self.rng.choice(len(options), p=p))]
 
     def scatter(self, count: int, margin: float = 0.0) -> np.ndarray:
-        """float32[count, 2]: random (x, y) in the frame, up to `margin` outside it."""
+        """Returns float32[count, 2], random (x, y) in the frame or up to `margin` outside it."""
         low = np.array([-margin, -margin])
         high = np.array([self.width + margin, self.height + margin])
         return self.rng.uniform(low, high, (count, 2)).astype(np.float32)
@@ -90,18 +93,18 @@ def _spline_at(pixels: int, pixels_a_unit: float, scale: float):
         np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
         / 6
     )
-    # 0.479 is the mean of the squared weights' sum: the noise keeps a variance of one.
+    # Normalise to a variance of one; 0.479 is the mean of the sum of squared weights.
     return cell, (weights / math.sqrt(0.479)).astype(np.float32)
 
 
 def _spline(pixels: int, pixels_a_unit: float, scale: float):
-    # Steps of 6 % keep the number of cached tables small and the eye sees no difference.
+    # Steps of 6 % keep the number of cached tables small, with no visible difference.
     return _spline_at(pixels, pixels_a_unit, 1.06 ** round(math.log(scale) / math.log(1.06)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """A mosaic: distances (units) to the nearest and second nearest seed, and whose cell it is."""
+    """A mosaic: distances (units) to the nearest and second nearest seed, and the cell index."""
 
     nearest: np.ndarray  # float32[rows, columns]
     second: np.ndarray  # float32[rows, columns]
@@ -110,12 +113,12 @@ class Cells:
 
     @property
     def wall(self) -> np.ndarray:
-        """float32[rows, columns]: about the distance to the nearest cell wall, units."""
+        """Approximate distance to the nearest cell wall, float32[rows, columns], units."""
         return 0.5 * (self.second - self.nearest)
 
 
 def mosaic(rng: np.random.Generator, x, y, pitch: float, jitter: float) -> Cells:
-    """Cells about the points of a jittered grid; x, y: float32[rows, columns], warped or not."""
+    """Returns the cells of a jittered grid at x, y: float32[rows, columns], warped or not."""
     x, y = np.broadcast_arrays(np.asarray(x, np.float32), np.asarray(y, np.float32))
     gx, gy = x / np.float32(pitch), y / np.float32(pitch)
     low = np.floor([gx.min() - 1, gy.min() - 1]).astype(int)
@@ -148,7 +151,7 @@ def mosaic(rng: np.random.Generator, x, y, pitch: float, jitter: float) -> Cells
 
 @dataclasses.dataclass(frozen=True)
 class Tubes:
-    """What `tubes` painted, per pixel: which curve, where across it and where along it."""
+    """The per-pixel result of `tubes`: the curve and the position across and along it."""
 
     ident: np.ndarray  # int32[rows, columns], curve or -1
     across: np.ndarray  # float32[rows, columns], -1 to 1 over the width
@@ -158,20 +161,20 @@ class Tubes:
 
     @property
     def mask(self) -> np.ndarray:
-        """bool[rows, columns]: where there is a tube."""
+        """The pixels covered by a tube, bool[rows, columns]."""
         return self.ident >= 0
 
     def round_height(self, ground: np.ndarray, flatness: float = 1.0) -> np.ndarray:
-        """The surface with round tubes on `ground`; `flatness` scales the rise of the section."""
+        """Returns the surface with round tubes on `ground`; `flatness` scales the tubes' height."""
         bulge = np.sqrt(np.maximum(1 - self.across**2, 0)) * self.radius * np.float32(flatness)
         return np.where(self.mask, self.level + bulge, ground)
 
 
 def tubes(canvas: Canvas, points: np.ndarray, radius: np.ndarray, level: np.ndarray) -> Tubes:
-    """Paint N curves of M points, the later over the earlier.
+    """Paints N curves of M points, later ones over earlier ones.
 
     points: float32[N, M, 2] (x, y); radius, level: float32 broadcastable to [N, M]. Neighbouring
-    points should be at most 0.7 pixels apart (`arc_steps` says how many that takes).
+    points should be at most 0.7 pixels apart (see `arc_steps`).
     """
     n, m = points.shape[:2]
     radius = np.broadcast_to(np.asarray(radius, np.float32), (n, m)).reshape(-1)
@@ -213,14 +216,14 @@ def tubes(canvas: Canvas, points: np.ndarray, radius: np.ndarray, level: np.ndar
 
 
 def arc_steps(canvas: Canvas, length: float) -> int:
-    """How many points a curve of `length` units needs to be painted without gaps."""
+    """Returns how many points a curve of `length` units needs to be painted without gaps."""
     return max(4, math.ceil(length * canvas.scale / 0.7))
 
 
 def curves(canvas: Canvas, start, heading, length: float, bend: float, waves: int = 3):
-    """float32[N, M, 2]: N smooth curves from `start` [N, 2] along `heading` [N] (radians).
+    """Returns N smooth curves from `start` [N, 2] along `heading` [N] (radians), float32[N, M, 2].
 
-    `bend` is the standard deviation, radians, by which the heading wanders along the curve.
+    `bend` is the standard deviation, in radians, of the heading along the curve.
     """
     n, m = len(start), arc_steps(canvas, length)
     t = np.linspace(0, 1, m, dtype=np.float32)
@@ -238,21 +241,21 @@ def curves(canvas: Canvas, start, heading, length: float, bend: float, waves: in
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """How grains look: `lobes` roughen the outline, `facets` cut planes, `aspect` lengthens."""
+    """The shape of grains: `lobes` roughen the outline, `facets` cut planes, `aspect` elongates."""
 
     lobes: float = 0.0
     facets: int = 0
     aspect: float = 1.0
     power: float = 0.5  # 0.5 is a sphere; larger is more pointed, smaller is flatter
     flatten: float = 1.0  # height over radius
-    angle: float | None = None  # of the long axis; random where None
+    angle: float | None = None  # of the long axis; None for random
 
 
 def grains(canvas: Canvas, centres, radii, level, outline: Outline, ground: np.ndarray):
-    """Lay grains on the surface `ground`, the higher hiding the lower.
+    """Adds grains to the surface `ground`; higher grains hide lower ones.
 
-    centres: float32[n, 2]; radii, level: float32[n], `level` being the height of the equator.
-    Returns the new height map and int32[rows, columns], the grain seen or -1.
+    centres: float32[n, 2]; radii, level: float32[n], where `level` is the height of the equator.
+    Returns the new height map and int32[rows, columns], the visible grain or -1.
     """
     height = ground.astype(np.float32, copy=True)
     ident = np.full(height.shape, -1, np.int32)
@@ -299,7 +302,7 @@ def _grain_patches(canvas, centres, radii, corner, half, outline: Outline) -> np
         radius = np.sqrt(square) + np.float32(1e-6)
         cos, sin = px / radius, py / radius
         edge = np.ones_like(square)
-        ck, sk = cos, sin  # cos kθ and sin kθ by the addition theorem: no slow arctan2
+        ck, sk = cos, sin  # cos kθ and sin kθ by the addition theorem, avoiding a slow arctan2
         for k in range(2, 6):
             ck, sk = ck * cos - sk * sin, sk * cos + ck * sin
             weight = rng.standard_normal((2, n, 1, 1)).astype(np.float32)

@@ -44,7 +44,7 @@ def particles(canvas: Canvas) -> Scene:
 
 
 def powder(canvas: Canvas) -> Scene:
-    """Irregular grains of many sizes in heaps and clumps, the small sticking to the large."""
+    """Irregular grains of many sizes in heaps and clumps; small grains stick to large ones."""
     kind = canvas.choice(("bed", "clumps", "fine", "loose"), (6, 2, 3, 0.7))
     coarse = canvas.log_uniform(9, 24)
     spread = canvas.uniform(0.3, 0.6)
@@ -62,7 +62,7 @@ def powder(canvas: Canvas) -> Scene:
         centres = canvas.scatter(int(canvas.uniform(12, 60)))
     centres = centres[:420]
     radii = np.clip(coarse * np.exp(canvas.rng.normal(0, spread, len(centres))), 1.8, 60)
-    # Fines: many small grains on and between the large ones.
+    # Fines: small grains on and between the large ones.
     fines = int(canvas.uniform(20, 110))
     near = centres[canvas.rng.integers(0, len(centres), fines)]
     near = near + canvas.rng.normal(0, coarse, (fines, 2)).astype(np.float32)
@@ -137,7 +137,7 @@ def _powder_outline(canvas: Canvas) -> tuple[Outline, str]:
 
 
 def _lattice(canvas: Canvas, radius: float) -> np.ndarray:
-    """A monolayer: hexagonal with a little disorder, gaps and perhaps a second grain of it."""
+    """A hexagonal monolayer with some disorder and gaps."""
     pitch = 2 * radius * canvas.uniform(1.0, 1.35)
     count = int(420 / pitch)
     i, j = np.meshgrid(np.arange(-count, count), np.arange(-count, count))
@@ -151,7 +151,7 @@ def _lattice(canvas: Canvas, radius: float) -> np.ndarray:
     inside = (points > -margin).all(1) & (points < far).all(1)
     points = points[inside]
     points = points + canvas.rng.normal(0, canvas.choice((0.0, 0.04, 0.1)) * pitch, points.shape)
-    # A patchy layer: the coverage ends where a slow noise says so.
+    # Random vacancies and, in half of the cases, a patchy layer with bare stripes.
     keep = canvas.rng.random(len(points)) > canvas.choice((0.0, 0.03, 0.15))
     if canvas.chance(0.5):
         u = points @ canvas.rng.normal(0, 1 / 60, 2)
@@ -163,7 +163,7 @@ def _lattice(canvas: Canvas, radius: float) -> np.ndarray:
 
 
 def _clusters(canvas: Canvas, radius: float, clusters: int, each: float) -> np.ndarray:
-    """Clumps grown by adding each grain next to an earlier one."""
+    """Clumps grown by adding grains next to earlier ones."""
     points = []
     for heart in canvas.scatter(clusters, -20):
         clump = [heart]
@@ -177,7 +177,7 @@ def _clusters(canvas: Canvas, radius: float, clusters: int, each: float) -> np.n
 
 
 def _apart(canvas: Canvas, points: np.ndarray, least: float) -> np.ndarray:
-    """Drop, mostly, the points that lie too close to an earlier one."""
+    """Drops most of the points that are too close to an earlier one."""
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)
     crowded = np.tril(distance < least, -1).any(1)
     keep = ~crowded | (canvas.rng.random(len(points)) < canvas.choice((0.0, 0.1, 0.4), (3, 2, 1)))

@@ -1,4 +1,4 @@
-"""A drawn scene, and what can be measured from what was drawn."""
+"""A drawn scene and measurements on it."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from slava_jax.synthetic.scenes.geometry import Canvas, Outline, grains
 
 @dataclasses.dataclass
 class Scene:
-    """A surface and the facts about it; lengths in units (the picture is 256 units wide)."""
+    """A surface and facts about it; lengths are in units (the picture is 256 units wide)."""
 
     height: np.ndarray  # float32[rows, columns]
     material: np.ndarray  # float32[rows, columns], brightness of the material, 0 is neutral
@@ -20,7 +20,7 @@ class Scene:
     shape: str
     count: int | None = None
     kind: str = "diameter"
-    sizes: np.ndarray | None = None  # float[n] of the features seen
+    sizes: np.ndarray | None = None  # float[n], sizes of the visible features
     spacing: float | None = None
     order: str = "random"
     orientation: float | None = None
@@ -32,15 +32,16 @@ class Scene:
 
 
 def seen(ident: np.ndarray, least: float) -> np.ndarray:
-    """int[n]: the features (>= 0) that show at least `least` pixels in int32 `ident`."""
+    """Returns int[n], the features (>= 0) with at least `least` visible pixels in int32 `ident`."""
     number = np.bincount(ident.ravel() + 1)
     return np.flatnonzero(number[1:] >= max(least, 1))
 
 
 def neighbours(centres: np.ndarray) -> tuple[float | None, str]:
-    """Mean distance of nearest neighbours and the order of float[n, 2] centres.
+    """Returns the mean nearest-neighbour distance and the order of float[n, 2] centres.
 
-    The order looks at the four nearest distances of each: equal in a lattice, spread otherwise.
+    The order is judged by the spread of each centre's four smallest distances, which are equal in a
+    lattice.
     """
     if len(centres) < 2:
         return None, "random"
@@ -56,7 +57,7 @@ def neighbours(centres: np.ndarray) -> tuple[float | None, str]:
 
 
 def aggregation(centres: np.ndarray, radii: np.ndarray) -> str:
-    """'isolated', 'touching' or 'clustered' by the contacts of discs [n, 2], [n]."""
+    """Classifies discs [n, 2], [n] by their contacts: 'isolated', 'touching' or 'clustered'."""
     if len(centres) < 2:
         return "isolated"
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
@@ -65,15 +66,15 @@ def aggregation(centres: np.ndarray, radii: np.ndarray) -> str:
     if touch.any(1).mean() < 0.25:
         return "isolated"
     label = connected_components(csr_array(touch), directed=False)[1]
-    # The size of the cluster that a feature picked at random belongs to.
+    # The expected cluster size of a randomly picked feature.
     number = np.bincount(label)
     return "clustered" if (number[label]).mean() >= 5 else "touching"
 
 
 def axial(angles: np.ndarray, weights: np.ndarray | None = None) -> tuple[float | None, str]:
-    """Mean orientation (degrees, [0, 180), counter-clockwise) and alignment of image angles.
+    """Returns the mean orientation (degrees in [0, 180), counter-clockwise) and the alignment.
 
-    `angles`: float[n] radians in image coordinates (y down), so they turn the other way.
+    `angles` are float[n] in radians in image coordinates; y points down, so they run clockwise.
     """
     w = np.ones(len(angles)) if weights is None else weights
     resultant = np.sum(w * np.exp(-2j * np.asarray(angles, float))) / np.sum(w)
@@ -85,7 +86,7 @@ def axial(angles: np.ndarray, weights: np.ndarray | None = None) -> tuple[float 
 
 
 def roughen(canvas: Canvas, scene: Scene, where: np.ndarray, weights=(1, 1, 1)) -> None:
-    """Give the surface `where` (bool) a texture, smooth, grainy or rough, and record it."""
+    """Applies a smooth, grainy or rough texture to the surface in `where` (bool) and records it."""
     scene.texture = canvas.choice(("smooth", "grainy", "rough"), weights)
     if scene.texture == "grainy":
         bumps = canvas.noise(canvas.uniform(1.3, 2.2)) * np.float32(canvas.uniform(0.25, 0.6))
@@ -97,7 +98,7 @@ def roughen(canvas: Canvas, scene: Scene, where: np.ndarray, weights=(1, 1, 1)) 
 
 
 def litter(canvas: Canvas, scene: Scene, name: str = "debris") -> None:
-    """Now and then drop some foreign specks on the scene and count those that show."""
+    """Occasionally adds foreign specks to the scene and counts the visible ones."""
     if not canvas.chance(0.14):
         return
     n = int(canvas.rng.integers(1, 9))
@@ -113,7 +114,7 @@ def litter(canvas: Canvas, scene: Scene, name: str = "debris") -> None:
 
 
 def second_phase(canvas: Canvas, scene: Scene, ident: np.ndarray, visible, chance: float) -> None:
-    """Make some of the visible features bright, as a heavier material is, and record it."""
+    """Makes some visible features bright, like a heavier material, and records it."""
     if len(visible) < 3 or not canvas.chance(chance):
         return
     bright = canvas.rng.random(len(visible)) < canvas.uniform(0.1, 0.35)
@@ -121,5 +122,5 @@ def second_phase(canvas: Canvas, scene: Scene, ident: np.ndarray, visible, chanc
         return
     table = np.zeros(max(int(ident.max()), int(visible.max())) + 2, np.float32)
     table[visible[bright]] = canvas.uniform(0.5, 1.0)
-    scene.material += table[ident]  # the last entry, for ident -1, stays zero
+    scene.material += table[ident]  # the last entry, used for ident -1, stays zero
     scene.composition = "bright second phase"

@@ -1,9 +1,9 @@
-"""What did the runs named reach? Rewrites the results in README.md, so that nobody types numbers.
+"""What did these runs reach? Rewrites the results in docs/results.md and the table in README.md.
 
-    python -m experiments.readme_results runs/quickstart/metrics.json
+    python -m experiments.results_page runs/quickstart/metrics.json
 
-Give several files for several runs; each gets its tables. Beside every metrics.json it reads the
-run's config.json (data set, seeds) and report.html (on what machine the run was).
+Give several files for several runs; the README's table is that of the first. Next to each
+metrics.json it reads the run's config.json (data set, seeds) and report.html (hardware).
 """
 
 import argparse
@@ -20,6 +20,7 @@ from slava_jax.eval.targets import QUICKSTART
 from slava_jax.train.workdir import write_atomically
 
 README = Path(__file__).parent.parent / "README.md"
+PAGE = README.parent / "docs" / "results.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 # Beside the targets: what the paper's tables have.
 _FURTHER = (
@@ -116,6 +117,26 @@ def _controls(run: Run) -> str:
     return table(("control", *(title for *_, title in CONTROL_COLUMNS)), rows)
 
 
+_SUMMARY = (
+    ("Class named correctly (10 classes)", "classification", "top1", "classification_majority"),
+    ("Caption, ROUGE-L", "caption", "rougeL", "caption_blind"),
+    ("Other questions, ROUGE-L", "vqa", "rougeL", "vqa_blind"),
+)
+
+
+def summary(run: Run) -> str:
+    """Markdown: the assistant, with a mismatched image, and what is likely without an image."""
+    rows = []
+    for label, group, score, blind in _SUMMARY:
+        held = [run.metrics.get(f"{g}.{score}") for g in (group, f"{group}_shuffled", blind)]
+        count = run.metrics.get(f"{group}.n", 0)
+        rows.append((label, *("–" if x is None else f"{x:.2f}" for x in held), f"{count:.0f}"))
+    header = (run.name, "assistant", "mismatched image", "no image", "n")
+    m, e = run.metrics, run.environment
+    where = f"{e['processor']}, {e['cores']} cores, {m['run.wall_seconds'] / 60:.0f} minutes"
+    return table(header, rows) + f"\n\nSeed {run.config['seed']}; {where}."
+
+
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table; all columns but the first are numbers."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
@@ -125,25 +146,29 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def replaced(text: str, results: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with `results` between the markers. Raises ResultsError unless each is there once."""
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ResultsError(f"the README must hold {begin} and, behind it, {end}, once each")
+        raise ResultsError(f"the page must hold {begin} and, after it, {end}, once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{results}\n{end}{rest.split(end)[1]}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
-    options = argparse.ArgumentParser("python -m experiments.readme_results")
+    options = argparse.ArgumentParser("python -m experiments.results_page")
     options.add_argument("metrics", nargs="+", type=Path, help="metrics.json of finished runs")
-    options.add_argument("--readme", type=Path, default=README, help="the file to rewrite")
+    options.add_argument("--readme", type=Path, default=README, help="gets the short table")
+    options.add_argument("--page", type=Path, default=PAGE, help="gets all of it")
     asked = options.parse_args(arguments)
     try:
-        results = block([read_run(path) for path in asked.metrics])
-        text = replaced(asked.readme.read_text(encoding="utf-8"), results)
+        runs = [read_run(path) for path in asked.metrics]
+        texts = {asked.readme: summary(runs[0]), asked.page: block(runs)}
+        pages = {path: replaced(path.read_text("utf-8"), text) for path, text in texts.items()}
     except ResultsError as error:
         sys.exit(f"error: {error}")
-    write_atomically(asked.readme, text)
-    print(results)
-    print(json.dumps({"runs": [str(path) for path in asked.metrics], "readme": str(asked.readme)}))
+    for path, page in pages.items():
+        write_atomically(path, page)
+    print(texts[asked.page])
+    runs = [str(path) for path in asked.metrics]
+    print(json.dumps({"runs": runs, "pages": [str(path) for path in pages]}))
 
 
 if __name__ == "__main__":
