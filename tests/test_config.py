@@ -131,7 +131,7 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("language.learning_rate", 0.0, "language.learning_rate: must be above 0, is 0.0"),
         ("decoder", "foo", "decoder must be 'transformer' or 'llama', got 'foo'"),
         ("vit.patch", 100, "vit.image_size must be a multiple of vit.patch"),
-        ("language_model.kv_heads", 3, "language_model.kv_heads must divide its heads"),
+        ("language_model.kv_heads", 3, "language_model.kv_heads must divide heads"),
         ("adapter.r_min", 17, "adapter ranks need 1 <= r_min <= r_max"),
         ("vit.patch", 0, "vit: sizes must be 1 or more"),
         ("vit.channels", 2, "channels 1 or 3"),
