@@ -136,15 +136,17 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
     kind = config["model_type"]
     rope = _rope(config)
     theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
+    full = ["full_attention"] * whole(config, "num_hidden_layers")
     refused = {
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "rope type": rope_type(rope) not in ("default", "llama3"),
         "mrope_section": rope.get("mrope_section") is not None,
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        "partial_rotary_factor": {**config, **rope}.get("partial_rotary_factor", 1.0) != 1.0,
+        "quantization_config": config.get("quantization_config") is not None,
         "use_sliding_window": config.get("use_sliding_window", False),
-        "layer_types": bool(set(config.get("layer_types") or ()) - {"full_attention"}),
+        "layer_types": config.get("layer_types") not in (None, full),
     }
     if any(refused.values()):
         names = ", ".join(name for name, is_so in refused.items() if is_so)
@@ -180,7 +182,7 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
 
 def _rope(config: dict) -> dict:
     """Rope parameters: `rope_parameters`, or `rope_scaling` from older transformers."""
-    now, before = mapping(config, "rope_parameters"), mapping(config, "rope_scaling")
+    now, before = (_named(mapping(config, key)) for key in ("rope_parameters", "rope_scaling"))
     original = "original_max_position_embeddings"
     rope = {**before, **now}
     for told in (before, config):  # transformers silently prefers either to rope_parameters
@@ -196,9 +198,19 @@ def _rope(config: dict) -> dict:
     return rope
 
 
+def _named(rope: dict) -> dict:
+    """Rope parameters under today's names; older files call the type `type`."""
+    if "type" not in rope:
+        return rope
+    kind = rope["type"]
+    if rope.get("rope_type", kind) != kind:
+        raise ValueError("type, rope_type: given twice with different values; keep one")
+    return {**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}
+
+
 def rope_type(rope: dict) -> str:
-    """The type in a config's rope parameters; older files call it `type`."""
-    return rope.get("rope_type", rope.get("type", "default"))
+    """The type in a config's rope parameters."""
+    return rope.get("rope_type", "default")
 
 
 def _llama3_scaling(rope: dict) -> tuple[float, ...]:

@@ -95,13 +95,15 @@ def llava_parts(
         ),
     }
     token = {"image_token_index": config.get("image_token_id", _IMAGE_TOKEN), **config}
+    if config.get("image_token_id", token["image_token_index"]) != token["image_token_index"]:
+        raise ValueError("image_token_id, image_token_index: must be the same; keep one")
     return parts, whole(token, "image_token_index")
 
 
 def _text(config: dict) -> dict:
     """text_config completed with the defaults of transformers."""
     text = {"model_type": "llama", **mapping(config, "text_config")}
-    if text["model_type"] not in ARCHITECTURES:
+    if text["model_type"] not in tuple(ARCHITECTURES):  # a list is no key
         raise ValueError(
             f"text_config: model_type {text['model_type']!r} is not supported, only "
             f"{', '.join(ARCHITECTURES)}"

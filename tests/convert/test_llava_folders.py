@@ -19,6 +19,8 @@ from slava_jax.convert.rules import ConvertError
 from slava_jax.models.connectors import ConnectorConfig
 from slava_jax.train.start import pretrained, pretrained_connector, with_pretrained_shapes
 
+TEXT = TINY_LLAVA["text_config"]
+
 
 def converted(folder, to):
     write(read(folder), to)
@@ -89,6 +91,26 @@ def test_a_projector_of_one_layer(tmp_path):
         ({"vision_config": None}, "'clip_vision_model' is supported"),
         ({"text_config": {"model_type": "mistral"}}, "'mistral' is not supported"),
         ({"text_config": {"model_type": "llama"}}, "[270, 32], must be [32000, 4096]"),
+        ({"text_config": {"model_type": ["llama"]}}, "['llama'] is not supported"),
+        ({"text_config": {**TEXT, "layer_types": 5}}, "layer_types"),
+        ({"text_config": {**TEXT, "layer_types": [["full_attention"]]}}, "layer_types"),
+        ({"text_config": {**TEXT, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"text_config": {**TEXT, "quantization_config": {"bits": 4}}}, "quantization_config"),
+        (
+            {"text_config": {**TEXT, "rope_scaling": {"type": "linear", "rope_type": "default"}}},
+            "type, rope_type: given twice",
+        ),
+        (
+            {
+                "text_config": {
+                    **TEXT,
+                    "rope_scaling": {"type": "linear", "factor": 2.0},
+                    "rope_parameters": {"rope_type": "default"},
+                }
+            },
+            "rope_type: given twice",
+        ),
+        ({"image_token_id": 265}, "image_token_id, image_token_index: must be the same"),
         ({"vision_feature_layer": -1}, "vision_tower.encoder.layers.2.layer_norm1.weight"),
     ],
 )
