@@ -70,13 +70,16 @@ def config_of(seed: int, model: str) -> ConfigDict:
 def do(seed: int, model: str) -> None:
     """Runs and evaluates one model, unless its results exist."""
     name = name_of(seed, model)
-    if name in results.read(RESULTS):
+    config = config_of(seed, model)
+    settings = results.settings_of(config)
+    if results.measured(RESULTS, name, settings):
         return
     place = "".join(c if c.isalnum() else "_" for c in name)
     before = shared_stages(llava.get_config(), RUNS, seed)
-    metrics = assistant_run(config_of(seed, model), RUNS / place, before)
+    metrics = assistant_run(config, RUNS / place, before)
     kept = {metric: metrics[metric] for metric in KEPT if metric in metrics}
-    results.add(RESULTS, name, {"metrics": kept, "environment": environment()})
+    found = {"settings": settings, "metrics": kept, "environment": environment()}
+    results.add(RESULTS, name, found)
 
 
 def name_of(seed: int, model: str) -> str:

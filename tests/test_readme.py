@@ -87,9 +87,9 @@ def test_results_are_those_of_the_run(tmp_path, metrics_file):
     assert "old" not in text
     for part in (
         "| Top-1 accuracy | 0.875 | at least 0.85: reached |",
-        "| Top-1 above the classical yardstick | – | at least 0.10: no value |",
+        "| Top-1 above the classical baseline | – | at least 0.10: no value |",
         "| Wall clock | 512 s | at most 600 s: reached |",
-        "| Assistant, an image of another category | 0.062 |",
+        "| Assistant, image of another category | 0.062 |",
         "| ViT classifier alone | 0.750 |",
         "800 test images",
         "seed 7 (data: 3)",

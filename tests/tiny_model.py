@@ -40,7 +40,7 @@ def random_batch(seed, rows=ROWS, kind="transformer", images=1):
     for image in range(images):
         at = slice(1 + image * (M + 1), 1 + image * (M + 1) + M)
         index[:, at] = image * M + np.arange(M)
-    tokens[index >= 0] = form.image_id
+    tokens[index >= 0] = form.image_id or 0
     tokens[np.arange(rows), length - 1] = form.end_id
     offset = np.where(np.arange(rows) % 2 == 0, 1, -1)
     return {

@@ -1,8 +1,8 @@
-"""Llama, Qwen2 and Qwen3: one config and one table, with the names of Hugging Face and of GGUF.
+"""Llama, Qwen2 and Qwen3: one config and one table, with Hugging Face and GGUF names.
 
-The three differ in two settings: Qwen2 has biases of q, k and v, Qwen3 a norm of each head of q and
-k. Letters: `V` vocabulary, `D` width, `F` MLP width, `Q` and `K` the widths of all query and all
-key/value heads, `C` the width of one.
+The three differ in two settings: Qwen2 has q, k and v biases, Qwen3 normalises each head of q and
+k. Letters: `V` vocabulary, `D` width, `F` MLP width, `Q` and `K` total width of the query and of
+the key/value heads, `C` width of one head.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-# What transformers takes where a config says nothing.
+# Defaults of transformers for missing keys.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
 }
-# Those that LLaVA's text_config may leave out, too.
+# Further defaults for keys that LLaVA's text_config may omit.
 SIZES = {
     "llama": {
         "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008,
@@ -57,15 +57,15 @@ _GGUF_NAMES = {
 
 
 def kind_of(c: DecoderConfig) -> str:
-    """The key of ARCHITECTURES that a decoder is of.
+    """The key of ARCHITECTURES for a decoder.
 
     Raises:
-      ConvertError: biases of q, k and v beside norms of q and k, which no family has.
+      ConvertError: both qkv_bias and qk_norm are set, which no family has.
     """
     if c.qkv_bias and c.qk_norm:
         raise ConvertError(
-            "language_model: qkv_bias is Qwen2's and qk_norm Qwen3's; no architecture of "
-            "transformers that is written here has both"
+            "language_model: qkv_bias (Qwen2) and qk_norm (Qwen3) are both set; no architecture "
+            "that can be exported has both"
         )
     return "qwen2" if c.qkv_bias else "qwen3" if c.qk_norm else "llama"
 
@@ -74,7 +74,7 @@ def huggingface_table(c: DecoderConfig, stem: str = "model", head: str = "lm_hea
     """Rows of a language model of ARCHITECTURES.
 
     Args:
-      stem, head: what the names of its tensors, and the head's, begin with.
+      stem, head: name prefixes of its tensors and of the head's.
     """
     V, D, F, C = c.vocab_size, c.width, c.mlp_width, c.head_width
     Q, K = c.heads * C, c.kv_heads * C
@@ -98,12 +98,12 @@ def huggingface_table(c: DecoderConfig, stem: str = "model", head: str = "lm_hea
         LeftOut(f"{stem}.layers.*.self_attn.rotary_emb.inv_freq", "follows from rope_theta"),
     ]
     if c.tie_embeddings:
-        return [*rows, LeftOut(f"{head}.weight", "tied: the embedding is read in its place")]
+        return [*rows, LeftOut(f"{head}.weight", "tied: the embedding is read instead")]
     return [*rows, Row(f"{head}.weight", "head/kernel", (V, D), transposed)]
 
 
 def gguf_table(c: DecoderConfig) -> Table:
-    """The rows of a Llama as llama.cpp names them, whose q and k are interleaved by halves."""
+    """Rows of a Llama under llama.cpp's names; its q and k interleave the two halves of a head."""
     rows = [row for row in huggingface_table(c) if isinstance(row, Row)]
     renamed = [dataclasses.replace(row, source=_GGUF_NAMES[row.source]) for row in rows]
     return [*(_halved(row, c) for row in renamed), LeftOut("rope_freqs.weight", "in the config")]
@@ -117,40 +117,42 @@ def _halved(row: Row, c: DecoderConfig) -> Row:
 
 
 def _halves(array: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of each head from (pair, half) order, as llama.cpp rotates, to our two halves."""
+    """Reorders the rows of each head from llama.cpp's (pair, half) order to our two halves."""
     out, width = array.shape
     array = array.reshape(heads, out // heads // 2, 2, width).swapaxes(1, 2)
     return transposed(array.reshape(out, width))
 
 
 def decoder_config(config: dict, path: Path) -> DecoderConfig:
-    """Our config of a transformers `LlamaConfig`, `Qwen2Config` or `Qwen3Config`.
+    """Our config for a transformers `LlamaConfig`, `Qwen2Config` or `Qwen3Config`.
 
     Args:
       config: config.json, whose model_type is one of ARCHITECTURES; defaults are transformers'.
 
     Raises:
-      ConvertError: a setting that our decoder does not have. KeyError, ValueError: one is missing,
-        or no value for it.
+      ConvertError: a setting that our decoder does not support. KeyError, ValueError: a setting is
+        missing or invalid.
     """
     kind = config["model_type"]
     rope = _rope(config)
     theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
+    full = ["full_attention"] * whole(config, "num_hidden_layers")
     refused = {
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "rope type": rope_type(rope) not in ("default", "llama3"),
         "mrope_section": rope.get("mrope_section") is not None,
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        "partial_rotary_factor": {**config, **rope}.get("partial_rotary_factor", 1.0) != 1.0,
+        "quantization_config": config.get("quantization_config") is not None,
         "use_sliding_window": config.get("use_sliding_window", False),
-        "layer_types": bool(set(config.get("layer_types") or ()) - {"full_attention"}),
+        "layer_types": config.get("layer_types") not in (None, full),
     }
     if any(refused.values()):
         names = ", ".join(name for name, is_so in refused.items() if is_so)
-        raise ConvertError(f"{path}: set in a way that the decoder here does not have: {names}")
+        raise ConvertError(f"{path}: values not supported by the decoder here: {names}")
     heads, width = whole(config, "num_attention_heads"), whole(config, "hidden_size")
-    # null is as good as missing for these two, as transformers writes it
+    # transformers writes null for these two when they are unset
     derived = {"num_key_value_heads": heads, "head_dim": width // heads, **_DEFAULTS[kind]}
     given = {name: config[name] for name in derived if config.get(name) is not None}
     derived = {**derived, **given}
@@ -179,26 +181,36 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
 
 
 def _rope(config: dict) -> dict:
-    """Rope parameters: `rope_parameters` as transformers writes them now, `rope_scaling` before."""
-    now, before = mapping(config, "rope_parameters"), mapping(config, "rope_scaling")
+    """Rope parameters: `rope_parameters`, or `rope_scaling` from older transformers."""
+    now, before = (_named(mapping(config, key)) for key in ("rope_parameters", "rope_scaling"))
     original = "original_max_position_embeddings"
     rope = {**before, **now}
-    for told in (before, config):  # transformers prefers either to rope_parameters, silently
+    for told in (before, config):  # transformers silently prefers either to rope_parameters
         differing = [
             k for k in (*before, original) if k in told and told[k] != rope.get(k, told[k])
         ]
         if differing:
-            raise ValueError(f"{', '.join(differing)}: said twice, and differently; keep one")
-    # Where nothing says it, it is the length that there is.
+            raise ValueError(f"{', '.join(differing)}: given twice with different values; keep one")
+    # If nothing gives the original length, it is the length the model has.
     for source in (config, {original: config.get("max_position_embeddings")}):
         if rope.get(original) is None and source.get(original) is not None:
             rope[original] = source[original]
     return rope
 
 
+def _named(rope: dict) -> dict:
+    """Rope parameters under today's names; older files call the type `type`."""
+    if "type" not in rope:
+        return rope
+    kind = rope["type"]
+    if rope.get("rope_type", kind) != kind:
+        raise ValueError("type, rope_type: given twice with different values; keep one")
+    return {**{k: v for k, v in rope.items() if k != "type"}, "rope_type": kind}
+
+
 def rope_type(rope: dict) -> str:
-    """Of a config's rope parameters; older files say `type`."""
-    return rope.get("rope_type", rope.get("type", "default"))
+    """The type in a config's rope parameters."""
+    return rope.get("rope_type", "default")
 
 
 def _llama3_scaling(rope: dict) -> tuple[float, ...]:
@@ -207,10 +219,10 @@ def _llama3_scaling(rope: dict) -> tuple[float, ...]:
 
 
 def decoder_settings(c: DecoderConfig) -> dict[str, Any]:
-    """config.json of a decoder, under the names that old and new releases of transformers read.
+    """config.json of a decoder, with keys that old and new releases of transformers read.
 
     Raises:
-      ConvertError: as of `kind_of`.
+      ConvertError: see `kind_of`.
     """
     kind, scaling = kind_of(c), None
     if c.rope_scaling:

@@ -1,7 +1,7 @@
-"""Models out: a Hugging Face folder of a language model or of a LLaVA, adapters merged in or none.
+"""Export to a Hugging Face folder: a language model or a LLaVA, with adapters merged or dropped.
 
-A folder is its JSON files, safetensors in float32 and the tokenizer. It goes by the table that
-reads such folders, whose changes are undone.
+A folder has JSON files, float32 safetensors and the tokenizer. Export inverts the table that reads
+such folders.
 """
 
 import copy
@@ -29,14 +29,14 @@ from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.models.slava import SPECIAL_TOKENS
 
-_SHARD = 2**31  # bytes of a file, unless one tensor has more; all of them are in memory at once
+_SHARD = 2**31  # bytes per file unless one tensor is larger; a whole file is held in memory
 
 Read = Callable[[str, int | None], np.ndarray]  # (path of a leaf, layer or None) -> float32 array
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a folder, read when it is written."""
+    """One tensor of a folder, read only when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,26 +44,26 @@ class Tensor:
 
 
 class Leaving(Protocol):
-    """A model that leaves, read one tensor at a time so that it is never whole in float32."""
+    """A model to export, read one tensor at a time so it is never whole in float32."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of the model."""
+        """Number of tokens of the model."""
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Names of its tokens behind those of the tokenizer."""
+        """Names of the tokens appended to the tokenizer's."""
 
     def tensors(self) -> list[Tensor]:
-        """Of its safetensors."""
+        """The tensors of its safetensors files."""
 
     def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-        """Its JSON files by their names; `tokenizer` is the one that leaves with it."""
+        """Its JSON files by name; `tokenizer` is the exported one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TextModel:
-    """A language model that leaves; see Leaving. `read` gives arrays as our tree holds them."""
+    """A language model to export; see Leaving. `read` returns arrays in our layout."""
 
     config: DecoderConfig
     read: Read
@@ -84,7 +84,7 @@ class TextModel:
         return {"config.json": {**own, "torch_dtype": "float32", **text_limits(tokenizer)}}
 
     def with_lora(self, lora: Lora) -> "TextModel":
-        """With the update of a LoRA in its kernels."""
+        """This model with a LoRA merged into its kernels."""
 
         def read(path: str, layer: int | None) -> np.ndarray:
             array, (*_, module, name) = self.read(path, layer), ["", *path.split("/")]
@@ -94,7 +94,7 @@ class TextModel:
         return dataclasses.replace(self, read=read)
 
     def with_tokens(self, names: Sequence[str], rows: np.ndarray) -> "TextModel":
-        """With tokens behind its own: rows float32[n, D] of embedding and head."""
+        """This model with appended tokens: rows float32[n, D] of embedding and head."""
 
         def read(path: str, layer: int | None) -> np.ndarray:
             array = self.read(path, layer)
@@ -109,15 +109,15 @@ class TextModel:
 def base_model(config: DecoderConfig, tree: dict) -> TextModel:
     """A language model without adapters, int8 kernels dequantised.
 
-    `tree`: as below `{"language_model": ...}`.
+    `tree`: the subtree of `{"language_model": ...}`.
     """
     return TextModel(config, reader(tree))
 
 
 def merged_model(model: VisionLanguageModel, variables: dict, lora: Lora | None) -> TextModel:
-    """The language model of an assistant with its adapters in its kernels.
+    """The language model of an assistant with its adapters merged into the kernels.
 
-    The four tokens of a sLAVA have their trained rows behind the table: `V + 4` tokens, with the
+    The trained rows of sLAVA's four special tokens follow the table: `V + 4` tokens, with the
     logits of `Slava.next_token_logits`.
     """
     text = base_model(model.config.language_model, language_tree(variables))
@@ -128,13 +128,13 @@ def merged_model(model: VisionLanguageModel, variables: dict, lora: Lora | None)
 
 
 def language_tree(variables: dict) -> dict:
-    """The language model of an assistant, whether frozen or trained itself."""
+    """The language model of an assistant, frozen or trained."""
     frozen = variables.get("frozen", {}).get("language_model")
     return variables["params"]["language_model"] if frozen is None else frozen
 
 
 def reader(tree: dict) -> Read:
-    """Arrays of a tree, int8 kernels dequantised."""
+    """Reads arrays of a tree, dequantising int8 kernels."""
     return functools.partial(_dequantised, tree)
 
 
@@ -160,19 +160,20 @@ def tensors_of(table: Table, layers: int, read: Read) -> list[Tensor]:
 def _undone(row: Row, layer: int | None, read: Read) -> np.ndarray:
     array = (row.undo or row.change)(read(row.path, layer))
     if array.shape != row.shape:
-        raise ConvertError(f"{row.path}: is {array.shape}, should give {row.shape}")
+        raise ConvertError(f"{row.path}: becomes {array.shape}, must be {row.shape}")
     return np.ascontiguousarray(array)
 
 
 def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: str | Path) -> None:
-    """Writes a folder that transformers loads; it appears when it is whole.
+    """Writes a folder that transformers loads; it appears only when complete.
 
     Args:
-      tokenizer: of the base vocabulary; the tokens that the model adds are added to it.
+      tokenizer: the base vocabulary; the model's added tokens are appended to a copy.
 
     Raises:
-      CheckpointError: the directory exists, has no room (asked before), or cannot be written.
-      ConvertError: the vocabulary has a token with the name of one that the model adds.
+      CheckpointError: the directory exists, the disk is too full (checked first), or it cannot be
+        written.
+      ConvertError: the vocabulary already has a token with the name of an added one.
     """
     tensors = model.tensors()
     tokenizer = _with_added(tokenizer, model)
@@ -183,7 +184,7 @@ def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: 
         for name, shard in zip(names, shards, strict=True):
             try:
                 save_file({t.name: t.read() for t in shard}, folder / name, _FORMAT)
-            except SafetensorError as error:  # so safetensors reports a full disk
+            except SafetensorError as error:  # what safetensors raises when the disk is full
                 raise CheckpointError(f"{directory}: could not be written: {error}") from error
         if len(shards) > 1:
             named = zip(names, shards, strict=True)
@@ -194,7 +195,7 @@ def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: 
             _write_json(folder / name, settings)
 
 
-_UNLIMITED = 10**9  # what a tokenizer without a limit says is far beyond
+_UNLIMITED = 10**9  # a tokenizer without a limit reports far more
 _FORMAT = {"format": "pt"}  # without it transformers refuses the file
 
 
@@ -221,20 +222,20 @@ def _names(count: int) -> list[str]:
 
 
 def _with_added(tokenizer: PreTrainedTokenizerFast, model: Leaving) -> PreTrainedTokenizerFast:
-    """A copy with the model's tokens that, as others expect, reads special tokens in a text."""
+    """A copy with the model's tokens that parses special tokens in text, as other tools expect."""
     leaving = copy.deepcopy(tokenizer)
     leaving.split_special_tokens = False
     leaving.add_tokens(list(model.added), special_tokens=True)
     if len(leaving) != model.vocab_size:
         raise ConvertError(
-            f"the vocabulary has one of {', '.join(model.added)} already, so that the "
-            "assistant's own would be taken for it"
+            f"the vocabulary already has one of {', '.join(model.added)}, which would clash with "
+            "the assistant's own token"
         )
     return leaving
 
 
 def text_limits(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """What config.json says of a tokenizer: how long a text may be, and the tokens around it."""
+    """The tokenizer's entries in config.json: maximum text length and special token ids."""
     length = {}
     if tokenizer.model_max_length < _UNLIMITED:
         length["max_position_embeddings"] = tokenizer.model_max_length

@@ -1,7 +1,7 @@
-"""An assistant with images in its sequence as a LLaVA folder of transformers.
+"""Exports an assistant with images in its sequence as a LLaVA folder of transformers.
 
-What transformers' CLIP has and ours has not is written as nothing: keys have a bias of zero, and
-behind the last layer, where no one reads, stands a norm of ones and zeros.
+Parameters that only transformers' CLIP has are written without effect: key biases are zero, and
+the norm after the last layer, which LLaVA does not read, is ones and zeros.
 """
 
 import dataclasses
@@ -33,16 +33,16 @@ from slava_jax.models.connectors import ConnectorConfig
 from slava_jax.models.vit import VitConfig
 
 _NAMES = Names()
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue in grey
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green, blue in grey
 
 
 @dataclasses.dataclass(frozen=True)
 class LlavaModel:
-    """A LLaVA that leaves; see export.Leaving.
+    """A LLaVA to export; see export.Leaving.
 
     Attributes:
-      vit: of three channels. read: arrays of `vit` and `connector`, by paths that begin so.
-      image_token: the id that stands for image tokens.
+      vit: with three channels. read: arrays of `vit/...` and `connector/...` by path.
+      image_token: the id of image tokens.
     """
 
     vit: VitConfig
@@ -91,7 +91,7 @@ class LlavaModel:
         return [Tensor(name, a.shape, functools.partial(np.copy, a)) for name, a in held.items()]
 
     def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-        """See export.Leaving. No answer may hold the image token, whose row means nothing."""
+        """See export.Leaving. Answers must not contain the image token, whose row is untrained."""
         config = llava_settings(self.vit, self.connector, self.text.config, self.image_token)
         limits = text_limits(tokenizer)
         ends = {name: limits[name] for name in limits if name.endswith("token_id")}
@@ -118,16 +118,16 @@ def llava_model(
     read: Read,
     tokenizer: PreTrainedTokenizerFast,
 ) -> LlavaModel:
-    """The parts of a LLaVA as one that leaves.
+    """Assembles a LLaVA to export from its parts.
 
-    Where the vocabulary has no `<image>`, that is a token behind it, with a row of zeros. The
-    kernel of grey patches becomes one for colours, which it weighs as grey is made of them.
+    If the vocabulary has no `<image>`, it is appended with a row of zeros. A patch kernel for grey
+    images becomes one for colour images, weighted by luminance.
 
     Args:
-      read: see LlavaModel; of an encoder that may take grey images.
+      read: see LlavaModel; the encoder may take grey images.
 
     Raises:
-      ConvertError: the encoder is no CLIP, or has a norm behind its last layer.
+      ConvertError: the encoder is not a CLIP, or has a norm after its last layer.
     """
     image_token = tokenizer.get_vocab().get(IMAGE_TOKEN)
     if image_token is None:
@@ -136,12 +136,12 @@ def llava_model(
     if vit.channels == 1:
         read = _coloured(vit, read)
         vit = dataclasses.replace(vit, channels=3)
-    llava_settings(vit, connector, text.config, image_token)  # says what cannot leave
+    llava_settings(vit, connector, text.config, image_token)  # raises if it cannot be exported
     return LlavaModel(vit, connector, text, read, image_token)
 
 
 def trained_parts(vit: VitConfig, variables: dict) -> Read:
-    """Arrays of an assistant's encoder, whose first layers may be frozen, and connector."""
+    """Reads arrays of an assistant's connector and encoder, whose first layers may be frozen."""
     params, stem = variables["params"], variables.get("frozen", {}).get("vit", {}).get("stem")
     late = reader(params)
     if stem is None:

@@ -1,7 +1,7 @@
 """GGUF files of the Llama family, read and dequantised by the `gguf` package.
 
-llama.cpp rotates pairs of neighbours where we rotate halves, so its q and k are stored in another
-order of rows: the table undoes that.
+llama.cpp rotates adjacent pairs where we rotate halves, so the rows of its q and k are permuted;
+the table undoes that.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class GgufTensors:
     """The tensors of a GGUF file; see `rules.Tensors`. `metadata` has its other fields.
 
     Raises:
-      ConvertError: no GGUF file, or one that ends before its last tensor.
+      ConvertError: not a GGUF file, or a truncated one.
     """
 
     def __init__(self, path: Path):
@@ -32,11 +32,11 @@ class GgufTensors:
             reader = gguf.GGUFReader(path)
         except OSError as error:
             raise ConvertError(f"{path}: cannot be read: {error}") from error
-        except Exception as error:  # whatever index arithmetic meets beyond the end of the file
+        except Exception as error:  # a truncated file fails in many ways inside the package
             raise ConvertError(
-                f"{path}: no GGUF file, or cut short ({error}): get it anew"
+                f"{path}: not a GGUF file, or truncated ({error}); download it again"
             ) from error
-        self.unreadable: dict[str, str] = {}  # what is not, the package says when it is read
+        self.unreadable: dict[str, str] = {}  # unsupported formats are detected in `read`
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.shapes = {t.name: tuple(int(n) for n in t.shape[::-1]) for t in reader.tensors}
         self.metadata = {name: field.contents() for name, field in reader.fields.items()}
@@ -48,17 +48,17 @@ class GgufTensors:
             array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
             raise ConvertError(
-                f"{self.place}: {name} is {tensor.tensor_type.name}, which the gguf package does "
-                "not dequantise; take a file in Q8_0, Q4_K, Q6_K or F16"
+                f"{self.place}: {name} is {tensor.tensor_type.name}, which the gguf package cannot "
+                "dequantise; use a file in Q8_0, Q4_K, Q6_K or F16"
             ) from error
         return array.reshape(self.shapes[name])
 
 
 def read_gguf(path: Path) -> Source:
-    """What a GGUF file holds.
+    """Reads a GGUF file.
 
     Raises:
-      ConvertError: another architecture, a setting that is not built here, a damaged file.
+      ConvertError: an unsupported architecture or setting, or a damaged file.
     """
     tensors = GgufTensors(path)
     try:
@@ -67,9 +67,9 @@ def read_gguf(path: Path) -> Source:
         if "llama.context_length" in tensors.metadata:
             tokenizer.model_max_length = int(tensors.metadata["llama.context_length"])
     except KeyError as error:
-        raise ConvertError(f"{path}: has no field {error}: it is not whole") from error
+        raise ConvertError(f"{path}: incomplete, has no field {error}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConvertError(f"{path}: a field has no usable value: {error}") from error
+        raise ConvertError(f"{path}: a field has an invalid value: {error}") from error
     part = Part(config, gguf_table(config))
     return Source({"language_model": part}, tensors, tokenizer)
 
@@ -79,26 +79,24 @@ def _config(tensors: GgufTensors) -> DecoderConfig:
     architecture = fields["general.architecture"]
     if architecture != "llama":
         raise ConvertError(
-            f"{tensors.place}: of the architecture {architecture!r}; only 'llama' is read here"
+            f"{tensors.place}: architecture {architecture!r} is not supported, only 'llama'"
         )
     field = lambda name, default=None: fields.get(f"llama.{name}", default)  # noqa: E731
     if field("rope.scaling.type", "none") != "none" or field("expert_count", 0):
-        raise ConvertError(
-            f"{tensors.place}: has rope scaling or experts, which this Llama does not have"
-        )
+        raise ConvertError(f"{tensors.place}: rope scaling and experts are not supported")
     for name in ("rope.scaling.factor", "rope.scale_linear"):
         if field(name, 0) not in (0, 1):
             raise ConvertError(
-                f"{tensors.place}: llama.{name} is {field(name)}: linear rope scaling, which this "
-                "Llama does not have; take a model without it"
+                f"{tensors.place}: llama.{name} is {field(name)}, but linear rope scaling is not "
+                "supported; use a model without it"
             )
     heads, width = fields["llama.attention.head_count"], fields["llama.embedding_length"]
     theta = _decimal(field("rope.freq_base", 10_000.0))
     head_width = int(field("attention.key_length", width // heads))
     if field("rope.dimension_count", head_width) != head_width:
         raise ConvertError(
-            f"{tensors.place}: llama.rope.dimension_count is {field('rope.dimension_count')}, the "
-            f"width of a head {head_width}: this Llama rotates all of a head"
+            f"{tensors.place}: llama.rope.dimension_count is {field('rope.dimension_count')}, but "
+            f"must be the head width {head_width}: partial rotation is not supported"
         )
     return DecoderConfig(
         vocab_size=_rows(tensors),
@@ -116,13 +114,13 @@ def _config(tensors: GgufTensors) -> DecoderConfig:
 
 
 def _decimal(value: float) -> float:
-    """The number that was written down, 1e-5, where its float32 is 9.999999747378752e-06."""
+    """The decimal number behind a float32: 1e-5 for 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
 def _rows(tensors: GgufTensors) -> int:
     if "token_embd.weight" not in tensors.shapes:
-        raise ConvertError(f"{tensors.place}: has no token_embd.weight: it is not whole")
+        raise ConvertError(f"{tensors.place}: incomplete, has no token_embd.weight")
     return tensors.shapes["token_embd.weight"][0]
 
 
@@ -134,5 +132,5 @@ def _scaling(tensors: GgufTensors, half: int, theta: float) -> tuple[float, ...]
     scaling = (float(divisors.max()), *_LLAMA3)
     wanted = rope_frequencies(half, theta) / rope_frequencies(half, theta, scaling)
     if divisors.shape != wanted.shape or not np.allclose(divisors, wanted, rtol=1e-3):
-        raise ConvertError(f"{tensors.place}: rope_freqs.weight is not the scaling of Llama 3")
+        raise ConvertError(f"{tensors.place}: rope_freqs.weight is not Llama 3's rope scaling")
     return scaling

@@ -1,6 +1,6 @@
-"""An assistant in the form asked for; every function says what it wrote.
+"""Exports an assistant; every function returns a description of what it wrote.
 
-Of a sLAVA its text encoder leaves, of a model with images in its sequence a whole LLaVA.
+A sLAVA exports its text encoder, a model with images in its sequence a whole LLaVA.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ def write_base(
     tokenizer: PreTrainedTokenizerFast,
     directory: str | Path,
 ) -> str:
-    """The model without its adapters: of a sLAVA the language model alone.
+    """Writes the model without its adapters: for a sLAVA, the language model alone.
 
     Raises:
-      ConvertError, CheckpointError: as of `export`.
+      ConvertError, CheckpointError: see `export`.
     """
     if _inline(variables):
         _write(model, variables, tokenizer, directory)
@@ -30,22 +30,22 @@ def write_base(
     tree = export.language_tree(variables)
     base = export.base_model(model.config.language_model, tree)
     export.write_folder(base, tokenizer, directory)
-    return "the base alone, in float32"
+    return "the base language model, in float32"
 
 
 def write_converted(source: str | Path, directory: str | Path) -> str:
-    """The base alone, of converted weights: a language model or a LLaVA.
+    """Writes converted weights: a language model or a LLaVA.
 
     Raises:
-      ConvertError: they are a vision encoder's. CheckpointError: they cannot be read or written.
+      ConvertError: a vision encoder's weights. CheckpointError: they cannot be read or written.
     """
     held = pretrained.load(source)
     if held.tokenizer is None:
-        raise ConvertError(f"{source}: a vision encoder; only language models leave")
+        raise ConvertError(f"{source}: a vision encoder cannot be exported, only language models")
     text = export.base_model(held.configs["language_model"], held.tree["language_model"])
     if "connector" not in held.configs:
         export.write_folder(text, held.tokenizer, directory)
-        return "the base alone, in float32"
+        return "the base language model, in float32"
     parts = held.configs["vit"], held.configs["connector"], text
     llava = export_llava.llava_model(*parts, export.reader(held.tree), held.tokenizer)
     export.write_folder(llava, held.tokenizer, directory)
@@ -61,14 +61,15 @@ def write_adapted(
     directory: str | Path,
     texts: str | Path | None = None,
 ) -> str:
-    """The adapters at a rank: for peft, or merged into the model.
+    """Writes the adapters at a rank, for peft or merged into the model.
 
     Args:
       form: 'peft' or 'huggingface'.
-      texts: a file over whose texts the mean routing merges several experts (`routing`).
+      texts: a file of texts over which several experts are merged at their mean routing
+        (`routing`).
 
     Raises:
-      ConvertError: there are no adapters of that rank, or several experts and no texts.
+      ConvertError: no adapters of that rank, or several experts and no texts.
       CheckpointError: the directory exists or cannot be written.
     """
     peft.check_rank(model.adapter, rank)
@@ -80,8 +81,8 @@ def write_adapted(
         model, variables = routing.merged_at_mean(*before, batches, rank)
         cost = routing.divergence(before, (model, variables), batches, rank)
         said = (
-            f"; experts merged at their mean routing over {len(batches)} texts, on which that "
-            f"costs KL {cost.kl:.3g} nats a token; top-1 agreement {cost.top1:.4f}"
+            f"; experts merged at their mean routing over {len(batches)} texts, at a cost of "
+            f"KL {cost.kl:.3g} nats per token there; top-1 agreement {cost.top1:.4f}"
         )
     lora = peft.lora_of(model, variables, rank)
     inline = _inline(variables)

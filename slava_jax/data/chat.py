@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
 from slava_jax.data.templates import TEMPLATES, TOKENIZERS_OWN, ChatError, Slot, layouts
-from slava_jax.data.tokenizer import encode_texts
+from slava_jax.data.tokenizer import PAD_ID, encode_texts
 
 ROLES = ("system", "user", "assistant")
 
@@ -44,8 +44,8 @@ class TextForm:
     Attributes:
       template: 'plain', 'vicuna_v1', 'llama2', 'chatml', or 'tokenizer' for the tokenizer's own.
       image_tokens: M, the number of sequence positions per image (sLAVA: 1).
-      image_id: placeholder id at those positions; never looked up by a model that inserts
-        embeddings there.
+      image_id: the id at those positions. `None` for a model that inserts embeddings there and
+        looks up no id: padding then fills them, and every id may be text.
       end_id: the id that ends an answer. With 'chatml' and 'tokenizer' it must be the id that the
         template itself writes after an answer.
 
@@ -55,7 +55,7 @@ class TextForm:
 
     template: str
     image_tokens: int
-    image_id: int
+    image_id: int | None
     end_id: int
 
     def __post_init__(self):
@@ -220,7 +220,7 @@ def user_text(question: str, supplement: str = "", images: int = 0) -> str:
       images: number of images to put before a question that has no `<image>`.
     """
     if IMAGE_TOKEN not in question:
-        question = IMAGE_TOKEN * images + question
+        question = f"{IMAGE_TOKEN} " * images + question  # as the teacher writes it
     blank = " " if supplement and question and not question.startswith(IMAGE_TOKEN) else ""
     return f"{supplement}{blank}{question}"
 
@@ -299,7 +299,7 @@ def _token_ids(
         for key, ids in zip(later, found, strict=True):
             if ids[: len(line_end)] == line_end:
                 ids_of[key] = ids[len(line_end) :]
-    guarded = {form.image_id, form.end_id}
+    guarded = {form.image_id, form.end_id} - {None}
     guarded |= set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     for key, ids in ids_of.items():
         if not guarded.isdisjoint(ids):
@@ -341,7 +341,7 @@ def _joined(
             ids += ids_of[unit]
         elif unit is _IMAGE:
             spans.append((len(ids), len(ids) + form.image_tokens))
-            ids += [form.image_id] * form.image_tokens
+            ids += [PAD_ID if form.image_id is None else form.image_id] * form.image_tokens
         elif unit is _ANSWER:
             start = len(ids)
         elif unit is _ANSWERED:

@@ -323,7 +323,7 @@ def whole_batches(rows: int, batch_size: int, name: str) -> int:
     if rows < batch_size:
         raise PipelineError(
             f"{name}: {rows} row(s) do not fill one batch of {batch_size}; add data or lower "
-            "batch_size in the settings of the stage (--config.vision.batch_size=N and so on)"
+            "the stage's batch size (--config.STAGE.batch_size=N)"
         )
     return rows // batch_size
 

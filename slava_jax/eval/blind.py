@@ -1,9 +1,9 @@
-"""The answer one would give without an image: what the questions alone give away.
+"""The no-image control: answers given from the question alone.
 
-An exchanged image misleads, which is more than to show none. Here nothing is shown: of the training
-answers to the same question the one is given that has most words in common with the others. It is
-the prior per question type of Antol et al. (arXiv 1505.00468), for answers in sentences; a floor,
-if not the best that can be said blindly.
+A mismatched image actively misleads the model; this control shows no image. It answers with the
+training answer to the same question that shares most words with the others: the prior per question
+type of Antol et al. (arXiv 1505.00468), for answers in sentences. It is a floor, not the best
+possible blind answer.
 """
 
 import re
@@ -13,10 +13,10 @@ import numpy as np
 
 from slava_jax.data.instructions import Instruction
 
-# Answers that are compared with each other, where a question has more: spread over all of them.
+# At most this many answers per question are compared with each other, spread over all of them.
 _COMPARED = 200
 
-# Which training answers are those to the same question, from the closest on.
+# What makes two questions the same, strictest first.
 _ALIKE: tuple[Callable[[Instruction], Hashable], ...] = (
     lambda item: (item.questions, item.style, item.question_type),
     lambda item: (item.question, item.style, item.question_type),
@@ -27,14 +27,14 @@ _ALIKE: tuple[Callable[[Instruction], Hashable], ...] = (
 
 
 def blind_answers(asked: Sequence[Instruction], known: Sequence[Instruction]) -> list[str]:
-    """An answer to each of `asked`, from the instructions of training (`known`) and no image.
+    """Answers each of `asked` from the training instructions `known`, without an image.
 
-    A question is the same after the same earlier ones, else wherever it stands. One that is not
-    among them is answered like others of its type and style, else of its
-    task, else like any. Raises ValueError where `known` is empty.
+    Answers come from the same question after the same earlier ones, else from the same question
+    anywhere, else from questions of its type and style, else of its task, else from all of them.
+    Raises ValueError if `known` is empty.
     """
     if not known:
-        raise ValueError("there is no training instruction to answer from")
+        raise ValueError("there are no training instructions to answer from")
     answers: dict[int, str] = {}
     for alike in _ALIKE:
         left = {i: alike(item) for i, item in enumerate(asked) if i not in answers}
@@ -50,13 +50,13 @@ def blind_answers(asked: Sequence[Instruction], known: Sequence[Instruction]) ->
 
 
 def commonest(texts: Sequence[str]) -> str:
-    """The text whose F1 of words with all the others is the highest in the mean.
+    """The text with the highest mean word F1 against all the others; the first of equals.
 
-    Of as good ones the first. From more than 200 texts, 200 are taken evenly.
+    More than 200 texts are subsampled evenly to 200.
     """
     if len(texts) > _COMPARED:
         texts = [texts[i * len(texts) // _COMPARED] for i in range(_COMPARED)]
-    split = [re.findall("[a-z0-9]+", text.lower()) for text in texts]  # as ROUGE has them
+    split = [re.findall("[a-z0-9]+", text.lower()) for text in texts]  # ROUGE's tokens
     column = {word: i for i, word in enumerate(sorted({word for words in split for word in words}))}
     counts = np.zeros((len(texts), len(column)))
     for row, words in zip(counts, split, strict=True):

@@ -1,4 +1,4 @@
-"""Scores of a classifier: the columns of Tables 7 and 9, and the ITM head's AUC."""
+"""Classification scores: the columns of Tables 7 and 9, and the AUC of the ITM head."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Top-1, top-5, macro F1, and precision, recall and F1 of every class.
 
-    labels int[n]; scores float[n, classes], the higher the likelier, on any scale. Keys: `top1`,
-    `top5` (1 where there are at most five classes), `macro_f1`, `precision.<class>`,
-    `recall.<class>`, `f1.<class>`. In a tie the class with the lower number goes first. A class
-    that occurs in neither labels nor predictions has no row and does not count in macro F1; one
-    that is only predicted has recall 0, one that is never predicted precision 0, and both count.
+    labels int[n]; scores float[n, classes], higher means more likely, on any scale. Keys: `top1`,
+    `top5` (1 with at most five classes), `macro_f1`, `precision.<class>`, `recall.<class>`,
+    `f1.<class>`. Ties go to the class with the lower index. A class that occurs in neither labels
+    nor predictions has no keys and does not count in macro F1. A class that is only predicted has
+    recall 0, one that is never predicted has precision 0; both count.
 
-    Raises ValueError for wrong shapes, labels out of range, or scores that are not finite.
+    Raises ValueError for wrong shapes, labels out of range, or non-finite scores.
     """
     labels, scores = _checked(labels, scores, class_names)
     predicted = predictions(scores)
@@ -40,12 +40,12 @@ def classification_metrics(
 
 
 def predictions(scores: ArrayLike) -> np.ndarray:
-    """int64[n]: the class with the highest score; the lowest number wins a tie."""
+    """int64[n]: the class with the highest score; ties go to the lowest index."""
     return np.argmax(np.asarray(scores), axis=1)
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, n_classes: int) -> np.ndarray:
-    """int64[n_classes, n_classes]: rows are the true classes, columns the answered ones."""
+    """int64[n_classes, n_classes]: rows are the true classes, columns the predicted ones."""
     return _confusion_matrix(labels, predicted, labels=np.arange(n_classes))
 
 
@@ -53,15 +53,15 @@ def auc_by_type(labels: ArrayLike, scores: ArrayLike, types: Sequence[str]) -> d
     """Area under the ROC curve of the image-text match score, for each question type.
 
     labels {0, 1}[n]: 1 where the image belongs to the text; scores float[n]; types: n names.
-    Returns {type: auc}, sorted; a type that has only right or only wrong pairs is left out.
+    Returns {type: auc}, sorted; a type with only matching or only mismatched pairs is left out.
 
-    Raises ValueError for different lengths, other labels, or scores that are not finite.
+    Raises ValueError for different lengths, other labels, or non-finite scores.
     """
     labels, scores, types = np.asarray(labels), np.asarray(scores), np.asarray(types)
     if not (labels.shape == scores.shape == types.shape and labels.ndim == 1):
         raise ValueError(
             f"labels {labels.shape}, scores {scores.shape} and types {types.shape} must be "
-            "lists of one length"
+            "one-dimensional and of equal length"
         )
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"match labels must be 0 or 1, got {sorted(set(labels.tolist()))}")
@@ -80,16 +80,16 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if len(labels) == 0:
-        raise ValueError("no example to score: the split is empty")
+        raise ValueError("no examples to score: the split is empty")
     if labels.ndim != 1 or scores.shape != (len(labels), len(class_names)):
         raise ValueError(
             f"labels {labels.shape} and scores {scores.shape} do not fit {len(class_names)} "
-            "classes: labels are int[n], scores float[n, classes]"
+            "classes: labels must be int[n], scores float[n, classes]"
         )
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}, but there are {len(class_names)} "
-            "classes, counted from 0"
+            "classes, numbered from 0"
         )
     if not np.isfinite(scores).all():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A contact sheet of similarity sampling (section 4.4): each query, and what was chosen for it."""
+"""A contact sheet of similarity sampling (section 4.4): each query and its chosen neighbours."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,30 @@ from slava_jax.data.images import read_image
 from slava_jax.data.neighbours import available, neighbours
 from slava_jax.eval.plots import INK, MUTED, STRONG
 
-OTHER = "#a8501b"  # names of categories that are not the query's
+OTHER = "#a8501b"  # for categories other than the query's
 _MARGIN, _GAP, _GROUP_GAP = 16, 8, 28  # pixels
-_LINE, _SIZE = 16, 12  # pixels: height of a line of text, of its letters
+_LINE, _SIZE = 16, 12  # pixels: line height, font size
 
 
 HEADINGS = {
-    "few_shot": "most similar of the training set (few-shot)",
-    "inter_class": "most similar of other categories (inter-class)",
-    "intra_class": "least similar of its own category (intra-class)",
+    "few_shot": "most similar in the training set (few-shot)",
+    "inter_class": "most similar in other categories (inter-class)",
+    "intra_class": "least similar in its own category (intra-class)",
 }
 
 
 def neighbours_sheet(
     queries: ImageSet, pool: ImageSet, embeddings: tuple[np.ndarray, np.ndarray], count: int = 3
 ) -> Image.Image | None:
-    """The contact sheet of one query a category, in every relation.
+    """The contact sheet with one query per category, in every relation.
 
     Args:
-      queries: of another split than `pool`, the training split.
-      embeddings: float32[n, D] of the one and of the other.
-      count: neighbours of each query; a category that the pool lacks so many of has no row.
+      queries: from a split other than `pool`, which is the training split.
+      embeddings: float32[n, D] of the queries and of the pool.
+      count: neighbours per query; a category without enough neighbours in the pool has no row.
 
     Returns:
-      An RGB picture; `None` where no category has a row.
+      An RGB picture; `None` if no category has a row.
     """
     _, rows = np.unique(queries.labels, return_index=True)
     there = [
@@ -62,17 +62,17 @@ def contact_sheet(
     chosen: Mapping[str, tuple[np.ndarray, np.ndarray]],
     side: int = 128,
 ) -> Image.Image:
-    """A row a query: its picture, then what each relation chose for it, best first.
+    """One row per query: its picture, then the neighbours of each relation, best first.
 
-    Under every picture stand its category, in another colour where it is not the query's, and
-    its similarity to the query.
+    Below every picture are its category, in another colour if it is not the query's, and its
+    similarity to the query.
 
     Args:
-      queries: the image set the queries are of; query_rows: m rows of it.
-      pool: the image set that was chosen from.
+      queries: the image set of the queries; query_rows: m rows of it.
+      pool: the image set of the neighbours.
       chosen: heading -> rows int[m, count] of the pool, and their similarities float[m, count]
         (data/neighbours.py).
-      side: of a picture, pixels.
+      side: of a picture, in pixels.
 
     Returns:
       An RGB picture.
@@ -106,7 +106,7 @@ def contact_sheet(
 
 
 def _lefts(counts: Sequence[int], side: int) -> list[list[int]]:
-    """Left edges of the pictures of every group."""
+    """Left edges of the pictures in every group."""
     lefts, x = [], _MARGIN
     for count in counts:
         lefts.append([x + i * (side + _GAP) for i in range(count)])
@@ -119,7 +119,7 @@ def _picture(images: ImageSet, row: int, side: int) -> Image.Image:
 
 
 def _fitted(category: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """The name with spaces, cut short where it is too long."""
+    """The name with spaces, truncated to fit the width."""
     text = category.replace("_", " ")
     if font.getlength(text) <= width:
         return text

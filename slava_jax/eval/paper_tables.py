@@ -1,6 +1,6 @@
-"""The paper's printed results (paper_tables.json). What its `±` is of, it never says.
+"""The paper's printed results (paper_tables.json). It never says what its `±` measures.
 
-Zero-shot means there: no examples in the prompt; the classes were seen in training.
+Zero-shot in the paper means no examples in the prompt; the classes were seen in training.
 """
 
 import json
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-Number = tuple[float, float | None]  # as printed, with its deviation where it has one
+Number = tuple[float, float | None]  # as printed, with its deviation if any
 
 
 @dataclass(frozen=True)
 class PrintedRow:
-    """One row; `family` is the group of methods it stands in, '' where a table has none."""
+    """One row; `family` is its group of methods, '' if the table has none."""
 
     method: str
     family: str
@@ -26,8 +26,8 @@ class PrintedTable:
 
     Attributes:
       title: what it measures.
-      data: names of the data sets, those of config.data.name.
-      columns, rows: as printed; a row has one value a column.
+      data: names of the data sets, as in config.data.name.
+      columns, rows: as printed; a row has one value per column.
     """
 
     title: str
@@ -46,7 +46,7 @@ def _table(number: str, held: Mapping) -> PrintedTable:
     for row in held["rows"]:
         values = tuple((mean, deviation) for mean, deviation in row["values"])
         if len(values) != len(held["columns"]):
-            raise ValueError(f"Table {number}, {row['method']}: {len(values)} numbers")
+            raise ValueError(f"Table {number}, {row['method']}: has {len(values)} numbers")
         rows.append(PrintedRow(row["method"], row.get("family", ""), values))
     return PrintedTable(held["title"], tuple(held["data"]), tuple(held["columns"]), tuple(rows))
 
@@ -58,7 +58,7 @@ Scores = dict[str, tuple[Number, ...]]
 
 
 def _scores(number: int) -> Scores:
-    """A table without families, the paper's own row, which it prints last, first."""
+    """A table without families, its rows reversed: the paper prints its own row last."""
     return {row.method: row.values for row in reversed(TABLES[number].rows)}
 
 

@@ -1,4 +1,4 @@
-"""The report's plots, each one inline SVG: text stays text, nothing is loaded from elsewhere."""
+"""The report's plots as self-contained inline SVG, with text kept as text."""
 
 import html
 import io
@@ -17,7 +17,7 @@ STRONG, SOFT = "#0b5f8a", "#8fb8cf"
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#f5f7f9", "#bcd7e5", "#0b5f8a"])
 _EXPERTS = ["#0b5f8a", "#5b9bbd", "#b3d0df", "#e0b36a", "#c97b3d", "#8a5a83", "#6b8f71", "#9aa5b1"]
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: small files, the page's own font, searchable
+    "svg.fonttype": "none",  # keeps text: small, searchable, in the page's own font
     "text.parse_math": False,  # a class name may contain a dollar sign
     "font.family": "sans-serif",
     "font.size": 9,
@@ -37,8 +37,8 @@ _STYLE = {
 def loss_curve(stage: str, entries: Sequence[Mapping[str, float]], points: int = 300) -> str:
     """Training and validation loss of one stage against the step.
 
-    entries: [{'step', 'loss', 'val_loss', ...}], any loss absent in any entry; other keys that
-    end in 'loss' become thin lines. More than `points` values are averaged in groups.
+    entries: [{'step', 'loss', 'val_loss', ...}]; an entry may lack any loss. Other keys ending in
+    'loss' become thin lines. More than `points` values are averaged in groups.
     """
     names = dict.fromkeys(k for entry in entries for k in entry if k.endswith("loss"))
     with matplotlib.rc_context(_STYLE):
@@ -57,21 +57,21 @@ def loss_curve(stage: str, entries: Sequence[Mapping[str, float]], points: int =
 
 
 def confusion_plot(confusion: np.ndarray, class_names: Sequence[str]) -> str:
-    """Counts int[n, n], rows the truth; the shade is the share of the row."""
+    """Counts int[n, n], rows are the true classes; the shade is the share of the row."""
     n = len(class_names)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     names = [name.replace("_", " ") for name in class_names]
     with matplotlib.rc_context(_STYLE):
         size = 2.2 + 0.42 * n
         figure, axes = _panel("", size + 0.8, size)
-        # Vector squares with white gaps; imshow would put a bitmap into the SVG.
+        # Vector squares with white gaps: imshow would embed a bitmap.
         axes.pcolormesh(shares, cmap=_SHADES, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         centres = np.arange(n) + 0.5
         axes.set_xticks(centres, names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(centres, names)
-        axes.set_xlabel("answered")
+        axes.set_xlabel("predicted category")
         axes.set_ylabel("true category")
         axes.tick_params(length=0, labelcolor=INK)
         axes.spines[:].set_visible(False)
@@ -95,7 +95,7 @@ def rank_plot(label: str, scores: Mapping[int, float], lower_is_better: bool = F
         figure, axes = _panel(label + " (lower is better)" * lower_is_better, 4.0, 2.3)
         axes.plot(ranks, values, color=STRONG, marker="o", markersize=4, linewidth=1.6)
         low, high = min(values), max(values)
-        margin = max(0.25 * (high - low), 0.02)  # a flat line shall look flat
+        margin = max(0.25 * (high - low), 0.02)  # so that a flat line looks flat
         axes.set_ylim(low - margin, high + margin)
         axes.set_xlabel("rank")
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -104,7 +104,7 @@ def rank_plot(label: str, scores: Mapping[int, float], lower_is_better: bool = F
 
 
 def expert_plot(name: str, use: np.ndarray) -> str:
-    """Share of the gate's mass per expert, float[layers, experts]; one bar a layer."""
+    """Each expert's share of the gate mass, float[layers, experts]; one bar per layer."""
     layers, experts = use.shape
     with matplotlib.rc_context(_STYLE):
         figure, axes = _panel(name, 4.0, 0.9 + 0.3 * layers)
@@ -145,7 +145,7 @@ def _look(name: str) -> dict[str, object]:
 
 
 def _thin(pairs: np.ndarray, points: int) -> np.ndarray:
-    """float[n, 2] averaged in groups of one size, so that at most `points` rows remain."""
+    """float[n, 2] averaged in groups of equal size, leaving at most `points` rows."""
     group = -(-len(pairs) // points)
     if group <= 1:
         return pairs
@@ -160,14 +160,14 @@ def _readable_on(color: str) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The bare <svg> element. `name` keeps the ids of several plots on one page apart."""
+    """The bare <svg> element. `name` keeps ids unique among the plots of a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Inside HTML an <svg> needs no namespace; its size comes from the page.
+    # Inside HTML an <svg> needs no namespace, and the page sets its size.
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(xmlns(:\w+)?|width|height|version)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{html.escape(name)}">{rest}'

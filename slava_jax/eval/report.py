@@ -1,7 +1,7 @@
-"""One HTML file that shows what a run reached, beside the paper and beside its controls.
+"""The HTML report of a run: its scores next to the controls and the paper's numbers.
 
-Everything is in the file: plots as inline SVG, images as data URIs, no script, nothing fetched. A
-section whose input is missing is left out.
+The file is self-contained: plots are inline SVG, images are data URIs, and it runs no script and
+fetches nothing. A section without input is left out.
 """
 
 import base64
@@ -31,16 +31,16 @@ _SCORE_TITLES = {
     "meteor": "METEOR",
 }
 
-# Rows of the controls table: suffix of the metric names, label, what it tells.
+# Rows of the controls table: suffix of the metric names, label, what the control shows.
 _CONTROLS = (
-    ("", "Assistant, the right image", "what is claimed"),
-    ("shuffled", "Assistant, an image of another category", "must fall: else it does not look"),
-    ("zero_b", "Assistant, every adapter's B at zero", "what the adapters add is the difference"),
-    ("untrained", "Assistant before its stage", "what comes of it untrained"),
-    ("blind", "No image: commonest training answer", "what questions alone give away"),
-    ("vit", "ViT classifier alone", "what the vision encoder knows by itself"),
-    ("classical", "Classical yardstick", "logistic regression on simple image statistics"),
-    ("majority", "Always the commonest class", "what needs no image at all"),
+    ("", "Assistant, correct image", "the result of this run"),
+    ("shuffled", "Assistant, image of another category", "must drop, or it ignores the image"),
+    ("zero_b", "Assistant, adapters off (B = 0)", "the difference is what the adapters add"),
+    ("untrained", "Assistant before its training stage", "the starting point"),
+    ("blind", "No image: most common training answer", "what the question alone gives away"),
+    ("vit", "ViT classifier alone", "what the vision encoder knows without the language model"),
+    ("classical", "Classical baseline", "logistic regression on simple image statistics"),
+    ("majority", "Always the most frequent class", "needs no image"),
 )
 CONTROL_COLUMNS = (
     ("classification", "top1", "Top-1"),
@@ -59,11 +59,11 @@ _KEY_NUMBERS = (
 
 @dataclass(frozen=True)
 class ReportExample:
-    """One unseen micrograph with its question.
+    """One test image with its question and the answers to it.
 
-    `image`: an encoded PNG, JPEG or GIF, put into the file as it is.
-    `wrong_image_answer`: what the assistant answers to the same question beside an image of
-    `wrong_category`; empty where it was not asked.
+    `image`: an encoded PNG, JPEG or GIF, embedded unchanged.
+    `wrong_image_answer`: the answer to the same question about an image of `wrong_category`;
+    empty if it was not asked.
     """
 
     key: str
@@ -93,22 +93,22 @@ def write_report(
     config_text: str = "",
     environment: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the report to `path`, atomically.
+    """Writes the report to `path` atomically.
 
     metrics: flat, as in metrics.json: 'classification.top1', 'classification_shuffled.top1',
         'vqa.rougeL' and 'vqa.rougeL_std', 'itm.auc.<question type>', 'classification.f1.<class>'
-    description: one or two sentences on the data, the split and its size, printed under the title.
-    targets: what the run should reach; each is shown with pass or miss.
-    history: {stage: [{'step', 'loss', 'val_loss', ...}]} in the order to show them.
-    confusion: int[classes, classes], rows the truth; with class_names, their names.
-    examples: micrographs that training never saw.
-    images_stay: why no image may be in a file that is passed on; '' where they may.
-    experts: {adapter: float[layers, experts]}, the share of the gate's mass per expert.
+    description: one or two sentences on the data and the split sizes, printed under the title.
+    targets: each is shown as reached or missed.
+    history: {stage: [{'step', 'loss', 'val_loss', ...}]} in display order.
+    confusion: int[classes, classes], rows are the true classes; needs class_names.
+    examples: test images.
+    images_stay: why images may not be redistributed in the report; '' if they may.
+    experts: {adapter: float[layers, experts]}, each expert's share of the gate mass.
     rank_scores: {metric: {rank: score}}.
-    config_text, environment: printed at the end, as they are.
+    config_text, environment: printed unchanged at the end.
 
-    Raises ValueError for a confusion matrix that does not fit the classes, expert shares of a wrong
-    shape, or an image that is no PNG, JPEG or GIF (naming its key).
+    Raises ValueError for a confusion matrix that does not fit the classes, expert shares of the
+    wrong shape, or an image that is not a PNG, JPEG or GIF (its key is named).
     """
     text = _template().render(
         **_score_sections(metrics, targets, confusion, class_names),
@@ -191,11 +191,11 @@ def _mean_and_deviation(mean: float | None, deviation: float | None) -> Markup:
 
 
 def _inline(svg: str) -> Markup:
-    return Markup(svg)  # written by our own plots, which escape every name in it
+    return Markup(svg)  # safe: our own plots escape every name
 
 
 def target_rows(targets: Sequence[Target], metrics: Mapping[str, float]) -> list[dict]:
-    """One row a target, as text: label, value, unit, bound, metric.
+    """One row per target, as text: label, value, unit, bound, metric.
 
     'state' is 'reached', 'missed' or 'no value'.
     """
@@ -226,12 +226,12 @@ def _key_numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 def _score_table(
     task: str, metrics: Mapping[str, float], paper: paper_tables.Scores
 ) -> list[dict] | None:
-    """Rows of one text task: ours, with exchanged images and without any, then the paper's."""
+    """Rows of one text task: ours, ours with mismatched images and without images, the paper's."""
     rows = []
     for prefix, label in (
         (task, "this run"),
-        (f"{task}_shuffled", "this run, exchanged images"),
-        (f"{task}_blind", "no image: commonest training answer"),
+        (f"{task}_shuffled", "this run, mismatched images"),
+        (f"{task}_blind", "no image: most common training answer"),
     ):
         cells = [
             (metrics.get(f"{prefix}.{name}"), metrics.get(f"{prefix}.{name}_std"))
@@ -251,10 +251,10 @@ def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
     if "classification.top1" not in metrics:
         return None
     ours = (
-        ("classification", "class by the likelihood of its name"),
-        ("classification_generated", "class in the freely generated answer"),
+        ("classification", "class name with the highest likelihood"),
+        ("classification_generated", "class named in the generated answer"),
         ("classification_vit", "ViT classifier alone"),
-        ("classification_classical", "classical yardstick"),
+        ("classification_classical", "classical baseline"),
     )
     rows = [
         (label, metrics[f"{key}.top1"], metrics.get(f"{key}.top5"), True)
@@ -270,7 +270,7 @@ def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
 
 
 def _per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict | None:
-    """Precision, recall and F1 of every class, with the paper's beside where it has the class."""
+    """Precision, recall and F1 of every class, next to the paper's if it has the class."""
     rows, any_paper = [], False
     for name in class_names:
         ours = [metrics.get(f"classification.{c}.{name}") for c in ("precision", "recall", "f1")]
@@ -289,7 +289,7 @@ def _confusion(confusion: np.ndarray | None, class_names: Sequence[str]) -> Mark
     confusion = np.asarray(confusion)
     if confusion.shape != (len(class_names), len(class_names)):
         raise ValueError(
-            f"the confusion matrix is {confusion.shape}, but there are {len(class_names)} classes"
+            f"confusion matrix {confusion.shape} does not fit {len(class_names)} classes"
         )
     return _inline(plots.confusion_plot(confusion, class_names))
 
@@ -297,14 +297,14 @@ def _confusion(confusion: np.ndarray | None, class_names: Sequence[str]) -> Mark
 def _experts(name: str, use: np.ndarray) -> str:
     use = np.asarray(use, np.float64)
     if use.ndim != 2:
-        raise ValueError(f"expert use of {name!r} is {use.shape}, expected [layers, experts]")
+        raise ValueError(f"expert use of {name!r} has shape {use.shape}, not [layers, experts]")
     return plots.expert_plot(name, use)
 
 
 def controls_table(metrics: Mapping[str, float]) -> list[dict]:
-    """One row a control that was measured: label, meaning, and a cell for each CONTROL_COLUMNS.
+    """One row per measured control: label, meaning, and a cell for each of CONTROL_COLUMNS.
 
-    [] where there is nothing to compare.
+    [] if there is nothing to compare.
     """
     rows = []
     for suffix, label, meaning in _CONTROLS:
@@ -336,7 +336,7 @@ def _example(example: ReportExample, with_image: bool) -> dict:
         mime = next((m for magic, m in _MIME.items() if example.image.startswith(magic)), None)
         if mime is None:
             raise ValueError(
-                f"example {example.key!r}: the image is no PNG, JPEG or GIF; encode it as one"
+                f"example {example.key!r}: the image is not a PNG, JPEG or GIF; convert it to one"
             )
         uri = Markup(f"data:{mime};base64,{base64.b64encode(example.image).decode()}")
     return {"example": example, "image": uri}
@@ -349,7 +349,7 @@ def _write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; a report is for others, too.
+        # mkstemp creates files only the owner can read; others should read a report, too.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -1,4 +1,4 @@
-"""What a run promised to reach, and whether it did."""
+"""Targets: bounds that a run's metrics should meet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ class Target:
     unit: str = ""
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
-        """None where a metric it needs was not measured."""
+        """The metric or the difference; None if a metric was not measured."""
         if self.metric not in metrics or (self.minus is not None and self.minus not in metrics):
             return None
         return metrics[self.metric] - (metrics[self.minus] if self.minus is not None else 0.0)
 
     def reached(self, metrics: Mapping[str, float]) -> bool:
-        """False, too, where it was not measured, or is not a number."""
+        """Whether the bound is met; False if the value is missing or NaN."""
         value = self.value(metrics)
         if value is None:
             return False
@@ -32,25 +32,23 @@ class Target:
 QUICKSTART: Sequence[Target] = (
     Target("Top-1 accuracy", "classification.top1", 0.85),
     Target(
-        "Top-1 above the classical yardstick",
+        "Top-1 above the classical baseline",
         "classification.top1",
         0.10,
         minus="classification_classical.top1",
     ),
     Target("Macro F1", "classification.macro_f1", 0.83),
-    Target("Top-1, exchanged images", "classification_shuffled.top1", 0.12, at_least=False),
+    Target("Top-1 with mismatched images", "classification_shuffled.top1", 0.12, at_least=False),
     Target("Match AUC, class question", "itm.auc_class_question", 0.90),
     Target(
-        "Answer loss added by a wrong image",
+        "Answer loss added by a mismatched image",
         "lm.nats_per_token_shuffled",
         0.3,
         minus="lm.nats_per_token",
         unit="nats/token",
     ),
-    Target(
-        "VQA ROUGE-L above that with a wrong image", "vqa.rougeL", 0.10, minus="vqa_shuffled.rougeL"
-    ),
-    Target("VQA ROUGE-L above that without an image", "vqa.rougeL", 0.10, minus="vqa_blind.rougeL"),
+    Target("VQA ROUGE-L above mismatched images", "vqa.rougeL", 0.10, minus="vqa_shuffled.rougeL"),
+    Target("VQA ROUGE-L above no image", "vqa.rougeL", 0.10, minus="vqa_blind.rougeL"),
     Target("Wall clock", "run.wall_seconds", 600, at_least=False, unit="s"),
     Target("Peak memory", "run.peak_memory_gib", 4, at_least=False, unit="GiB"),
 )

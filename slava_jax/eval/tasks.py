@@ -1,6 +1,6 @@
-"""What is measured of an assistant, given functions that predict; no model is known here.
+"""Metrics of an assistant, computed from its predictions; no model is used here.
 
-Every evaluator yields (name, value); names are those of metrics.json.
+Every evaluator yields (name, value) with the names of metrics.json.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from slava_jax.eval.text_metrics import mean_scores
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """What a pass over n instructions gave.
+    """Results of a pass over n instructions.
 
     Attributes:
       types: question type of each.
       nats, tokens: float[n], summed over each answer.
-      match, match_wrong: float[n], match logits with the right and with a wrong image; `None` of
-        a model that matches nothing. paired: bool[n], whether there was a wrong image.
+      match, match_wrong: float[n], match logits with the correct and with a mismatched image;
+        `None` for a model without a match head. paired: bool[n], whether a mismatched image exists.
     """
 
     types: Sequence[str]
@@ -32,9 +32,9 @@ class Losses:
 
 
 def language_modelling(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
-    """Nats a token of the true answers, over all tokens and by question type.
+    """Nats per token of the true answers, over all tokens and by question type.
 
-    `control` is the suffix of a control, e.g. '_shuffled'; '' for the assistant itself.
+    `control`: suffix of a control, such as '_shuffled'; '' for the assistant itself.
     """
     yield f"lm.nats_per_token{control}", float(losses.nats.sum() / losses.tokens.sum())
     types = np.asarray(losses.types)
@@ -45,7 +45,7 @@ def language_modelling(losses: Losses, control: str = "") -> Iterator[tuple[str,
 
 
 def matching(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
-    """AUC of the match score, right against truly wrong pairs, by question type."""
+    """AUC of the match score, correct against mismatched pairs, by question type."""
     rows = np.flatnonzero(losses.paired)
     types = [losses.types[i] for i in rows]
     labels = np.repeat([1, 0], len(rows))
@@ -60,7 +60,7 @@ def matching(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
 def classification(
     labels: np.ndarray, scores: np.ndarray, class_names: Sequence[str], control: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """Top-1, top-5, macro F1, the values of each class and n, from scores float[n, classes]."""
+    """Top-1, top-5, macro F1, per-class values and n, from scores float[n, classes]."""
     for name, value in classification_metrics(labels, scores, class_names).items():
         yield f"classification{control}.{name}", float(value)
     yield f"classification{control}.n", float(len(labels))
@@ -72,7 +72,7 @@ def few_shot(
     shots: np.ndarray,
     class_names: Sequence[str],
 ) -> Iterator[tuple[str, float]]:
-    """Few-shot classification (section 4.4) and what it has to be above, for the same n images.
+    """Few-shot classification (section 4.4) and its controls, on the same n images.
 
     Args:
       labels: int[n]. shots: int[n, k], classes of the examples, the most similar one last.
@@ -80,14 +80,14 @@ def few_shot(
         ('_permuted'), and without examples ('_zero_shot').
 
     Yields:
-      classification_few_shot_k and the same with `_permuted`, `_zero_shot` and `_majority` (the
-      class of most examples; of equally many, that of the most similar one), each with what
-      `classification` yields; and `.minus_permuted` and so on: differences of top-1, paired by
-      image, with their standard errors over images as `..._error`.
+      The metrics of `classification` under classification_few_shot_k and, for the controls, the
+      same with `_permuted`, `_zero_shot` and `_majority` (the most frequent class of the examples;
+      ties go to the most similar one). Also `.minus_permuted` and so on: top-1 differences paired
+      by image, with standard errors over images as `..._error`.
     """
     name = f"_few_shot_{shots.shape[1]}"
     votes = (shots[:, :, None] == np.arange(len(class_names))).sum(1).astype(float)
-    # The later an example, the more similar: among equal votes the last one's class wins.
+    # Examples are sorted by similarity, so ties go to the class of the last one.
     nearness = np.zeros_like(votes)
     for place, of_place in enumerate(shots.T, start=1):
         nearness[np.arange(len(shots)), of_place] = place
@@ -105,7 +105,7 @@ def few_shot(
 def texts(
     task: str, truths: Sequence[str], answers: Sequence[str], control: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """Mean and standard deviation over examples of the paper's text scores, and exact matches."""
+    """Mean and standard deviation of the paper's text scores over examples, and exact matches."""
     for name, (mean, std) in mean_scores(zip(truths, answers, strict=True)).items():
         yield f"{task}{control}.{name}", mean
         yield f"{task}{control}.{name}_std", std

@@ -1,9 +1,9 @@
 """The paper's caption and answer scores: BLEU, ROUGE and METEOR (Tables 1 to 6, 10, 21, 29 to 31).
 
-The paper does not say which implementations it used. Its printed examples fix them to three
-decimals: NLTK's sentence BLEU without smoothing and NLTK's METEOR on whitespace tokens as they
-stand (punctuation sticks to its word, BLEU keeps the case, METEOR compares in lower case), and
-rouge_score's F-measure without stemming, which has its own tokens.
+The paper does not name its implementations, but its printed examples identify them to three
+decimals: NLTK's sentence BLEU without smoothing and NLTK's METEOR, both on whitespace tokens
+(punctuation stays attached, BLEU is case-sensitive, METEOR is not), and rouge_score's F-measure
+without stemming, with its own tokenizer.
 """
 
 import sys
@@ -27,20 +27,20 @@ _BLEU_WEIGHTS = [(1 / 2,) * 2, (1 / 4,) * 4]
 
 
 def caption_scores(reference: str, candidate: str) -> dict[str, float]:
-    """The six scores of one candidate text, each in [0, 1], as `SCORE_NAMES` lists them.
+    """The six scores of one candidate text, each in [0, 1], keyed by `SCORE_NAMES`.
 
-    An empty candidate scores 0. So does, in BLEU, one without a common n-gram of every order up to
-    2 (or 4): "Powder." against "Powder." has a bleu2 of 0, as in the paper's recipe.
+    An empty candidate scores 0. BLEU is 0 without a common n-gram of every order up to 2 (or 4):
+    "Powder." against "Powder." has a bleu2 of 0, as in the paper.
 
-    Raises ValueError for an empty reference and WordNetError where METEOR has no WordNet.
+    Raises ValueError for an empty reference and WordNetError if METEOR has no WordNet.
     """
     reference_tokens, candidate_tokens = reference.split(), candidate.split()
     if not reference_tokens:
-        raise ValueError(f"empty reference: nothing to compare {candidate!r} with")
+        raise ValueError(f"empty reference: nothing to compare {candidate!r} to")
     synonyms = _wordnet()
     if not candidate_tokens:
         return dict.fromkeys(SCORE_NAMES, 0.0)
-    # Both orders at once: a list of weights gives a list, and plain 0 only where nothing matches.
+    # A list of weights gives both orders at once, or a plain 0 if nothing matches.
     bleu2, bleu4 = sentence_bleu(
         [reference_tokens], candidate_tokens, _BLEU_WEIGHTS, smoothing_function=_no_smoothing
     )
@@ -61,14 +61,13 @@ def caption_scores(reference: str, candidate: str) -> dict[str, float]:
 def mean_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of every score over (reference, candidate) pairs.
 
-    The deviation is over examples (population form, divided by n): it says how much answers differ
-    among each other, not how much the mean would differ in another training run.
+    The deviation is over examples (population form, divided by n), not over training runs.
 
-    Raises ValueError when there is no pair.
+    Raises ValueError if there is no pair.
     """
     rows = [list(caption_scores(*pair).values()) for pair in pairs]
     if not rows:
-        raise ValueError("no (reference, candidate) pair to score: the split or the task is empty")
+        raise ValueError("no (reference, candidate) pairs to score: the split or the task is empty")
     values = np.asarray(rows, np.float64)
     means, deviations = values.mean(axis=0), values.std(axis=0)
     return {
@@ -78,7 +77,7 @@ def mean_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[float, floa
 
 
 def _no_smoothing(precisions: list[Fraction], **_: object) -> list[Fraction | float]:
-    """What NLTK does by default, without its warning: BLEU has a logarithm, which zero does not."""
+    """NLTK's default without its warning: a tiny number for zero, since BLEU takes logarithms."""
     return [p if p.numerator else sys.float_info.min for p in precisions]
 
 
@@ -92,7 +91,7 @@ def _rouge() -> RougeScorer:
 
 
 class _CachedSynonyms:
-    """WordNet as METEOR asks it, each word looked up once: answers repeat few words many times."""
+    """WordNet with each word looked up once: answers repeat a small vocabulary."""
 
     @lru_cache(maxsize=100_000)  # noqa: B019  (one instance for the life of the process)
     def synsets(self, word: str) -> Sequence[Synset]:
@@ -116,8 +115,8 @@ def _wordnet() -> _CachedSynonyms:
         wordnet.ensure_loaded()
     except (LookupError, OSError) as error:
         raise WordNetError(
-            f"METEOR needs WordNet 3.0, and NLTK cannot read it from any of "
-            f"{', '.join(nltk.data.path)}. Run `{COMMAND}` (or `make wordnet`) once: it installs "
-            "WordNet into this Python environment, without root."
+            f"METEOR needs WordNet 3.0, but NLTK cannot read it from any of "
+            f"{', '.join(nltk.data.path)}. Run `{COMMAND}` (or `make wordnet`) once to install "
+            "WordNet into this Python environment; it does not need root."
         ) from error
     return _CachedSynonyms()

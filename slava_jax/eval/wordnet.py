@@ -1,8 +1,8 @@
-"""Install WordNet 3.0 where NLTK finds it, without being root; the command is `slava wordnet`.
+"""Installs WordNet 3.0 where NLTK finds it, without root; the command is `slava wordnet`.
 
-METEOR counts synonyms as matches and reads them from WordNet through NLTK, which looks only into
-its own data folders; one of them is `<sys.prefix>/nltk_data`, so a virtual environment carries its
-own copy. Two sources are tried: NLTK's downloader, then Debian's packages of the same WordNet 3.0.
+METEOR counts synonyms as matches and reads them from WordNet through NLTK, which looks only in
+its own data folders. One of them is `<sys.prefix>/nltk_data`, so a virtual environment has its own
+copy. Two sources are tried: NLTK's downloader, then Debian's packages of the same WordNet 3.0.
 """
 
 import os
@@ -26,7 +26,7 @@ _FILES = (
 )  # fmt: skip
 _DEBIAN_PACKAGES = ("wordnet-base", "wordnet-sense-index")
 
-# The lexicographer files in the order of their numbers (lexnames(5WN)); Debian leaves the file out.
+# The lexicographer files in numerical order (lexnames(5WN)); Debian omits the file `lexnames`.
 _LEXNAMES = """
     adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body
     noun.cognition noun.communication noun.event noun.feeling noun.food noun.group noun.location
@@ -38,7 +38,7 @@ _LEXNAMES = """
 """
 _SYNTACTIC_CATEGORY = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 
-# Table 29, second row: 0.504 with WordNet 3.0, and 0.398 when no synonym counts.
+# Table 29, second row: 0.504 with WordNet 3.0, 0.398 without synonyms.
 _GOLDEN_REFERENCE = (
     "The image likely shows a material defect known as inclusion, which can create weak points and "
     "reduce the uniformity and strength of the material."
@@ -49,7 +49,7 @@ _GOLDEN_CANDIDATE = (
 )
 _GOLDEN_METEOR = 0.504
 
-# Run in the folder that this package lies in, so that it is this one that is imported.
+# The check runs in this package's parent folder, so that it imports this copy.
 _ABOVE = Path(__file__).resolve().parents[2]
 _CHECK = """
 import sys
@@ -62,7 +62,7 @@ except wordnet.WordNetError as error:
 
 
 class WordNetError(UserError, RuntimeError):
-    """WordNet is missing, unreadable, or could not be installed; the message says what to do."""
+    """WordNet is missing, unreadable or could not be installed; the message says what to do."""
 
 
 def lexnames_text() -> str:
@@ -75,35 +75,35 @@ def lexnames_text() -> str:
 
 
 def problem(root: Path | None = None, timeout: float = 120.0) -> str | None:
-    """Why NLTK cannot score METEOR with the WordNet below `root` (None: wherever it looks itself).
+    """Why NLTK cannot score METEOR with the WordNet below `root` (None: NLTK's own folders).
 
-    None when the golden score comes out. A fresh process looks, so that what counts is what the
-    next run will see, and not what this process has cached.
+    None if METEOR gives the golden score. The check runs in a fresh process, free of what this one
+    has cached.
     """
     command = [sys.executable, "-c", _CHECK, *([str(root.resolve())] if root else [])]
     try:
         done = subprocess.run(command, cwd=_ABOVE, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"the check of WordNet took longer than {timeout:.0f} s"
+        return f"checking WordNet took longer than {timeout:.0f} s"
     return None if done.returncode == 0 else _last_lines(done.stderr or done.stdout)
 
 
 def install(prefix: Path | None = None, download_timeout: float = 60.0) -> str:
-    """Make WordNet available to NLTK; returns one sentence about what was done.
+    """Makes WordNet available to NLTK; returns one sentence saying what was done.
 
-    Does nothing where METEOR already gives its golden value. `prefix` defaults to `sys.prefix`; the
-    files go to `<prefix>/nltk_data/corpora/wordnet`, complete or not at all.
+    Does nothing if METEOR already gives its golden value. `prefix` defaults to `sys.prefix`; the
+    files go to `<prefix>/nltk_data/corpora/wordnet`, all or none.
 
-    Raises WordNetError naming every way that was tried and why it failed.
+    Raises WordNetError listing every source tried and why it failed.
     """
     data = Path(prefix or sys.prefix) / "nltk_data"
     if problem(data if prefix else None) is None:
-        return "WordNet is already there and METEOR gives its golden value."
+        return "WordNet is already installed and METEOR gives its golden value."
     try:
         (data / "corpora").mkdir(parents=True, exist_ok=True)
         workspace = tempfile.mkdtemp(prefix=".wordnet-", dir=data)
     except OSError as error:
-        raise WordNetError(f"cannot write below {data}: {error}") from error
+        raise WordNetError(f"cannot write to {data}: {error}") from error
     failures = []
     try:
         for name, fetch in (
@@ -123,20 +123,20 @@ def install(prefix: Path | None = None, download_timeout: float = 60.0) -> str:
     raise WordNetError(
         "WordNet could not be installed, so METEOR cannot be computed. Tried:\n"
         + "\n".join(failures)
-        + f"\nBy hand: put the files of WordNet 3.0 ({', '.join(_FILES)}) into "
-        f"{data / 'corpora' / 'wordnet'}, readable and not writable by others, and run {COMMAND} "
+        + f"\nTo install it by hand, put the files of WordNet 3.0 ({', '.join(_FILES)}) into "
+        f"{data / 'corpora' / 'wordnet'}, readable but not writable by others, and run {COMMAND} "
         "again to check them."
     )
 
 
 def _try(fetch: Callable[[Path, float], None], root: Path, timeout: float) -> str | None:
-    """Fetch WordNet into `<root>/corpora/wordnet` and check it; the reason where that failed."""
+    """Fetches WordNet into `<root>/corpora/wordnet` and checks it; returns why that failed."""
     try:
         root.mkdir()
         fetch(root, timeout)
         missing = [f for f in _FILES if not (root / "corpora" / "wordnet" / f).is_file()]
         if missing:
-            return f"what it delivered lacks {', '.join(missing)}"
+            return f"the download lacks {', '.join(missing)}"
         _make_private(root)
         return problem(root)
     except (OSError, subprocess.SubprocessError, WordNetError) as error:
@@ -157,14 +157,14 @@ def _fetch_with_nltk(root: Path, timeout: float) -> None:
 def _fetch_from_debian(root: Path, timeout: float) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise WordNetError(f"there is no {tool} on this machine")
+            raise WordNetError(f"{tool} is not installed")
     packages = root / "packages"
     packages.mkdir()
     download = ["download", *_DEBIAN_PACKAGES]
     try:
         _run(["apt-get", *_APT_OPTIONS, *download], packages, timeout)
     except (WordNetError, subprocess.SubprocessError):
-        # The machine's package lists are empty, old or unreadable: fetch lists of our own.
+        # The machine's package lists are empty, old or unreadable: fetch our own.
         for folder in ("state/lists/partial", "cache/archives/partial"):
             (root / folder).mkdir(parents=True)
         own = [
@@ -190,8 +190,7 @@ def _fetch_from_debian(root: Path, timeout: float) -> None:
     (target / "lexnames").write_text(lexnames_text())
 
 
-# Without the last option apt, when it happens to run as root, hands the download to another
-# account, which may not write here.
+# Without the last option, apt run as root downloads as another user, who may not write here.
 _APT_OPTIONS = ("-q", "-o", "Acquire::Retries=1", "-o", "APT::Sandbox::User=root")
 
 
@@ -201,16 +200,16 @@ def _run(command: list[str], cwd: Path, timeout: float) -> None:
     )
     if done.returncode != 0:
         said = _last_lines(done.stderr or done.stdout)
-        raise WordNetError(f"{Path(command[0]).name} ended with {done.returncode}: {said}")
+        raise WordNetError(f"{Path(command[0]).name} exited with {done.returncode}: {said}")
 
 
 def _last_lines(text: str, count: int = 3) -> str:
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return " / ".join(lines[-count:]) or "it said nothing"
+    return " / ".join(lines[-count:]) or "no output"
 
 
 def _make_private(root: Path) -> None:
-    """NLTK refuses data that another account could have written, as under umask 002."""
+    """Removes group and other write permission: NLTK refuses data others could have written."""
     os.chmod(root, 0o755)
     for folder, _, files in os.walk(root / "corpora"):
         os.chmod(folder, 0o755)
@@ -224,18 +223,18 @@ def _put_in_place(root: Path, data: Path) -> str | None:
         for folder in (data, data / "corpora"):
             os.chmod(folder, 0o755)
         if target.exists():
-            # It failed the check, or we would not be here; a full folder cannot be overwritten.
+            # It failed the check. A non-empty folder cannot be overwritten, so move it away.
             os.replace(target, root / "what_was_there")
         os.replace(root / "corpora" / "wordnet", target)
     except OSError as error:
-        return f"fetched, but could not be moved into place: {error}"
+        return f"downloaded, but could not be moved into place: {error}"
     return None
 
 
 def check(root: str | None = None) -> None:
-    """Raise WordNetError unless NLTK reads WordNet, at `root` alone if given, and METEOR is golden.
+    """Raises WordNetError unless NLTK reads WordNet (only below `root` if given) and METEOR fits.
 
-    NLTK keeps what it has read, and `root`: once a process.
+    NLTK caches what it read, and `root` stays set: call it once per process.
     """
     import nltk
     from nltk.corpus import wordnet
@@ -251,5 +250,5 @@ def check(root: str | None = None) -> None:
     if abs(score - _GOLDEN_METEOR) > 6e-4:
         raise WordNetError(
             f"METEOR gives {score:.4f} where WordNet 3.0 gives {_GOLDEN_METEOR}: "
-            f"the files in {wordnet.root} are of another version or damaged"
+            f"the files in {wordnet.root} are damaged or from another version"
         )

@@ -1,7 +1,7 @@
-"""The classical yardstick: what a linear classifier makes of an image's plain statistics.
+"""The classical baseline: a linear classifier on simple image statistics.
 
-It says how hard a data set is without any learning of features. Every report prints it beside
-the models' scores.
+It shows how hard a data set is without learned features. Every report prints it next to the
+models' scores.
 """
 
 import functools
@@ -17,15 +17,15 @@ from sklearn.preprocessing import StandardScaler
 from slava_jax.data.processes import map_in_processes
 
 BINS = 32  # of the histogram
-SCALES = (0.0, 1.5, 3.0)  # pixels, the blurs under which gradients are taken
+SCALES = (0.0, 1.5, 3.0)  # pixels, sigma of the blur before gradients are taken
 BANDS = 11  # of the radial power spectrum
-_MANY = 500  # images that are worth starting processes for
+_MANY = 500  # images from which worker processes pay off
 
 
 def features(images: Sequence[np.ndarray]) -> np.ndarray:
     """float32[n, F]: histogram, gradient statistics and radial power spectrum of each image.
 
-    images: n of uint8[P, P], or uint8[P, P, ch] of which the channels are averaged.
+    images: n of uint8[P, P], or of uint8[P, P, ch], whose channels are averaged.
     """
     shape = np.shape(images[0]) if len(images) else ()
     if len(shape) not in (2, 3):
@@ -52,7 +52,7 @@ def _features(image: np.ndarray) -> np.ndarray:
 
 
 def _gradients(image: np.ndarray, blur: float) -> np.ndarray:
-    """Steepness, its spread, and how directions are distributed, in all and nearby."""
+    """Gradient magnitude, its spread, and the distribution of directions, global and local."""
     if blur:
         step = int(blur)
         image = ndimage.gaussian_filter(image, blur, truncate=3)[::step, ::step]
@@ -72,7 +72,7 @@ def _gradients(image: np.ndarray, blur: float) -> np.ndarray:
 
 
 def _spectrum(image: np.ndarray) -> np.ndarray:
-    """Log power in `BANDS` rings, equally wide in the logarithm of the frequency."""
+    """Log power in `BANDS` rings of equal width in log frequency."""
     power = np.abs(np.fft.rfft2((image - image.mean()) * _window(*image.shape))) ** 2
     ring, inside = _rings(*image.shape)
     total = np.bincount(ring[inside], power.ravel()[inside], BANDS)
@@ -86,7 +86,7 @@ def _window(rows: int, columns: int) -> np.ndarray:
 
 @functools.lru_cache
 def _rings(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ring of each frequency of a half spectrum, flat, and whether it lies in one."""
+    """Ring of each frequency of a half spectrum, flattened, and whether it lies in any ring."""
     away = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None])
     edges = np.geomspace(1.0 / max(rows, columns), 0.5, BANDS + 1)
     ring = np.digitize(away.ravel(), edges) - 1
@@ -96,10 +96,10 @@ def _rings(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 def fit_predict(
     train_images, train_labels, test_images, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit on labelled images and classify others by their `features`.
+    """Fits on labelled images and classifies the test images by their `features`.
 
-    Images are as in `features`, labels int[n]. Returns int[n_test] and float[n_test, classes], the
-    probabilities; 0 for a class that no training image is of.
+    Images are as in `features`, labels int[n]. Returns predictions int[n_test] and probabilities
+    float[n_test, classes], which are 0 for classes without training images.
     """
     rows = features([*train_images, *test_images])
     train, test = rows[: len(train_images)], rows[len(train_images) :]
@@ -112,7 +112,7 @@ def fit_predict(
 def fit_predict_rows(train, train_labels, test) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression on standardised rows float[n, F].
 
-    As `fit_predict`, with a column for each label seen in training, in their order.
+    As `fit_predict`, but probabilities have one column per label seen in training, in order.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.3))
     model.fit(train, np.asarray(train_labels))

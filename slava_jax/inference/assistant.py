@@ -1,4 +1,4 @@
-"""A trained assistant: images and questions in, answers out."""
+"""A trained assistant: answers questions about images."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ from slava_jax.models.presets import build_model, variable_shapes
 from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
-# Below that. The adapters are everything that was trained, and all that is frozen but the base.
+# Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 
 
@@ -42,8 +42,8 @@ class Assistant:
 
     Attributes:
       variables: the collections `params` and `frozen`.
-      class_names: what it was trained to tell apart.
-      crop_bar: it was trained on images without their data bar, and is shown them so.
+      class_names: the classes it was trained on.
+      crop_bar: whether the data bar is cropped from images, as in training.
     """
 
     model: VisionLanguageModel
@@ -54,19 +54,19 @@ class Assistant:
 
     @property
     def rank(self) -> int:
-        """The largest adapter rank, which inference uses unless asked otherwise."""
+        """The largest adapter rank, the default for inference."""
         return self.model.adapter.r_max if self.model.adapter else 0
 
     @property
     def form(self) -> TextForm:
-        """How its model wants a conversation."""
+        """The text format of its model."""
         return self.model.text_form(self.tokenizer.eos_token_id)
 
     @property
     def base(self) -> dict:
-        """The frozen language model without its adapters: arrays which others may share.
+        """The frozen language model without its adapters: arrays that assistants can share.
 
-        Empty where the language model itself was trained.
+        Empty if the language model itself was trained.
         """
         return split_frozen(self.variables["frozen"])[0]
 
@@ -76,7 +76,7 @@ class Assistant:
         return content_hash(self.base)
 
     def prompt(self, batch: dict) -> Prompt:
-        """The prompts of an assistant batch, or of one of `prompts`, without any answer."""
+        """The prompts of an assistant batch or of one from `prompts`, without answers."""
         return Prompt(batch["images"], **prompt_part(batch))
 
     def answers(
@@ -88,11 +88,11 @@ class Assistant:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """One answer for each prompt of a batch, at most `max_tokens` long; greedy by default.
+        """One answer per prompt of a batch, at most `max_tokens` long; greedy by default.
 
         Raises:
-          ValueError: a `temperature` below 0, a `top_p` outside of (0, 1], or, as in every method
-            that takes one, a rank that the adapters lack.
+          ValueError: `temperature` below 0, `top_p` outside (0, 1], or (in every method that takes
+            one) a rank that the adapters do not have.
         """
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
@@ -115,7 +115,7 @@ class Assistant:
     def candidate_scores(
         self, batch: dict, candidates: Sequence[str], rank: int | None = None
     ) -> np.ndarray:
-        """float32[B, candidates]: sum of log p over each answer and its end (docs/paper.md)."""
+        """float32[B, candidates]: sum of log p of each answer and its end (docs/paper.md)."""
         answers, weights = self._candidates(tuple(candidates))
         rank = self._rank(rank)
         state = decode.prefill(
@@ -130,10 +130,10 @@ class Assistant:
         """A batch of prompts.
 
         Args:
-          images: uint8[P, P, channels] each (see `read`), those of each question in its order;
-            the last one is asked about.
-          questions: with one `<image>` where each image stands, or none: they come first then.
-          supplement: pixel size and magnification as text, where known.
+          images: the images of each question in order, uint8[P, P, channels] each (see `read`);
+            the question is about the last one.
+          questions: with one `<image>` per image at its place, or none; images then come first.
+          supplement: pixel size and magnification as text, if known.
 
         Raises:
           ChatError: a question has `<image>` tokens, but not one for each of its images.
@@ -146,7 +146,7 @@ class Assistant:
             for question, shown in zip(questions, images, strict=True)
         ]  # fmt: skip
         ids, spans = zip(*encoded, strict=True)
-        # A few lengths only, so that a few shapes are compiled.
+        # Few lengths, so that few shapes are compiled.
         length = -(-max(map(len, ids)) // 32) * 32
         most = max(len(shown) for shown in images)
         pixels = np.zeros((len(images), most, *images[0][0].shape), np.uint8)
@@ -155,7 +155,7 @@ class Assistant:
         return {"images": pixels, **text_fields(ids, spans, length)}
 
     def read(self, path: str | Path) -> np.ndarray:
-        """An image file as the vision encoder wants it. Raises ImageError, naming the file."""
+        """Reads an image file for the vision encoder. Raises ImageError, naming the file."""
         vit = self.model.config.vit
         return read_image(path, vit.image_size, vit.channels, crop_bar=self.crop_bar)
 
@@ -166,9 +166,9 @@ class Assistant:
         supplement: str = "",
         **sampling,
     ) -> str:
-        """The answer to one question about one image file, or several; `sampling` as in `answers`.
+        """Answers one question about one or more image files; `sampling` as in `answers`.
 
-        Of several the last one is asked about (see `prompts`).
+        With several images the question is about the last one (see `prompts`).
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = [self.read(path) for path in paths]
@@ -179,11 +179,11 @@ class Assistant:
         if rank is None:
             return jnp.int32(self.rank)
         if not min(1, self.rank) <= rank <= self.rank:
-            raise ValueError(f"rank {rank}: this assistant's adapters have ranks 1 to {self.rank}")
+            raise ValueError(f"rank {rank}: must be 1 to {self.rank} for this assistant's adapters")
         return jnp.int32(rank)
 
     def _candidates(self, texts: tuple[str, ...]):
-        """Answers int32[candidates, U], each with the token that ends it, and their weights."""
+        """Answers int32[candidates, U], each with its end token, and their weights."""
         rows = encode_answers(texts, self.tokenizer, self.form)
         shape = (len(rows), max(map(len, rows)))
         answers, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
@@ -195,22 +195,21 @@ class Assistant:
 def load_assistant(
     path: str | Path, base: str | Path | None = None, sharing: Assistant | None = None
 ) -> Assistant:
-    """The assistant that a run left in its work directory, or in a folder copied from it.
+    """Loads the assistant from a run's work directory or from a copied folder.
 
     Args:
       path: the work directory, or its folder assistant/model.
-      base: converted weights (docs/convert.md) to take the frozen language model from, where it is
-        neither in the folder nor where it was.
-      sharing: an assistant whose frozen language model this one shall share, without a copy;
-        instead of `base`.
+      base: converted weights (docs/convert.md) with the frozen language model, if it is neither in
+        the folder nor at its original place.
+      sharing: an assistant whose frozen language model is shared without a copy; instead of `base`.
 
     Raises:
-      CheckpointError: there is none, it is not whole, its arrays are not of its config, or the
-        frozen language model is not the one that it was trained on.
-      TokenizerError: its tokenizer is gone or damaged. ValueError: both `base` and `sharing`.
+      CheckpointError: there is no assistant, it is incomplete, its arrays do not match its config,
+        or the frozen language model is not the one it was trained on.
+      TokenizerError: its tokenizer is missing or damaged. ValueError: both `base` and `sharing`.
     """
     if base is not None and sharing is not None:
-        raise ValueError("base and sharing both say where the language model is from: give one")
+        raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
     facts = load_facts(folder / _ADAPTERS)
     config = ConfigDict(json.loads(facts["config"]))
@@ -220,18 +219,18 @@ def load_assistant(
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if sharing is not None:
-        shared, found, place = sharing.base, sharing.base_hash, "that of the assistant it shares"
+        shared, found, place = sharing.base, sharing.base_hash, "that of the shared assistant"
     else:
         place = _base_place(folder, facts["base"]["place"], base)
         shared, _ = load_tree(place, base_shapes)
         found = content_hash(shared)
     if found != facts["base"]["sha256"]:
         raise CheckpointError(
-            f"{folder}: its adapters were trained on the frozen language model of SHA-256 "
-            f"{facts['base']['sha256']}, but {place} is {found}: give the right one"
+            f"{folder}: the adapters were trained on the frozen language model with SHA-256 "
+            f"{facts['base']['sha256']}, but {place} has {found}; use the one they were trained on"
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
-    crop_bar = config.data.get("crop_bar", False)  # not there before there was the option
+    crop_bar = config.data.get("crop_bar", False)  # missing in older configs
     return Assistant(model, variables, tokenizer, tuple(facts["class_names"]), crop_bar)
 
 
@@ -241,12 +240,12 @@ def _folder(path: Path) -> Path:
             return folder
     if (path / MODEL).is_dir():
         raise CheckpointError(
-            f"{path / MODEL}: cut short, or written by an older slava_jax; the command of its run "
-            "writes it anew and repeats no stage that is done"
+            f"{path / MODEL}: incomplete, or written by an older slava_jax; run the training "
+            "command again to rewrite it (finished stages are not repeated)"
         )
     raise CheckpointError(
         f"{path}: no trained assistant here (no {path / MODEL}); train one with "
-        "python -m slava_jax.main --config configs/quickstart.py --workdir DIR"
+        "slava train --config configs/quickstart.py --workdir DIR"
     )
 
 
@@ -257,8 +256,8 @@ def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> P
     place = Path(asked or stored)
     if not is_converted(place):
         raise CheckpointError(
-            f"{folder}: its frozen language model is not in {place}; say where the converted "
-            "weights are (--base DIR, or load_assistant(..., base=DIR))"
+            f"{folder}: its frozen language model is not in {place}; give the folder of the "
+            "converted weights (--base DIR, or load_assistant(..., base=DIR))"
         )
     return part_place(place, "language_model")
 
@@ -269,25 +268,25 @@ def save_assistant(
     workdir: str | Path,
     base_place: str | Path | None = None,
 ) -> None:
-    """Writes what `load_assistant` reads: one folder that can be copied and holds all it needs.
+    """Writes the folder that `load_assistant` reads; it is self-contained and can be copied.
 
     Args:
-      base_place: converted weights in which the frozen language model lies exactly as the assistant
-        holds it. It is not written again then; its place and hash are.
+      base_place: converted weights with exactly this frozen language model. Only their path and
+        hash are stored then, and the folder is not self-contained.
 
     Raises:
-      CheckpointError: there is one already, or the disk is full. Nothing is taken for an assistant
-        then: `adapters`, which comes last, is not there.
+      CheckpointError: there is one already, or the disk is full. An unfinished folder is not taken
+        for an assistant, because `adapters` is written last.
     """
     folder = Path(workdir) / MODEL
     base, own = split_frozen(assistant.variables["frozen"])
     if hosts.is_first() and not has_assistant(workdir):
-        shutil.rmtree(folder, ignore_errors=True)  # what a kill left
+        shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted run
         try:
             save_tokenizer(assistant.tokenizer, folder / _TOKENIZER)
         except OSError as error:
             raise CheckpointError(f"{folder}: could not be written: {error}") from error
-    hosts.meet()  # before others write beside it, or take what a kill left for there already
+    hosts.meet()  # so that no other host writes before leftovers are removed
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),
@@ -301,5 +300,5 @@ def save_assistant(
 
 
 def has_assistant(workdir: str | Path) -> bool:
-    """Whether `save_assistant` was through with a work directory."""
+    """Whether `save_assistant` finished for a work directory."""
     return (Path(workdir) / MODEL / _ADAPTERS).is_dir()

@@ -1,7 +1,7 @@
 """Generation and scoring: prompts to states, states to answers, one token at a time.
 
-All functions are compiled once per model and shape, and know nothing of a model but
-models/interface.py. `variables` are its collections `params` and `frozen`. Axis letters: see
+All functions are compiled once per model and shape, and depend only on models/interface.py.
+`variables` are the collections `params` and `frozen` of a model. Axis letters: see
 nn/attention.py; `U` answer tokens.
 """
 
@@ -17,8 +17,8 @@ from slava_jax.nn.adapters import AdapterCall
 def choose(logits, key, example_id, temperature: float, top_p: float):
     """Next tokens int32[B] from logits float32[B, V].
 
-    Greedy at temperature 0, else sampled from the smallest set of tokens whose probabilities sum
-    to `top_p`; each example by a key of its own, so that its answer does not depend on the batch.
+    Greedy at temperature 0, otherwise sampled from the smallest set of tokens whose probabilities
+    sum to `top_p`. Each example has its own key, so its answer does not depend on the batch.
     """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -56,10 +56,10 @@ def generate(
     Args:
       state: from `prefill`, with room for `length` tokens. rank: int32[]. key: used when
         temperature > 0.
-      stop: the id that ends an answer. length: most tokens of an answer, U.
+      stop: the id that ends an answer. length: maximum tokens of an answer, U.
 
     Returns:
-      int32[B, U]; from the first `stop` on, all are `stop`.
+      int32[B, U]; all tokens from the first `stop` on are `stop`.
     """
     call = AdapterCall(rank)
     batch = state.start.shape[0]
@@ -86,8 +86,8 @@ def answer_log_probs(model: VisionLanguageModel, variables, state: State, rank, 
     """Sum of log p over each candidate answer.
 
     Args:
-      state: of B prompts, with room for U tokens. answers int32[M, U], weights float32[M, U]: M
-        candidates with the token that ends them, the same for every prompt; 1 on their tokens.
+      state: of B prompts, with room for U tokens. answers int32[M, U]: M candidates with their end
+        token, the same for every prompt. weights float32[M, U]: 1 on their tokens, 0 on padding.
 
     Returns:
       float32[B, M]; no length normalisation.
@@ -103,17 +103,17 @@ def answer_log_probs(model: VisionLanguageModel, variables, state: State, rank, 
         chosen = jnp.take_along_axis(log_p, rows[..., None], axis=-1)[..., 0]
         return jnp.sum(chosen * counted, axis=-1)
 
-    # One after the other: all at once would need a copy of the cache for each.
+    # One at a time: all at once would need a copy of the cache for each.
     return jax.lax.map(one, (answers, weights)).T
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def score_batch(model: VisionLanguageModel, variables, batch: Batch, rank):
-    """The losses' parts for each example of a batch.
+    """The loss terms of each example of a batch.
 
     Returns:
-      nats float32[B] (summed over the answer), tokens float32[B]; and where the model matches,
-      match and match_wrong float32[B] (logits; wrong: of the exchanged images).
+      nats float32[B] (summed over the answer), tokens float32[B]; and for a model with matching,
+      the logits match and match_wrong float32[B] (wrong: for the mismatched images).
     """
     out = model.apply(variables, batch, AdapterCall(rank), each=True, method="outputs")
     scores = {
@@ -129,11 +129,11 @@ def score_batch(model: VisionLanguageModel, variables, batch: Batch, rank):
 def gate_use(model: VisionLanguageModel, variables, prompt: Prompt, rows, rank):
     """Gates of each expert, summed over tokens, float32[layers, 4, K]: q, k, v, o projections.
 
-    `rows` float32[B] or `[1]`: how often each prompt counts. Its last token does not, with which
-    some models only begin to decode.
+    `rows` float32[B] or `[1]`: weight of each prompt. Its last token is not counted, because some
+    models read it only when decoding starts.
 
     Returns:
-      (the sums, the number of tokens that they are of).
+      (the sums, the number of tokens summed over).
     """
     _, sown = model.apply(
         variables, prompt, 0, AdapterCall(rank), method="prefill", mutable=["intermediates"]

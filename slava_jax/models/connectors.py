@@ -1,4 +1,4 @@
-"""Connectors: image tokens of the vision encoder as tokens of a language model.
+"""Connectors: map image tokens of the vision encoder to tokens of a language model.
 
     linear   one biased Linear (LiMBeR, LLaVA v1)
     mlp      Linear, GELU, Linear (LLaVA-1.5)
@@ -19,11 +19,11 @@ KINDS = ("linear", "mlp")
 
 @dataclasses.dataclass(frozen=True)
 class ConnectorConfig:
-    """Which connector, what it reads, and the dropout behind it in training (LiMBeR: 0.1).
+    """Kind of connector, its input, and the dropout after it in training (LiMBeR: 0.1).
 
-    `cls`: the `<cls>` token stands before the patches. LLaVA reads patches alone, which suits an
-    encoder whose patches were trained for it, as CLIP's; one that was trained to tell classes has
-    them in `<cls>`.
+    `cls`: read the `<cls>` token before the patches. LLaVA reads only patches, which works for
+    encoders with informative patch tokens such as CLIP; an encoder trained as a classifier has its
+    information in `<cls>`.
     """
 
     kind: str = "linear"

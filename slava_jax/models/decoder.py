@@ -1,9 +1,9 @@
 """Decoder-only language models (section 4.2): Llama, Qwen2 and Qwen3, which differ in settings.
 
-RMSNorm, SwiGLU, rotary positions, grouped-query attention. One module serves throughout: trained
-while the tiny model is pretrained; frozen and int8 under DyA-MoQPE as sLAVA's text encoder, and
-once more with cross-attention as its `llama` decoder; with image tokens among its own in
-models/inline.py; and with a cache in generation. Axis letters: see nn/attention.py.
+RMSNorm, SwiGLU, rotary positions, grouped-query attention. The same module is used for: training
+the tiny language model; sLAVA's text encoder, frozen in int8 under DyA-MoQPE; sLAVA's `llama`
+decoder, with cross-attention; the decoder of models/inline.py, with image tokens in the sequence;
+and generation, with a cache. Axis letters: see nn/attention.py.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from slava_jax.nn.vocabulary import Vocabulary, summed_nats
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder; the defaults are Llama-2-7b.
+    """The architecture of a decoder; the defaults are Llama-2-7b.
 
-    What a family is, beside its sizes:
+    Apart from sizes, families differ in:
       qkv_bias: q, k and v have biases (Qwen2).
       qk_norm: RMSNorm over each head of q and k (Qwen3).
     """
@@ -47,7 +47,7 @@ class DecoderConfig:
         if min(*sizes, self.mlp_width) < 1:
             raise ValueError(f"language_model: sizes must be 1 or more, got {self}")
         if self.heads % self.kv_heads:
-            raise ValueError(f"language_model.kv_heads must divide its heads, got {self}")
+            raise ValueError(f"language_model.kv_heads must divide heads, got {self}")
         if self.head_width % 2:
             raise ValueError(f"language_model.head_width must be even (rotary), got {self}")
         if len(self.rope_scaling) not in (0, 4):
@@ -56,10 +56,10 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderMode:
-    """How the weights of a decoder are held and run.
+    """How the weights of a decoder are stored and run.
 
     Attributes:
-      frozen: its own weights lie in the collection `frozen`; adapters train beside them.
+      frozen: the decoder's weights are in the collection `frozen`; only adapters are trained.
       int8_activations: see quantized.int8_matmul.
       remat: what a block keeps for the backward pass, one of stack.REMAT.
     """
@@ -67,7 +67,7 @@ class DecoderMode:
     frozen: bool = False
     quantized: bool = False
     adapter: AdapterConfig | None = None
-    cross_attention: bool = False  # of sLAVA's `llama` decoder
+    cross_attention: bool = False  # for sLAVA's `llama` decoder
     dtype: jnp.dtype = jnp.float32
     int8_activations: bool = False
     remat: str = "none"
@@ -76,25 +76,25 @@ class DecoderMode:
         if self.remat not in REMAT:
             raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat!r}")
         if self.int8_activations and not self.quantized:
-            raise ValueError("int8_activations needs int8 kernels: set quantized to True")
+            raise ValueError("int8_activations needs int8 kernels; set quantized to True")
 
 
 @flax.struct.dataclass
 class BlockInputs:
-    """What every block of one pass shares.
+    """Inputs shared by all blocks of one pass.
 
-    Without a cache the tokens stand in the order of their positions, padding last: cuDNN then
-    leaves out the half of the products that is masked.
+    Without a cache, tokens must be sorted by position with padding last, so that cuDNN can skip the
+    masked half of the products.
 
     Attributes:
       position: int32[B, T], rotary position of each token.
-      order: int32[B, T], visibility: a token attends to those whose order is at most its own;
+      order: int32[B, T], visibility: a token attends to tokens whose order is at most its own;
         `HIDDEN` for padding.
-      call: what the adapters are told.
-      memory, memory_order: float[B, S, D_memory] and int32[B, S], what cross-attention reads: a
-        decoder keys of order 0, the grounded encoder images by their number; `None` for a plain
-        decoder, and in later steps of a cached decoding.
-      slot: int32[], where in the cache the T tokens go.
+      call: the adapter inputs.
+      memory, memory_order: float[B, S, D_memory] and int32[B, S], what cross-attention reads: keys
+        of order 0 in a decoder, images by number in the grounded encoder. `None` for a plain
+        decoder and after the first step of cached decoding.
+      slot: int32[], index in the cache at which the T tokens are written.
     """
 
     position: jax.Array
@@ -106,9 +106,9 @@ class BlockInputs:
 
 
 def text_inputs(length: int, lengths, call: AdapterCall | None = None) -> BlockInputs:
-    """Inputs of texts int32[B, length] that begin at position 0 and are padded on the right.
+    """Inputs for texts int32[B, length] that start at position 0 and are padded on the right.
 
-    `lengths`: int32[B], tokens of each.
+    `lengths`: int32[B], number of tokens of each.
     """
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (len(lengths), length))
     order = jnp.where(position < lengths[:, None], position, HIDDEN)
@@ -124,7 +124,7 @@ class BlockCache:
 
     @classmethod
     def empty(cls, layers: int, batch: int, length: int, kv_heads: int, head_width: int, dtype):
-        """Caches with room for `length` tokens, stacked over layers."""
+        """Empty caches with room for `length` tokens, stacked over layers."""
         one = KeysValues.empty(batch, length, kv_heads, head_width, dtype)
         return cls(jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one))
 
@@ -139,9 +139,9 @@ def self_attend(attention: Attention, x, inputs: BlockInputs, cache: BlockCache 
 
 
 def cross_attend(attention: Attention, x, inputs: BlockInputs, cache: BlockCache | None, limit):
-    """Attention to the memory, whose keys and values come from the cache once they are there.
+    """Attention to the memory; its keys and values come from the cache after the first step.
 
-    `limit` int32[B, T]: a token attends to the memory's keys with `order <= limit`.
+    `limit` int32[B, T]: a token attends to the memory keys with `order <= limit`.
     """
     if inputs.memory is None:
         held = cache.memory
@@ -151,12 +151,12 @@ def cross_attend(attention: Attention, x, inputs: BlockInputs, cache: BlockCache
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm block; cross-attention stands before the MLP when there is memory.
+    """Pre-norm block, with cross-attention before the MLP if there is memory.
 
-    Cross-attention begins as nothing, its output kernel at zero, so that the block starts as the
-    frozen one. A gate at zero would do the same, but a learning rate opens it step by step: on the
-    solar cells thirty of them were below 0.07 after 456 steps of 1e-3, and little of the image
-    came through.
+    The output kernel of cross-attention starts at zero, so that the block initially equals the
+    frozen one. A gate initialised at zero would do the same but opens too slowly: on the solar
+    cells, thirty gates were still below 0.07 after 456 steps at a learning rate of 1e-3, and little
+    image information got through.
     """
 
     config: DecoderConfig
@@ -179,7 +179,7 @@ class DecoderBlock(nn.Module):
         x = x + h
         memory = None
         if m.cross_attention and (inputs.memory is not None or cache is not None):
-            # Four heads of 32 suffice: the memory has the grounded stack's width.
+            # Four heads of 32 suffice: the memory has the width of the grounded stack.
             cross = Attention(
                 c.width, 4, 32, null_key=True, dtype=m.dtype, name="cross",
                 out_kernel_init=nn.initializers.zeros,
@@ -187,7 +187,8 @@ class DecoderBlock(nn.Module):
             limit = jnp.zeros(x.shape[:2], jnp.int32)
             h = RMSNorm(c.norm_eps, name="cross_norm")(x)
             h, memory = cross_attend(cross, h, inputs, cache, limit)
-            # A tenth: Adam moves every entry alike, and a step of thirty layers would be too far.
+            # Adam moves every entry by a similar amount; over thirty layers the unscaled step
+            # would be too large.
             x = x + 0.1 * h
         h = norm("mlp_norm")(x)
 
@@ -223,7 +224,7 @@ class Decoder(nn.Module):
         return self.variable("frozen", name, lambda: init(self.make_rng("params"), shape)).value
 
     def embed(self, tokens):
-        """int32[B, T] -> float[B, T, D]; ids must lie in the base vocabulary."""
+        """int32[B, T] -> float[B, T, D]; ids must be in the base vocabulary."""
         return self.embedding[tokens].astype(self.mode.dtype)
 
     def __call__(self, x, inputs: BlockInputs, cache: BlockCache | None = None):
@@ -232,7 +233,7 @@ class Decoder(nn.Module):
         return self.norm(x), cache
 
     def vocabulary(self, added=None) -> Vocabulary:
-        """What turns states into logits; `added` float[v, D] are rows of tokens behind the base."""
+        """Maps states to logits; `added` float[v, D] are rows of tokens appended to the base."""
         if self.config.tie_embeddings:
             return Vocabulary(self.embedding, None, added, tied=True)
         if self.is_initializing():
@@ -241,13 +242,13 @@ class Decoder(nn.Module):
         return Vocabulary(held["kernel"], held.get("scale"), added)
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
-        """A cache with room for `length` tokens, stacked over layers."""
+        """An empty cache with room for `length` tokens, stacked over layers."""
         c = self.config
         return BlockCache.empty(c.layers, batch, length, c.kv_heads, c.head_width, self.mode.dtype)
 
 
 class LanguageModel(nn.Module):
-    """A decoder as a plain language model: what the `language` stage trains."""
+    """A decoder as a plain language model, as trained in the `language` stage."""
 
     config: DecoderConfig
     mode: DecoderMode = DecoderMode()
@@ -263,7 +264,7 @@ class LanguageModel(nn.Module):
     def nats(self, tokens, order, targets, weights, call: AdapterCall | None = None):
         """Cross-entropy summed over `targets` int32[B, T] with `weights` float32[B, T]: float32[].
 
-        `call` is needed by adapted layers.
+        Adapted layers need `call`.
         """
         states = self._states(tokens, order, call)
         return summed_nats(self.language_model.vocabulary(), states, targets, weights)

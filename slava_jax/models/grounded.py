@@ -1,6 +1,6 @@
 """Image-grounded text encoder and decoder (Figure 2): small stacks with cross-attention.
 
-Axis letters: see nn/attention.py; `D` is the stacks' own width here.
+Axis letters: see nn/attention.py; `D` is the width of these stacks here.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class GroundedConfig:
 class GroundedBlock(nn.Module):
     """Causal self-attention, cross-attention to a memory, MLP.
 
-    `limit` int32[B, T]: each token attends to the memory's keys with `order <= limit`, and to a
+    `limit` int32[B, T]: each token attends to the memory keys with `order <= limit` and to a
     learned null key.
     """
 
@@ -61,7 +61,7 @@ def _blocks(config, layers, dtype):
 
 
 class GroundedEncoder(nn.Module):
-    """Fuses text states with images, and gives the match logit (ITM, section 4.5.1)."""
+    """Fuses text states with images and computes the match logit (ITM, section 4.5.1)."""
 
     config: GroundedConfig
     dtype: jnp.dtype = jnp.float32
@@ -81,11 +81,11 @@ class GroundedEncoder(nn.Module):
         """Fuses text with images.
 
         Args:
-          states: float[B, T, D_text], the text encoder's.
+          states: float[B, T, D_text], from the text encoder.
           images: float[B, I*N, D], projected; image_order: int32[B, I*N], 1 for the tokens of the
-            first image, 2 for the second.
-          text: positions and visibility of the text; images_before: int32[B, T], so that a token
-            attends to the images that stand before it in the prompt.
+            first image, 2 for the second, and so on.
+          text: positions and visibility of the text; images_before: int32[B, T], number of images
+            before each token in the prompt, which the token attends to.
 
         Returns:
           float[B, T, D].
@@ -101,7 +101,7 @@ class GroundedEncoder(nn.Module):
 
 
 class GroundedDecoder(nn.Module):
-    """The `transformer` decoder: answers from scratch, over the multimodal memory."""
+    """The `transformer` decoder, trained from scratch; it reads the multimodal memory."""
 
     config: GroundedConfig
     dtype: jnp.dtype = jnp.float32
@@ -117,6 +117,6 @@ class GroundedDecoder(nn.Module):
         return self.norm(x), cache
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
-        """A cache with room for `length` tokens, stacked over layers."""
+        """An empty cache with room for `length` tokens, stacked over layers."""
         c = self.config
         return BlockCache.empty(c.decoder_layers, batch, length, c.heads, c.head_width, self.dtype)

@@ -1,12 +1,12 @@
-"""LLaVA, LLaVA-1.5, LiMBeR: image tokens stand among the tokens of a decoder.
+"""LLaVA, LLaVA-1.5, LiMBeR: image tokens are inserted into the token sequence of a decoder.
 
     images -> Vit -> Connector -.
                                 v
     text   -> embedding ------> sequence -> Decoder (int8, DyA-MoQPE) -> next token
 
-An image takes `M` positions of the sequence: its patches in reading order, behind `<cls>` where the
-connector reads it. What is trained on what
-is a recipe's affair (config.py, train/recipes.py). Axis letters: see nn/attention.py.
+An image takes `M` positions of the sequence: its patches in reading order, after `<cls>` if the
+connector reads it. The recipe decides what is trained on which data (config.py, train/recipes.py).
+Axis letters: see nn/attention.py.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ class InlineConfig:
 
     Attributes:
       adapter: DyA-MoQPE in the decoder's attention; `None` for none (LiMBeR).
-      quantized: int8 kernels in the decoder. With neither, its weights can be trained themselves
-        (LLaVA's second stage); else they are frozen.
-      template: how a conversation is written, see data/chat.py.
+      quantized: int8 kernels in the decoder. With an adapter or int8 kernels the decoder is frozen;
+        with neither its weights can be trained (LLaVA's second stage).
+      template: the conversation template, see data/chat.py.
       int8_activations, remat: see DecoderMode.
     """
 
@@ -51,15 +51,17 @@ class InlineConfig:
     remat: str = "none"
 
     def __post_init__(self):
-        self.decoder_mode(jnp.float32)  # which checks its own settings
+        # Both validate their settings.
+        self.decoder_mode(jnp.float32)
+        TextForm(self.template, 1, None, 0)
 
     @property
     def image_tokens(self) -> int:
-        """M: the patches of an image, and `<cls>` where the connector reads it."""
+        """M: the patches of an image, plus `<cls>` if the connector reads it."""
         return self.vit.tokens - (not self.connector.cls)
 
     def decoder_mode(self, dtype) -> DecoderMode:
-        """How the decoder is held and run."""
+        """How the decoder is stored and run."""
         frozen = self.quantized or self.adapter is not None
         return DecoderMode(
             frozen, self.quantized, self.adapter, False, dtype, self.int8_activations, self.remat
@@ -67,7 +69,7 @@ class InlineConfig:
 
 
 class Inline(nn.Module):
-    """The model; its methods are those of interface.VisionLanguageModel."""
+    """The model; implements interface.VisionLanguageModel."""
 
     config: InlineConfig
     dtype: jnp.dtype = jnp.float32
@@ -83,7 +85,7 @@ class Inline(nn.Module):
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """Of the decoder."""
+        """The decoder's adapters."""
         return self.config.adapter
 
     @property
@@ -92,11 +94,11 @@ class Inline(nn.Module):
         return self.adapter is not None
 
     def text_form(self, eos_id: int) -> TextForm:
-        """An image takes as many positions as the connector reads; any id may stand there."""
-        return TextForm(self.config.template, self.config.image_tokens, 0, eos_id)
+        """An image takes as many positions as the connector reads; no id stands for it."""
+        return TextForm(self.config.template, self.config.image_tokens, None, eos_id)
 
     def encode_images(self, images, call: AdapterCall):
-        """Images as those of a Prompt -> tokens of the decoder, float[B, I * M, D]."""
+        """Images of a Prompt -> tokens of the decoder, float[B, I * M, D]."""
         B, I = images.shape[:2]  # noqa: E741
         tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
         tokens = tokens[:, -self.config.image_tokens :]
@@ -104,7 +106,7 @@ class Inline(nn.Module):
         return tokens.astype(self.dtype)
 
     def embed(self, prompt: Prompt, call: AdapterCall):
-        """The sequence, float[B, T, D]: embedded text with image tokens in their places."""
+        """The sequence, float[B, T, D]: embedded text with image tokens inserted."""
         images = self.encode_images(prompt.images, call)
         rows = images.shape[0]
         tokens, index = (
@@ -114,16 +116,18 @@ class Inline(nn.Module):
         return jnp.where((index >= 0)[..., None], shown, self.language_model.embed(tokens))
 
     def prefill(self, prompt: Prompt, room: int, call: AdapterCall) -> State:
-        """See interface.py. The last token of each prompt is left for decoding to begin with."""
+        """See interface.py. Decoding starts with the last token of each prompt."""
         x = self.embed(prompt, call)
         B, T = x.shape[:2]
         last = jnp.broadcast_to(prompt.length, (B,)) - 1
+        # As it stands in the sequence: where the prompt ends with an image it is no token's.
+        embedded = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         tokens = jnp.broadcast_to(prompt.tokens, (B, T))
         cache = self.language_model.empty_cache(B, T + room)
         inputs = text_inputs(T, last, call).replace(slot=jnp.int32(0))
         _, cache = self.language_model(x, inputs, cache)
         start = jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
-        return State(start, last, last, jnp.int32(T), cache)
+        return State(start, last, last, jnp.int32(T), (cache, embedded, jnp.bool_(True)))
 
     def decode(self, tokens, state: State, call: AdapterCall):
         """See interface.py."""
@@ -131,11 +135,15 @@ class Inline(nn.Module):
         inputs = BlockInputs(
             state.position[:, None] + step, state.order[:, None] + step, call, slot=state.slot
         )
-        states, cache = self.language_model(self.language_model.embed(tokens), inputs, state.cache)
+        cache, start, at_start = state.cache
+        x = self.language_model.embed(tokens)
+        x = x.at[:, 0].set(jnp.where(at_start, start, x[:, 0]))
+        states, cache = self.language_model(x, inputs, cache)
         done = tokens.shape[1]
         state = State(
-            state.start, state.position + done, state.order + done, state.slot + done, cache
-        )
+            state.start, state.position + done, state.order + done, state.slot + done,
+            (cache, start, jnp.bool_(False)),
+        )  # fmt: skip
         return self.language_model.vocabulary().logits(states), state
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:
@@ -143,7 +151,7 @@ class Inline(nn.Module):
         prompt = batch.prompt
         inputs = text_inputs(prompt.tokens.shape[1], prompt.length, call)
         states, _ = self.language_model(self.embed(prompt, call), inputs)
-        # The token before the first answer predicts its first token.
+        # The token before the first answer predicts the answer's first token.
         before = batch.replace(answer_start=batch.answer_start - 1)
         states, targets = before.window(states), batch.window(prompt.tokens)
         vocabulary = self.language_model.vocabulary()
@@ -154,7 +162,7 @@ class Inline(nn.Module):
         return Outputs(summed_nats(vocabulary, states, targets, batch.weights))
 
     def next_token_logits(self, prompt: Prompt, call: AdapterCall):
-        """Logits of what follows each token of a prompt, float32[B, T, V]."""
+        """Next-token logits at each token of a prompt, float32[B, T, V]."""
         rows = prompt.images.shape[0]
         length = jnp.broadcast_to(prompt.length, (rows,))
         inputs = text_inputs(prompt.tokens.shape[1], length, call)

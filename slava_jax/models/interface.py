@@ -1,8 +1,8 @@
-"""What a vision-language model is: the structs it reads, and the three methods it has.
+"""The interface of a vision-language model: the structs it reads and the methods it has.
 
-Training, evaluation, inference, conversion and export know this file and no model class; a model
-knows images and token ids, and no data set. Axis letters: see nn/attention.py; `M` positions that
-an image takes among the tokens, `U` tokens of an answer.
+Training, evaluation, inference, conversion and export depend on this file, not on a model class;
+a model knows images and token ids, but no data set. Axis letters: see nn/attention.py; `M`
+positions that an image takes among the tokens, `U` tokens of an answer.
 """
 
 from typing import Any, Protocol
@@ -19,12 +19,12 @@ class Prompt:
     """A batch of texts with images in them.
 
     Attributes:
-      images: uint8[B, I, P, P, channels] of P pixels a side, or what VitStem made of them,
-        float[B, I, N, D]. An example may have fewer than I; what fills up is never referred to.
-      tokens: int32[B, T]; or `[1, T]`, one text for all images, which a model may then read once.
-      image_index: int32 like tokens: a position that stands for token m of image i holds
-        `i * M + m`, any other -1.
-      length: int32[B] or `[1]`: tokens of each text; what stands behind them is padding.
+      images: uint8[B, I, P, P, channels], P pixels per side, or the output of VitStem for them,
+        float[B, I, N, D]. An example may have fewer than I images; the rest is never referenced.
+      tokens: int32[B, T]; or `[1, T]`, one text for all images, which a model may read only once.
+      image_index: int32, shaped like tokens: `i * M + m` at the position of token m of image i, -1
+        elsewhere.
+      length: int32[B] or `[1]`: number of tokens of each text; the rest is padding.
     """
 
     images: jax.Array
@@ -35,15 +35,15 @@ class Prompt:
 
 @flax.struct.dataclass
 class Batch:
-    """Texts whose answers a model is scored on.
+    """Texts whose answers are scored.
 
     Attributes:
-      prompt: the texts, running on through the answers and the token that ends each of them.
-      answer_start: int32[B], where the first answer that counts begins. From there on U tokens
-        are predicted; what stands between two answers of a conversation has weight 0.
-      weights: float32[B, U], of those predictions.
-      exchange: int32[B, I], which of the batch's B * I images, counted row by row, each text is
-        matched with a second time; `None` for models and stages that match nothing.
+      prompt: the texts, including the answers and their end tokens.
+      answer_start: int32[B], start of the first scored answer. From there on U tokens are
+        predicted; tokens between two answers of a conversation have weight 0.
+      weights: float32[B, U], weights of those predictions.
+      exchange: int32[B, I], the mismatched images of each text, as row-major indices into the
+        batch's B * I images; `None` for models and stages without matching.
     """
 
     prompt: Prompt
@@ -57,7 +57,7 @@ class Batch:
         return self.weights.shape[1]
 
     def window(self, array):
-        """Of an array `[B, T, ...]` over the text, the U entries from `answer_start` on."""
+        """The U entries from `answer_start` on of an array `[B, T, ...]` over the text."""
         steps = jax.numpy.arange(self.predicted)
         at = jax.numpy.minimum(self.answer_start[:, None] + steps, array.shape[1] - 1)
         at = at.reshape(*at.shape, *(1,) * (array.ndim - 2))
@@ -66,13 +66,13 @@ class Batch:
 
 @flax.struct.dataclass
 class Outputs:
-    """What a model says of a batch.
+    """The outputs of a model for a batch.
 
     Attributes:
-      nats: float32[B, U], the cross-entropy of each predicted token, unweighted; or float32[], its
-        sum by `Batch.weights`.
-      match: float32[B], logit that text and images belong together (ITM); `None` where the model
-        matches nothing. match_exchanged: the same for the images of `Batch.exchange`.
+      nats: float32[B, U], the unweighted cross-entropy of each predicted token; or float32[], its
+        sum weighted by `Batch.weights`.
+      match: float32[B], logit that text and images belong together (ITM); `None` without matching.
+        match_exchanged: the same for the mismatched images of `Batch.exchange`.
     """
 
     nats: jax.Array
@@ -82,13 +82,13 @@ class Outputs:
 
 @flax.struct.dataclass
 class State:
-    """A batch of answers being written.
+    """A batch of answers being generated.
 
     Attributes:
-      start: int32[B], the token that decoding begins with.
+      start: int32[B], the token that decoding starts with.
       position: int32[B], rotary position of the next token; order: int32[B], its visibility.
       slot: int32[], tokens already in the cache.
-      cache: the model's own.
+      cache: model-specific.
     """
 
     start: jax.Array
@@ -101,15 +101,15 @@ class State:
 class VisionLanguageModel(Protocol):
     """A flax module with these methods and properties. `variables`: collections params, frozen.
 
-    Paths that all models share: `vit` is the vision encoder, `language_model` the decoder of
-    models/decoder.py, and below it every adapted layer holds `lora_b` and `router`.
+    Parameter paths shared by all models: `vit` is the vision encoder, `language_model` the decoder
+    of models/decoder.py; below it every adapted layer has `lora_b` and `router`.
     """
 
-    config: Any  # of its model; has `vit`, `language_model`, `adapter`
+    config: Any  # the model's config; has `vit`, `language_model`, `adapter`
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """Of its adapted layers."""
+        """The config of the adapted layers."""
 
     @property
     def matches(self) -> bool:
@@ -117,20 +117,20 @@ class VisionLanguageModel(Protocol):
 
     @property
     def every_answer(self) -> bool:
-        """Whether one pass learns all answers of a conversation, or the last one alone."""
+        """Whether one pass trains on all answers of a conversation, or only on the last one."""
 
     @property
     def adapted(self) -> bool:
         """Whether adapted layers read the prompt."""
 
     def text_form(self, eos_id: int) -> TextForm:
-        """How it wants its text; `eos_id` is the tokenizer's."""
+        """The text format of the model; `eos_id` is the tokenizer's."""
 
     def prefill(self, prompt: Prompt, room: int, call: AdapterCall) -> State:
         """Reads prompts; the state has room for `room` tokens of an answer."""
 
     def decode(self, tokens, state: State, call: AdapterCall) -> tuple[jax.Array, State]:
-        """Goes on by int32[B, U]: logits of what follows each, float32[B, U, V], and the state."""
+        """Reads int32[B, U]: next-token logits float32[B, U, V], and the new state."""
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:
-        """The training pass; `each` asks for the nats of every token instead of their sum."""
+        """The training pass; `each` returns the nats of every token instead of their sum."""

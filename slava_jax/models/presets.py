@@ -1,4 +1,4 @@
-"""Model configurations: the paper's, and the one that a run's config describes."""
+"""Model configurations: the paper's, and the one described by a run's config."""
 
 import functools
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ MODELS = ("slava", "inline")
 
 
 def build_model(config: Mapping, vocab_size: int) -> VisionLanguageModel:
-    """The model of a run's config, which slava_jax/config.py explains.
+    """Builds the model of a run's config (see slava_jax/config.py).
 
     Args:
-      vocab_size: of its tokenizer.
+      vocab_size: number of tokens of its tokenizer.
 
     Raises:
-      ValueError: a setting cannot be used; the message names it.
+      ValueError: a setting is invalid; the message names it.
     """
     shared = {
         "vit": VitConfig(**hashable(config["vit"])),
@@ -51,7 +51,7 @@ def build_model(config: Mapping, vocab_size: int) -> VisionLanguageModel:
 
 
 def variable_shapes(model: VisionLanguageModel) -> dict:
-    """The collections of a model as `jax.ShapeDtypeStruct`s."""
+    """The variable collections of a model as `jax.ShapeDtypeStruct`s."""
     vit = model.config.vit
     side, number = vit.image_size, jnp.zeros((1, 2), jnp.int32)
     images = jnp.zeros((1, 1, side, side, vit.channels), jnp.uint8)
@@ -64,10 +64,10 @@ def variable_shapes(model: VisionLanguageModel) -> dict:
 
 
 def adapter_config(settings: Mapping) -> AdapterConfig | None:
-    """The adapters of a config's group; with 0 experts there are none."""
+    """The adapters described by a config group; `None` with 0 experts."""
     return AdapterConfig(**settings) if settings["experts"] else None
 
 
 def hashable(settings: Mapping) -> dict:
-    """Settings as a config class wants them: JSON has lists where a model must have tuples."""
+    """Settings with lists turned into tuples, since model configs must be hashable."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

@@ -1,4 +1,4 @@
-"""sLAVA: the four parts of Figure 2 put together.
+"""sLAVA: the four parts of Figure 2.
 
     images -> Vit ------------------------.--------------------.
                                           |                    v
@@ -8,8 +8,8 @@
                                           v                    v
     <Decode> answer ------------------------------> answer decoder -> answer <EOS>
 
-The text encoder and the grounded encoder are causal, so the states up to the first `<Encode>`
-know nothing of the answer behind it: one pass of the big model serves both losses.
+The text encoder and the grounded encoder are causal, so the states up to the first `<Encode>` do
+not depend on the answer after it: one pass of the language model serves both losses.
 Axis letters: see nn/attention.py; `E` is the width of the grounded stacks, `U` answer tokens.
 """
 
@@ -35,7 +35,7 @@ from slava_jax.nn.adapters import AdapterCall, AdapterConfig
 from slava_jax.nn.attention import HIDDEN
 from slava_jax.nn.vocabulary import Vocabulary, summed_nats, token_nats
 
-# They stand behind the tokenizer's vocabulary, and their embeddings are trained.
+# They follow the tokenizer's vocabulary, and their embeddings are trained.
 SPECIAL_TOKENS = ("<image>", "<Encode>", "<Decode>", "<EOS>")
 _IMAGE, _ENCODE, _DECODE, _EOS = range(4)
 
@@ -45,11 +45,11 @@ class SlavaConfig:
     """The defaults are the paper's model: ViT 224/32 of width 64 and Llama-2-7b.
 
     Attributes:
-      decoder: 'transformer' is the paper's small stack, trained from scratch; 'llama' runs the
-        frozen int8 blocks with their adapters a second time, with cross-attention.
+      decoder: 'transformer' is the paper's small stack, trained from scratch; 'llama' reuses the
+        frozen int8 blocks and their adapters, with cross-attention.
       quantized: int8 kernels in the frozen language model.
-      text_encoder: 'llama', or 'embeddings' for a control: the grounded encoder then reads the
-        frozen embedding table, and the language model between the two is left out.
+      text_encoder: 'llama', or 'embeddings' for a control in which the grounded encoder reads the
+        frozen embedding table directly, without the language model.
       int8_activations: the frozen language model multiplies int8 by int8 (quantized.int8_matmul).
       remat: what a decoder block keeps for the backward pass, one of stack.REMAT.
     """
@@ -65,7 +65,7 @@ class SlavaConfig:
     remat: str = "none"
 
     def __post_init__(self):
-        self.decoder_mode(jnp.float32)  # says what is wrong with it
+        self.decoder_mode(jnp.float32)  # validates its settings
         if self.text_encoder not in ("llama", "embeddings"):
             raise ValueError(
                 f"text_encoder must be 'llama' or 'embeddings', got {self.text_encoder!r}"
@@ -74,7 +74,7 @@ class SlavaConfig:
             raise ValueError(f"decoder must be 'transformer' or 'llama', got {self.decoder!r}")
 
     def decoder_mode(self, dtype) -> DecoderMode:
-        """How the frozen language model is held and run."""
+        """How the frozen language model is stored and run."""
         return DecoderMode(
             True, self.quantized, self.adapter, self.decoder == "llama", dtype,
             self.int8_activations, self.remat,
@@ -82,7 +82,7 @@ class SlavaConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens with the special ones, which stand behind the base vocabulary."""
+        """Number of tokens, including the special ones after the base vocabulary."""
         return self.language_model.vocab_size + len(SPECIAL_TOKENS)
 
 
@@ -91,7 +91,8 @@ class Text:
     """A prompt with its `<Encode>` tokens.
 
     Attributes:
-      tokens: int32[B, T + 1]; images_before: int32[B, T + 1], images at or before each token.
+      tokens: int32[B, T + 1]; images_before: int32[B, T + 1], number of images at or before each
+        token.
       length: int32[B]; encode_at: int32[B], position of the first `<Encode>`.
     """
 
@@ -101,14 +102,14 @@ class Text:
     encode_at: jax.Array
 
     def inputs(self, call: AdapterCall | None = None) -> BlockInputs:
-        """What the blocks are told of it."""
+        """The inputs of the blocks for this text."""
         return text_inputs(self.tokens.shape[1], self.length, call)
 
 
 def _marked(prompt: Prompt, base: int, answer_start=None) -> Text:
-    """Puts `<Encode>` behind the question and, with an answer, in the place of its end token.
+    """Puts `<Encode>` after the question and, with an answer, in place of its end token.
 
-    `base`: tokens of the vocabulary. `answer_start`: see Batch; `None` for questions alone.
+    `base`: size of the base vocabulary. `answer_start`: see Batch; `None` for questions alone.
     """
     at = prompt.length if answer_start is None else answer_start
     position = jnp.arange(prompt.tokens.shape[1] + 1)
@@ -125,13 +126,13 @@ def _marked(prompt: Prompt, base: int, answer_start=None) -> Text:
 
 @flax.struct.dataclass
 class Memory:
-    """What the answer decoder reads.
+    """The memory that the answer decoder reads.
 
     Attributes:
       values: float[B, S, E]; order: int32[B, S], 0 or `HIDDEN`.
-      first: int32[B], the token that the text began with, bos where the tokenizer has one. The
-        `llama` decoder reads it before its own: a language model leaves much of its attention on
-        whatever comes first, and would predict badly from there.
+      first: int32[B], the first token of the text, bos if the tokenizer has one. The `llama`
+        decoder reads it before its own tokens: a language model puts much of its attention on the
+        first token and predicts badly without it.
     """
 
     values: jax.Array
@@ -140,13 +141,13 @@ class Memory:
 
 
 class Slava(nn.Module):
-    """The model; its public methods are those of interface.VisionLanguageModel."""
+    """The model; implements interface.VisionLanguageModel."""
 
     config: SlavaConfig
     dtype: jnp.dtype = jnp.float32
 
     matches = True
-    every_answer = False  # its decoder writes one
+    every_answer = False  # its decoder writes only one
 
     def setup(self):
         c = self.config
@@ -163,7 +164,7 @@ class Slava(nn.Module):
 
     @property
     def adapter(self) -> AdapterConfig | None:
-        """Of the text encoder."""
+        """The text encoder's adapters."""
         return self.config.adapter
 
     @property
@@ -172,19 +173,19 @@ class Slava(nn.Module):
         return self.adapter is not None and self.config.text_encoder == "llama"
 
     def text_form(self, eos_id: int) -> TextForm:
-        """Plain text, in which one special token stands for an image; <EOS> ends an answer."""
+        """Plain text with one special token per image; <EOS> ends an answer."""
         del eos_id
         base = self.config.language_model.vocab_size
         return TextForm("plain", 1, base + _IMAGE, base + _EOS)
 
     def encode_images(self, images):
-        """Images as those of a Prompt -> image tokens float[B, I, N, E]."""
+        """Images of a Prompt -> image tokens float[B, I, N, E]."""
         B, I = images.shape[:2]  # noqa: E741
         tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
         return self.encoder.project_images(tokens).reshape(B, I, tokens.shape[1], -1)
 
     def embed(self, tokens):
-        """Text encoder embeddings: the frozen table, trainable rows for the special tokens."""
+        """Text encoder embeddings: the frozen table plus trained rows for the special tokens."""
         base = self.config.language_model.vocab_size
         special = self.special_embedding[jnp.clip(tokens - base, 0)].astype(self.dtype)
         table = self.language_model.embed(jnp.minimum(tokens, base - 1))
@@ -193,7 +194,7 @@ class Slava(nn.Module):
     def encode_text(self, embedded, inputs: BlockInputs):
         """Text encoder: embedded float[B, T, D] -> states float[B, T, D]."""
         if self.config.text_encoder == "embeddings" and not self.is_initializing():
-            return embedded  # the base is complete all the same
+            return embedded  # initialisation still creates the whole base
         return self.language_model(embedded, inputs)[0]
 
     def fuse(self, states, image_tokens, inputs: BlockInputs, images_before):
@@ -205,9 +206,9 @@ class Slava(nn.Module):
         return self.encoder(states, flat, inputs, image_order, images_before)
 
     def memory(self, fused, image_tokens, text: Text) -> Memory:
-        """The decoder's memory: the fused question (answer hidden) and its images' tokens.
+        """The decoder's memory: the fused question (answer hidden) and its image tokens.
 
-        An example may have fewer images than its batch has room for; what fills that is hidden.
+        An example may have fewer images than its batch has room for; the rest is hidden.
         """
         B, I, N, E = image_tokens.shape  # noqa: E741
         T = fused.shape[1]
@@ -220,10 +221,10 @@ class Slava(nn.Module):
         return Memory(values, jnp.concatenate([order, shown], axis=1), first)
 
     def prefill(self, prompt: Prompt, room: int, call: AdapterCall) -> State:
-        """See interface.py. The text's first token takes a place of the cache.
+        """See interface.py. The text's first token takes one slot of the cache.
 
-        The `llama` decoder reads it. From the `transformer` decoder it is hidden: what counts
-        there are the keys and values of the memory, which this pass leaves in the cache.
+        The `llama` decoder reads it. It is hidden from the `transformer` decoder, for which this
+        pass only writes the keys and values of the memory to the cache.
         """
         image_tokens = self.encode_images(prompt.images)
         text = _marked(prompt, self.config.language_model.vocab_size)
@@ -263,7 +264,7 @@ class Slava(nn.Module):
         return self.answer_embedding[tokens].astype(self.dtype)
 
     def _answer(self, tokens, memory: Memory, call):
-        """States float[B, U, D] of the decoder that reads int32[B, U], `<Decode>` first."""
+        """Decoder states float[B, U, D] for tokens int32[B, U], `<Decode>` first."""
         llama, U = self.config.decoder == "llama", tokens.shape[1]
         if llama:
             tokens = jnp.concatenate([memory.first[:, None], tokens], axis=1)
@@ -273,13 +274,13 @@ class Slava(nn.Module):
         return stack(self._embed_answer(tokens), inputs)[0][:, -U:]
 
     def vocabulary(self) -> Vocabulary:
-        """What turns the decoder's states into logits, over base vocabulary and special tokens."""
+        """Maps the decoder's states to logits over base vocabulary and special tokens."""
         if self.config.decoder == "llama":
             return self.language_model.vocabulary(self.special_embedding)
         return Vocabulary(self.answer_embedding, tied=True)
 
     def next_token_logits(self, tokens, order, call: AdapterCall):
-        """The text encoder as a language model, as which it is exported (convert/export.py).
+        """The text encoder as a language model, as exported by convert/export.py.
 
         tokens, order int32[B, T] -> float32[B, T, V], over base vocabulary and special tokens.
         """
@@ -287,7 +288,7 @@ class Slava(nn.Module):
         return self.language_model.vocabulary(self.special_embedding).logits(states)
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:
-        """See interface.py. The last answer is scored; earlier ones are part of its question."""
+        """See interface.py. Only the last answer is scored; earlier ones belong to its question."""
         prompt, base = batch.prompt, self.config.language_model.vocab_size
         image_tokens = self.encode_images(prompt.images)
         text = _marked(prompt, base, batch.answer_start)
@@ -299,7 +300,7 @@ class Slava(nn.Module):
         begin = jnp.full_like(targets[:, :1], base + _DECODE)
         answers = self._answer(jnp.concatenate([begin, targets[:, :-1]], axis=1), memory, call)
         if self.is_initializing():
-            self.language_model.vocabulary()  # so that the base is complete for either decoder
+            self.language_model.vocabulary()  # creates the whole base for either decoder
             return Outputs(jnp.float32(0), match, exchanged)
         if each:
             nats = token_nats(self.vocabulary(), answers, targets)
@@ -308,11 +309,11 @@ class Slava(nn.Module):
         return Outputs(nats, match, exchanged)
 
     def _matched(self, states, image_tokens, text: Text, exchange):
-        """(fused text float[B, T, E], match logits, match logits with the exchanged images).
+        """(fused text float[B, T, E], match logits, match logits with the mismatched images).
 
-        Right and exchanged images go through the small stack together; the language model runs
-        once. An example's two stand side by side: on a mesh they stay on its device, which one
-        half behind the other would not.
+        Correct and mismatched images go through the small stack together; the language model runs
+        once. The two rows of an example are adjacent, so that on a mesh they stay on its device;
+        concatenating two halves would move them.
         """
         inputs, before, last = text.inputs(), text.images_before, text.length - 1
         if exchange is None:
@@ -327,5 +328,5 @@ class Slava(nn.Module):
 
 
 def _side_by_side(first, second):
-    """Rows of two arrays in turn: [B, ...] and [B, ...] -> [2 B, ...]."""
+    """Interleaves the rows of two arrays: [B, ...] and [B, ...] -> [2 B, ...]."""
     return jnp.stack([first, second], axis=1).reshape(-1, *first.shape[1:])

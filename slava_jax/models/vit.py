@@ -17,23 +17,22 @@ from slava_jax.nn.stack import stack
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
-    """The defaults are the paper's encoder; its depth is not given there, 6 is ours.
+    """The defaults are the paper's encoder, except the depth of 6, which the paper does not give.
 
-    `frontend`: what a patch is embedded from, its 'pixels' as in the paper, or the 'gradients' of
+    `frontend`: the input of the patch embedding, 'pixels' as in the paper, or the 'gradients' of
     gradients.py, which a small encoder learns from several times faster.
 
-    The settings from `activation` on are what other libraries' encoders differ in:
+    The settings from `activation` on distinguish encoders of other libraries:
       activation: of the MLP: 'gelu_tanh', 'gelu' (exact) or 'quick_gelu' (CLIP).
-      norm_eps: of every LayerNorm.
+      norm_eps: epsilon of every LayerNorm.
       pre_norm: a LayerNorm before the first block (CLIP).
-      layer_scale: a learned factor a channel on what each block adds (DINOv2).
+      layer_scale: a learned factor per channel on each residual branch (DINOv2).
       patch_bias: the patch embedding has a bias (CLIP's has none).
-      final_norm: a LayerNorm behind the last block (LLaVA reads CLIP before its own).
-      mean, deviation: subtracted from pixels in [0, 1], and dividing them; one number for all
-        channels, or one for each.
+      final_norm: a LayerNorm after the last block (LLaVA reads CLIP before its final norm).
+      mean, deviation: normalisation of pixels in [0, 1]; one number for all channels or one each.
 
-    `frozen_layers`: so many of the first layers, and the embedding, lie in the collection `frozen`
-    and are not trained. Their states can be computed once (train/frozen_states.py).
+    `frozen_layers`: the embedding and this many first layers are in the collection `frozen` and are
+    not trained. Their states can be computed once (train/frozen_states.py).
     """
 
     image_size: int = 224
@@ -70,18 +69,18 @@ class VitConfig:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"vit.activation must be one of {', '.join(ACTIVATIONS)}, got {self}")
         if not {len(self.mean), len(self.deviation)} <= {1, self.channels}:
-            raise ValueError(f"vit.mean and vit.deviation need one number a channel, got {self}")
+            raise ValueError(f"vit.mean and vit.deviation need one number per channel, got {self}")
         if not 0 <= self.frozen_layers <= self.layers:
-            raise ValueError(f"vit.frozen_layers must lie in 0..vit.layers, got {self}")
+            raise ValueError(f"vit.frozen_layers must be in 0..vit.layers, got {self}")
 
     @property
     def tokens(self) -> int:
-        """N: the patches and `<cls>`."""
+        """N: the number of patches plus `<cls>`."""
         return (self.image_size // self.patch) ** 2 + 1
 
 
 def fold(x, side: int):
-    """Cells of `side x side` as channels: [B, h, w, c] -> [B, h/side, w/side, side * side * c]."""
+    """Space to depth: [B, h, w, c] -> [B, h/side, w/side, side * side * c]."""
     B, h, w, c = x.shape
     x = x.reshape(B, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(B, h // side, w // side, side * side * c)
@@ -92,14 +91,14 @@ def _layer_norm(module, name):
 
 
 class VitBlock(nn.Module):
-    """Pre-norm transformer block; every token sees every token."""
+    """Pre-norm transformer block with full attention."""
 
     config: VitConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, count: int | None):
-        """float[B, N, D] -> float[B, count, D], of the first tokens (`None`: of all), `None`."""
+        """float[B, N, D] -> (float[B, count, D] of the first tokens, all if `None`; `None`)."""
         c = self.config
         attention = Attention(
             c.width, c.heads, c.head_width, biases="qvo", dtype=self.dtype, name="attention"
@@ -119,14 +118,14 @@ class VitBlock(nn.Module):
 
 
 def _embed(module, images):
-    """uint8[B, P, P, channels] -> float[B, N, D] before the first block, by parameters of `module`.
+    """uint8[B, P, P, channels] -> float[B, N, D] before the first block, using `module`.
 
-    Mean and deviation are taken off here (the paper's 0.5 and 0.5 give [-1, 1]).
+    Pixels are normalised here (the paper's mean and deviation of 0.5 give [-1, 1]).
     """
     c = module.config
     if images.shape[1:] != (c.image_size, c.image_size, c.channels):
         wanted = (c.image_size, c.image_size, c.channels)
-        raise ValueError(f"the vision encoder takes images of {wanted}, got {images.shape[1:]}")
+        raise ValueError(f"the vision encoder needs images of {wanted}, got {images.shape[1:]}")
     B, unit = images.shape[0], images.astype(jnp.float32) / 255
     x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(module.dtype)
     if c.frontend == "gradients":
@@ -148,7 +147,7 @@ def _blocks(module, layers: int, x):
 
 
 class VitStem(nn.Module):
-    """The embedding and the first `frozen_layers` blocks: uint8[B, P, P, channels] to states."""
+    """The embedding and the first `frozen_layers` blocks: uint8[B, P, P, channels] -> states."""
 
     config: VitConfig
     dtype: jnp.dtype = jnp.float32
@@ -161,7 +160,7 @@ class VitStem(nn.Module):
 class Vit(nn.Module):
     """Images to tokens.
 
-    Call with uint8[B, P, P, channels], or with what VitStem made of them, float[B, N, D]. Returns
+    Takes uint8[B, P, P, channels] or the output of VitStem, float[B, N, D]. Returns
     float[B, N, D], `<cls>` first; with `cls_only` float[B, 1, D].
     """
 
@@ -172,7 +171,7 @@ class Vit(nn.Module):
     def __call__(self, images, cls_only: bool = False):
         c = self.config
         if c.frozen_layers:
-            # As one variable: a module would put its parameters among the trained ones.
+            # One variable, because a submodule would put its parameters in `params`.
             stem = VitStem(c, self.dtype, parent=None)
             weights = self.variable("frozen", "stem", self._random_stem, stem).value
             x = images if images.ndim == 3 else stem.apply({"params": weights}, images)
@@ -187,7 +186,7 @@ class Vit(nn.Module):
         return _layer_norm(self, "norm")(x) if c.final_norm else x
 
     def _cls(self, x):
-        """The blocks, of whose last one only the `<cls>` token is computed."""
+        """All blocks, computing only the `<cls>` token in the last one."""
         weights = self.variables["params"]["blocks"]
         first, last = (
             jax.tree.map(lambda leaf, part=part: leaf[part], weights)
@@ -206,7 +205,7 @@ class Vit(nn.Module):
 
 
 def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
-    """Weights of a whole encoder as (`params`, `frozen`) of one with frozen layers."""
+    """Splits weights of a whole encoder into (`params`, `frozen`) of one with frozen layers."""
     count = config.frozen_layers
     if not count:
         return weights, {}
@@ -222,7 +221,7 @@ def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
 
 
 class VitClassifier(nn.Module):
-    """The stage that trains the encoder: logits float32[B, classes] from `<cls>`."""
+    """The encoder with a classification head: logits float32[B, classes] from `<cls>`."""
 
     config: VitConfig
     classes: int

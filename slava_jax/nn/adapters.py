@@ -2,10 +2,10 @@
 down-projection and dynamic rank, on a frozen (int8) kernel.
 
     h = x A                          A[D_in, R] frozen
-    g = top-k of softmax(router(h))  the kept probabilities renormalised
+    g = top-k of softmax(router(h))  the kept probabilities are renormalised
     y = x W0 + (alpha / b) * sum_k g_k ((h * mask_b) B_k)
 
-`b` is the rank of this call, a traced number: going through all ranks never recompiles.
+`b` is the rank of this call, a traced value, so a new rank never recompiles.
 Axis letters: see nn/attention.py.
 """
 
@@ -27,15 +27,15 @@ class AdapterConfig:
     """Hyperparameters of DyA-MoQPE; the defaults are the paper's (section 4.7).
 
     Attributes:
-      experts: K. top_k: experts kept per token; at least 2, because the one gate left of one
-        expert would always be 1 and the router would learn nothing (1 is allowed with K = 1,
-        which is plain LoRA-FA).
+      experts: K. top_k: experts kept per token; at least 2, because a single kept gate would
+        always be 1 and the router would learn nothing (1 is allowed with K = 1, which is plain
+        LoRA-FA).
       r_min, r_max: the rank is drawn uniformly from this range in training.
       alpha: scale of the update, divided by the rank.
       dropout: on h, in training.
       rank_normalisation: scales the gradient of B (train/optim.py); off for comparison.
-      router: 'projected' reads h (R wide) and keeps nothing more for its gradient; 'hidden'
-        reads x, and so keeps x (D_in wide).
+      router: 'projected' reads h (R wide) and saves nothing more for its gradient; 'hidden' reads
+        x and must save x (D_in wide).
     """
 
     experts: int = 4
@@ -53,7 +53,7 @@ class AdapterConfig:
         if self.experts < 1:
             raise ValueError(f"adapter.experts must be 1 or more, got {self}")
         if self.experts > 1 and not 2 <= self.top_k <= self.experts:
-            raise ValueError(f"adapter.top_k must lie between 2 and experts, got {self}")
+            raise ValueError(f"adapter.top_k must be between 2 and experts, got {self}")
         if not self.alpha > 0:
             raise ValueError(f"adapter.alpha must be above 0, got {self}")
         if not 0 <= self.dropout < 1:
@@ -64,12 +64,12 @@ class AdapterConfig:
 
 @flax.struct.dataclass
 class AdapterCall:
-    """What one forward pass tells its adapters.
+    """Adapter inputs of one forward pass.
 
     Attributes:
       rank: int32[], the b of this pass.
-      example_id: uint32[B] in training, where it seeds each example's dropout: one device and
-        many then agree. `None` switches dropout off.
+      example_id: uint32[B] in training: seeds each example's dropout, so that results do not depend
+        on the number of devices. `None` disables dropout.
     """
 
     rank: jax.Array
@@ -77,7 +77,7 @@ class AdapterCall:
 
 
 def dropout(x, rate: float, key, example_id):
-    """x `[B, ...]` with elements dropped by a key that belongs to the example, not its place."""
+    """Dropout of x `[B, ...]` with a key per example id, independent of its place in the batch."""
     if example_id is None or rate == 0.0:
         return x
     draw = jax.vmap(
@@ -91,8 +91,8 @@ def gates(logits, top_k: int):
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     experts = probabilities.shape[-1]
     if top_k < experts:
-        # Counted by comparison, not sorted: of equal ones the first counts as larger, so that they
-        # never keep more than top_k experts.
+        # Rank by comparison instead of sorting. Ties count the first as larger, so that never more
+        # than top_k experts are kept.
         one, other = probabilities[..., :, None], probabilities[..., None, :]
         before = jnp.tri(experts, k=-1, dtype=bool)
         larger = (other > one) | ((other == one) & before)
@@ -101,9 +101,9 @@ def gates(logits, top_k: int):
 
 
 def split_base(frozen: dict) -> tuple[dict, dict]:
-    """The collection `frozen` as (base, every A): nested dicts of the same arrays, not copied.
+    """Splits the collection `frozen` into (base, every A): nested dicts of the same arrays.
 
-    Several adapters can then stand beside one base; `joined` puts one of them on it.
+    Several adapters can then share one base; `joined` combines one of them with it.
     """
     base, lora_a = {}, {}
     for name, value in frozen.items():
@@ -117,10 +117,10 @@ def split_base(frozen: dict) -> tuple[dict, dict]:
 
 
 def split_frozen(frozen: dict) -> tuple[dict, dict]:
-    """The collection `frozen` of a model as (its language model without adapters, all else).
+    """Splits a model's collection `frozen` into (language model without adapters, the rest).
 
-    The arrays are the same. The first is what several assistants can share; the second belongs to
-    this one: every A, and the frozen layers of the vision encoder.
+    Arrays are not copied. Several assistants can share the first; the second is specific to one:
+    every A and the frozen layers of the vision encoder.
     """
     parts = {"language_model": frozen["language_model"]} if "language_model" in frozen else {}
     base, own = split_base(parts)
@@ -129,7 +129,7 @@ def split_frozen(frozen: dict) -> tuple[dict, dict]:
 
 
 def joined(left: dict, right: dict) -> dict:
-    """One nested dict of the arrays of two; `right`'s where both have one."""
+    """Merges two nested dicts of arrays; `right` wins where both have an array."""
     out = dict(left)
     for name, value in right.items():
         both = isinstance(value, dict) and name in left
@@ -138,10 +138,10 @@ def joined(left: dict, right: dict) -> dict:
 
 
 class Linear(nn.Module):
-    """`y = x W (+ b)`, optionally frozen, int8 and adapted; its path is the same in each case.
+    """`y = x W (+ b)`, optionally frozen, int8 and adapted; parameter paths do not change.
 
-    `kernel[D_in, D_out]` lies in the collection `params`, or in `frozen` if frozen (with `scale`
-    beside it if quantized). The adapter adds `lora_a[D_in, R]` (frozen), `lora_b[K, R, D_out]`
+    `kernel[D_in, D_out]` is in the collection `params`, or in `frozen` if frozen (with a `scale`
+    next to it if quantized). The adapter adds `lora_a[D_in, R]` (frozen), `lora_b[K, R, D_out]`
     and `router` (params).
     """
 
@@ -151,12 +151,12 @@ class Linear(nn.Module):
     quantized: bool = False
     adapter: AdapterConfig | None = None
     dtype: jnp.dtype = jnp.float32
-    int8_activations: bool = False  # of a quantized kernel; see quantized.int8_matmul
+    int8_activations: bool = False  # with a quantized kernel; see quantized.int8_matmul
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x, call: AdapterCall | None = None):
-        """x float[B, ..., D_in] -> float[B, ..., D_out]; `call` is needed by an adapted layer."""
+        """x float[B, ..., D_in] -> float[B, ..., D_out]; an adapted layer needs `call`."""
         x = x.astype(self.dtype)
         y = self._base(x)
         if self.bias:
@@ -187,7 +187,7 @@ class Linear(nn.Module):
 
     def _update(self, x, call):
         a = self.adapter
-        # Variance 1 / D_in, so that h is as large as x: it sets the effective learning rate of B.
+        # Variance 1 / D_in keeps h at the scale of x, which sets the effective learning rate of B.
         init_a = nn.initializers.normal(x.shape[-1] ** -0.5)
         lora_a = self.variable("frozen", "lora_a", self._random(init_a), (x.shape[-1], a.r_max))
         h = checkpoint_name(jnp.dot(x, lora_a.value.astype(x.dtype)), KEPT_OF_ADAPTERS)
@@ -195,11 +195,11 @@ class Linear(nn.Module):
         seen = router = key = None
         if a.experts > 1:
             seen = h if a.router == "projected" else x
-            # Never from zero: equal experts with equal gates would stay equal.
+            # Not initialised at zero: equal experts with equal gates would stay equal.
             router = self.param("router", nn.initializers.normal(0.02), (seen.shape[-1], a.experts))
         if call.example_id is not None and a.dropout > 0:
             key = self.make_rng("dropout")
-        # Computed again in the backward pass, so that nothing wider than h is kept for it.
+        # Recomputed in the backward pass, so that nothing wider than h is saved.
         mixed = jax.checkpoint(_mixed, static_argnums=0, prevent_cse=False)
         update, weights = mixed(a, h, seen, router, lora_b, key, call)
         if weights is not None:
@@ -208,13 +208,13 @@ class Linear(nn.Module):
 
 
 def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
-    """(the update of all experts `[..., D_out]`, their gates `[..., K]` or `None`)."""
+    """(the combined update `[..., D_out]`, the gates `[..., K]` or `None`)."""
     weights = None
     if router is not None:
         weights = gates(matmul(seen.astype(jnp.float32), router), a.top_k)
     if key is not None:
         h = dropout(h, a.dropout, key, call.example_id)
-    # Scaled here, R wide, and not behind the product, where it were D_out wide, and back.
+    # Scale here, where the array is R wide, not after the product, where it is D_out wide.
     scale = jnp.where(jnp.arange(a.r_max) < call.rank, a.alpha / call.rank.astype(jnp.float32), 0)
     h = (h.astype(jnp.float32) * scale).astype(h.dtype)
     if weights is not None:

@@ -1,14 +1,14 @@
-"""Attention and what it is made of, shared by every model of the package.
+"""Attention and its building blocks, shared by all models.
 
 Axis letters, here and in every model file: `B` examples, `T` text tokens (queries), `S` key/value
 positions, `I` images of an example, `N` image tokens, `D` model width, `F` MLP width, `H` query
 heads, `G` key/value heads, `C` head width, `V` vocabulary, `K` experts, `R` maximum rank.
 
-Visibility has one form everywhere: each key has an `order`, each query a `limit`, and a query
-attends to the keys with `order <= limit`. Causal masks (order and limit count tokens), padding
-(order is `HIDDEN`), "the images before this token" (order is the number of the image, limit the
-number of images read so far) and a half-full KV cache are all cases of it, and no `T x S` mask
-is ever stored. Rotary positions are an array of their own.
+All masks have one form: each key has an `order`, each query a `limit`, and a query attends to the
+keys with `order <= limit`. This covers causal masks (order and limit count tokens), padding (order
+is `HIDDEN`), "the images before this token" (order is the image number, limit the number of images
+read so far) and a partly filled KV cache, and no `T x S` mask is ever stored. Rotary positions are
+a separate array.
 """
 
 import functools
@@ -24,11 +24,11 @@ from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
 from slava_jax.nn.stack import KEPT_OF_ATTENTION
 
 HIDDEN = 2**30  # the order of a key that no query attends to
-_QUERY_BLOCK = 512  # longer queries are taken block by block, so T x S is never whole in memory
+_QUERY_BLOCK = 512  # longer queries are split into blocks, so T x S is never whole in memory
 
 
-# What is cheap beside the products is computed again in the backward pass, which then keeps inputs
-# alone. XLA may merge it with the forward pass where both stand side by side (prevent_cse).
+# Recomputes in the backward pass what is cheap relative to the products, so that only inputs are
+# saved. XLA may merge the recomputation with the forward pass (prevent_cse).
 _again = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
@@ -36,13 +36,13 @@ _again = functools.partial(jax.checkpoint, prevent_cse=False)
 def _attend_block(q, k, v, order, limit):
     """q `[B, T, G, H/G, C]`, k and v `[B, S, G, C]`; softmax in float32."""
     B, T, G, H, C = q.shape
-    # Heads first, and all queries that share a key in one axis: plain batched products, which no
-    # backend has to transpose for.
+    # Heads first, with all queries that share a key in one axis: plain batched products that need
+    # no transposition on any backend.
     q = (q * C**-0.5).transpose(0, 2, 3, 1, 4).reshape(B, G, H * T, C)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     logits = jnp.einsum("BGTC,BGSC->BGTS", q, k, preferred_element_type=jnp.float32)
     visible = order[:, None, :] <= limit[:, :, None]
-    # A finite floor: a padded query that sees nothing gets a uniform row, never NaN.
+    # A finite floor: a padded query without visible keys gets a uniform row, never NaN.
     logits = jnp.where(visible[:, None, None], logits.reshape(B, G, H, T, -1), -1e30)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype).reshape(B, G, H * T, -1)
     out = jnp.einsum("BGTS,BGSC->BGTC", weights, v)
@@ -50,17 +50,17 @@ def _attend_block(q, k, v, order, limit):
 
 
 def _cudnn_takes(q, k, causal: bool) -> bool:
-    """Long enough to matter, and what its gradient can do: a mask needs even lengths."""
+    """Whether cuDNN pays off and supports the gradient, which needs even lengths with a mask."""
     T, S, C = q.shape[1], k.shape[1], q.shape[-1]
     fits = causal or (T % 2 == 0 and S % 2 == 0)
-    # Heads wider than 128 it takes on some cards only.
+    # Only some cards support heads wider than 128.
     return q.dtype == jnp.bfloat16 and T >= 16 and C % 8 == 0 and C <= 128 and fits
 
 
 def fused_attend(q, k, v, order, limit, causal: bool, implementation: str = "cudnn"):
-    """`attend` by one kernel that never writes the weights to memory; `attend` is its slow twin.
+    """`attend` as one kernel that never writes the weights to memory; `attend` is the reference.
 
-    Queries that see nothing, and padding under `causal`, get other numbers than there.
+    Results differ only for queries without visible keys and for padding under `causal`.
     """
     mask = None if causal else order[:, None, None, :] <= limit[:, None, :, None]
     return jax.nn.dot_product_attention(
@@ -73,12 +73,12 @@ def attend(q, k, v, order, limit, causal: bool = False, query_block: int = _QUER
 
     Args:
       q: float[B, T, H, C]; k, v: float[B, S, G, C], where G divides H.
-      order: int32[B, S] of the keys; limit: int32[B, T] of the queries: a query sees the keys
+      order: int32[B, S] of the keys; limit: int32[B, T] of the queries: a query attends to the keys
         with `order <= limit`.
-      causal: promises that keys and queries are the same tokens in the order of their positions,
-        padding last. cuDNN then leaves out the half that nobody sees.
-      query_block: queries taken at a time when T is larger. The backward pass keeps the inputs,
-        not the weights, and has those of one block at a time.
+      causal: asserts that keys and queries are the same tokens, sorted by position with padding
+        last. cuDNN then skips the masked half.
+      query_block: number of queries at a time if T is larger. The backward pass saves the inputs
+        and recomputes the weights of one block at a time.
 
     Returns:
       float[B, T, H, C] in the dtype of v.
@@ -101,24 +101,24 @@ def attend(q, k, v, order, limit, causal: bool = False, query_block: int = _QUER
 
 
 def rope_frequencies(half: int, theta: float, scaling: Sequence[float] = ()):
-    """Angles a position turns by, float32[half].
+    """Rotation angles per position, float32[half].
 
     Args:
-      scaling: Llama-3's `(factor, low_freq_factor, high_freq_factor, original_length)`: waves
-        longer than original_length / low_freq_factor are stretched by `factor`, those shorter
-        than original_length / high_freq_factor stay, the ones between are interpolated.
+      scaling: Llama-3's `(factor, low_freq_factor, high_freq_factor, original_length)`: wavelengths
+        above original_length / low_freq_factor are stretched by `factor`, those below
+        original_length / high_freq_factor are unchanged, those between are interpolated.
     """
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     if not scaling:
         return frequencies
     factor, low, high, original = scaling
-    turns = original * frequencies / (2 * jnp.pi)  # of each wave over the original length
+    turns = original * frequencies / (2 * jnp.pi)  # periods of each wave in the original length
     kept = jnp.clip((turns - low) / (high - low), 0, 1)
     return frequencies * ((1 - kept) / factor + kept)
 
 
 def rotate(x, positions, theta: float, scaling: Sequence[float] = ()):
-    """Rotary position embedding, Llama's halves: x `[B, T, H, C]`, positions `[B, T]`."""
+    """Rotary position embedding on Llama's halves: x `[B, T, H, C]`, positions `[B, T]`."""
     half = x.shape[-1] // 2
 
     @_again
@@ -134,7 +134,7 @@ def rotate(x, positions, theta: float, scaling: Sequence[float] = ()):
 
 @flax.struct.dataclass
 class KeysValues:
-    """Keys and values ready to attend to, with the order of each key."""
+    """Keys and values, with the order of each key."""
 
     k: jax.Array  # [B, S, G, C]
     v: jax.Array  # [B, S, G, C]
@@ -142,12 +142,12 @@ class KeysValues:
 
     @classmethod
     def empty(cls, batch: int, length: int, kv_heads: int, head_width: int, dtype):
-        """A cache of `length` free slots, none of them visible."""
+        """A cache of `length` free slots, all hidden."""
         zeros = jnp.zeros((batch, length, kv_heads, head_width), dtype)
         return cls(zeros, zeros, jnp.full((batch, length), HIDDEN, jnp.int32))
 
     def write(self, new: "KeysValues", slot) -> "KeysValues":
-        """This cache with `new` written from position `slot` (int32 scalar) on."""
+        """This cache with `new` written at position `slot` (int32 scalar)."""
         put = jax.lax.dynamic_update_slice_in_dim
         return KeysValues(
             put(self.k, new.k.astype(self.k.dtype), slot, 1),
@@ -161,10 +161,10 @@ class Attention(nn.Module):
 
     Attributes:
       biases: which of the projections q, k, v, o have a bias, such as 'qvo'. Without rotary
-        positions a bias of the keys adds the same to all logits of a query: softmax ignores it,
-        and Adam would turn the rounding noise of its gradient into full steps.
+        positions a key bias adds the same to all logits of a query: softmax ignores it, and Adam
+        would turn the rounding noise of its gradient into full steps.
       qk_norm: epsilon of an RMSNorm over each head of q and k (Qwen3); `None` for none.
-      null_key: one learned key and value that every query attends to, so that no row is empty.
+      null_key: a learned key and value that every query attends to, so that no row is empty.
     """
 
     width: int  # D of the output
@@ -207,7 +207,7 @@ class Attention(nn.Module):
     def keys_values(self, x, order, call: AdapterCall | None = None, position=None) -> KeysValues:
         """Keys and values of x `[B, S, D]`.
 
-        `order` int32[B, S]: visibility. `position` int32[B, S]: rotary, where there is any.
+        `order` int32[B, S]: visibility. `position` int32[B, S]: rotary positions, if used.
         """
         B, S, _ = x.shape
         k = self.k(x, call).reshape(B, S, -1, self.head_width)
@@ -235,7 +235,7 @@ class Attention(nn.Module):
     ):
         """Attention of x float[B, T, D] to `memory`.
 
-        `limit` int32[B, T]: visibility. `position` int32[B, T]: rotary, where there is any.
+        `limit` int32[B, T]: visibility. `position` int32[B, T]: rotary positions, if used.
         `causal`: see `attend`.
         """
         B, T, _ = x.shape
@@ -250,7 +250,7 @@ class Attention(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation in float32 (section 4.2); `frozen` keeps its scale fixed."""
+    """Root-mean-square normalisation in float32 (section 4.2); `frozen` fixes its scale."""
 
     eps: float = 1e-5
     frozen: bool = False
@@ -286,7 +286,7 @@ ACTIVATIONS = {
 
 
 class MLP(nn.Module):
-    """Two layers with GELU between, biased, as in ViT. x `[..., D]` -> `[..., D]`."""
+    """Two biased layers with an activation between, as in ViT. x `[..., D]` -> `[..., D]`."""
 
     mlp_width: int
     dtype: jnp.dtype = jnp.float32

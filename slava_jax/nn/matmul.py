@@ -1,4 +1,4 @@
-"""The product with a trained kernel."""
+"""Matrix product with a trained kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,12 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def matmul(x, kernel):
-    """`x @ kernel` in the dtype of x, for a kernel whose gradient is asked for.
+    """`x @ kernel` in the dtype of x, for a kernel that needs a gradient.
 
-    The gradient of the kernel is `x^T dy`, not the transpose of `dy^T x` as JAX derives it: for
-    that XLA on a CPU copies dy transposed, and takes up to three times the time. Two axes on both
-    sides would do as well there, but a TPU's compiler plans 2 GiB more for the largest batches.
+    The gradient of the kernel is `x^T dy` instead of the transpose of `dy^T x` that JAX derives:
+    for the latter, XLA on CPU copies dy transposed and takes up to three times as long. Contracting
+    two axes on both sides would work as well there, but the TPU compiler plans 2 GiB more for the
+    largest batches.
 
     Args:
       x: float[..., D_in]; kernel: float[D_in, D_out].

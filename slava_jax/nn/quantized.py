@@ -8,7 +8,7 @@ import numpy as np
 
 
 def quantize(kernel):
-    """A float kernel as int8 and scales, `kernel ~= int8 * scale`.
+    """Quantizes a float kernel to int8 and scales, `kernel ~= int8 * scale`.
 
     Args:
       kernel: float[..., D_in, D_out]; leading axes are stacked layers.
@@ -23,7 +23,7 @@ def quantize(kernel):
 
 
 def dequantize(kernel, scale):
-    """The kernel that `(kernel, scale)` stands for, float32[..., D_in, D_out]."""
+    """The dequantized kernel, float32[..., D_in, D_out]."""
     return kernel.astype(jnp.float32) * scale[..., None, :]
 
 
@@ -31,14 +31,14 @@ def dequantize(kernel, scale):
 def int8_matmul(x, kernel, scale, int8_activations: bool = False):
     """`x @ dequantize(kernel, scale)` for a frozen kernel.
 
-    The plain expression would keep the dequantised kernel for the backward pass, one copy a
-    layer inside a scan; this one keeps the int8 kernel and converts it again.
+    The plain expression would save the dequantised kernel for the backward pass, one copy per
+    layer inside a scan; this one saves the int8 kernel and converts it again.
 
     Args:
       x: float[..., D_in]; kernel: int8[D_in, D_out]; scale: float32[D_out].
-      int8_activations: round x to int8 as well, each token by a scale of its own, and multiply
-        whole numbers; the same with the gradient on its way back. Else weight-only: the kernel
-        becomes floats, and the arithmetic is in the dtype of x.
+      int8_activations: also round x to int8, with one scale per token, and multiply integers; the
+        same for the gradient in the backward pass. Otherwise weight-only: the kernel is converted
+        to floats and the arithmetic is in the dtype of x.
 
     Returns:
       float[..., D_out] in the dtype of x. No gradient flows to kernel or scale.
@@ -51,17 +51,20 @@ def int8_matmul(x, kernel, scale, int8_activations: bool = False):
 
 
 def _whole_numbers(x, kernel, axis: int):
-    """x float32[..., D], int8 by token, times an int8 kernel over its `axis`: float32[..., D']."""
+    """x float32[..., D], rounded to int8 per token, times an int8 kernel: float32[..., D'].
+
+    `axis`: the axis of the kernel that is contracted.
+    """
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    # By its zeros alone: a row with a NaN keeps it, in its step.
+    # Only zeros are replaced: a row with a NaN keeps it in its step.
     step = jnp.where(largest == 0, 1.0, largest / 127)
     rounded = jnp.round(x / step).astype(jnp.int8)
     sums = jax.lax.dot_general(
         rounded, kernel, (((x.ndim - 1,), (axis,)), ((), ())), preferred_element_type=jnp.int32
     )
     if jax.default_backend() == "gpu":
-        # Else XLA tries the conversion as part of the product, finds cuBLAS faster without it, and
-        # is left with a conversion that writes float32 to memory for nothing.
+        # Otherwise XLA tries to fuse the conversion into the product, finds cuBLAS faster without
+        # it, and is left with a separate conversion that needlessly writes float32 to memory.
         sums = jax.lax.optimization_barrier(sums)
     return sums.astype(jnp.float32) * step
 
@@ -84,9 +87,9 @@ int8_matmul.defvjp(_forward, _backward)
 
 
 def quantize_linear_layers(tree: dict) -> dict:
-    """Every `kernel` of a nested dict as int8, with its `scale` beside it; paths do not move.
+    """Quantizes every `kernel` of a nested dict, adding its `scale`; paths do not change.
 
-    What is int8 already stays as it is.
+    Kernels that are already int8 are left unchanged.
     """
     out = {}
     for name, value in tree.items():

@@ -1,7 +1,7 @@
-"""From states to the next token: logits, and their cross-entropy without ever holding them all.
+"""Next-token logits, and their cross-entropy without materialising all logits.
 
-The logits of a batch over a vocabulary of 32,000 would be its largest array. Here a few tokens of
-every example are taken at a time. Axis letters: see nn/attention.py; `U` tokens of an answer.
+The logits of a batch over a vocabulary of 32,000 would be its largest array, so a few tokens of
+every example are processed at a time. Axis letters: see nn/attention.py; `U` tokens of an answer.
 """
 
 import functools
@@ -16,15 +16,15 @@ from slava_jax.nn.quantized import int8_matmul
 
 
 def _most() -> int:
-    """Logits a device holds at a time: 32 MiB, a GPU 256, whose products want more rows."""
+    """Logits per device at a time: 32 MiB, or 256 MiB on a GPU, where products need more rows."""
     return 2**26 if jax.default_backend() == "gpu" else 2**23
 
 
 def _here(rows: int) -> int:
-    """How many rows of a batch one device has: on a mesh (train/parallel.py) all are seen here.
+    """Rows of a batch per device; on a mesh (train/parallel.py), `rows` counts all devices.
 
-    Every part ends with a sum of the table's gradient over all devices: parts by the size of the
-    whole batch would be as many more as there are devices.
+    Every part ends with a sum of the table's gradient over all devices. Sizing parts by the whole
+    batch would multiply their number by the number of devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return -(-rows // mesh.shape["data"]) if "data" in mesh.auto_axes else rows
@@ -32,11 +32,11 @@ def _here(rows: int) -> int:
 
 @flax.struct.dataclass
 class Vocabulary:
-    """What a state float[..., D] is multiplied by to give logits.
+    """The output projection from states float[..., D] to logits.
 
     Attributes:
       kernel: float[D, V] or int8 with `scale` float32[V]; if `tied` an embedding table float[V, D].
-      added: float[v, D], rows of tokens that stand behind the V, or `None`.
+      added: float[v, D], rows of tokens after the V base tokens, or `None`.
     """
 
     kernel: jax.Array
@@ -46,7 +46,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Tokens, V + v."""
+        """Number of tokens, V + v."""
         added = 0 if self.added is None else self.added.shape[0]
         return self.kernel.shape[0 if self.tied else 1] + added
 
@@ -57,7 +57,7 @@ class Vocabulary:
         elif self.scale is None:
             out = matmul(states, self.kernel)
         else:
-            # Weight-only always: which of thousands of tokens wins hangs on small differences.
+            # Always weight-only: which of thousands of tokens wins depends on small differences.
             out = int8_matmul(states, self.kernel, self.scale)
         parts = [out] if self.added is None else [out, _rows(states, self.added)]
         return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
@@ -71,7 +71,7 @@ def token_nats(vocabulary: Vocabulary, states, targets, most: int | None = None)
     """Cross-entropy of each token in nats.
 
     Args:
-      states: float[B, U, D]; targets: int32[B, U]. most: logits a device holds at a time.
+      states: float[B, U, D]; targets: int32[B, U]. most: logits per device at a time.
 
     Returns:
       float32[B, U].
@@ -82,10 +82,10 @@ def token_nats(vocabulary: Vocabulary, states, targets, most: int | None = None)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def summed_nats(vocabulary: Vocabulary, states, targets, weights, most: int | None = None):
-    """Sum of `token_nats` by `weights` float32[B, U]: float32[].
+    """Sum of `token_nats` weighted by `weights` float32[B, U]: float32[].
 
-    Its gradient is computed beside it, part by part, so that no part's logits are needed twice. It
-    flows to states, and to the leaves of the vocabulary that are trained; not to the weights.
+    The forward pass also computes the gradient, part by part, so that logits are computed only
+    once. It flows to the states and the trained leaves of the vocabulary, not to the weights.
     """
     parts, _ = _cut(vocabulary, (states, targets, weights), most)
 
@@ -115,7 +115,7 @@ def _cut(vocabulary: Vocabulary, arrays, most: int | None):
 
 
 def _nats(logits, targets):
-    # By comparison, not by index: the gradient of an index is a scatter over the vocabulary.
+    # Compare instead of indexing: the gradient of indexing is a scatter over the vocabulary.
     here = jnp.arange(logits.shape[-1]) == targets[..., None]
     chosen = jnp.sum(jnp.where(here, logits, 0), axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -126,7 +126,7 @@ def _part_sum(vocabulary, states, targets, weights):
 
 
 def _forward(vocabulary, states, targets, weights, most):
-    """The sum, and its gradient for what is differentiated (`perturbed`)."""
+    """The sum, and its gradient with respect to the differentiated (`perturbed`) inputs."""
     is_primal = lambda x: hasattr(x, "perturbed")  # noqa: E731
     leaves, tree = jax.tree.flatten(vocabulary, is_leaf=is_primal)
     values = [leaf.value for leaf in leaves]

@@ -273,12 +273,22 @@ def _teach(config, images: ImageSet) -> list[Instruction]:
 
 
 def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction], answers):
-    """Trains a tokenizer once per run, or copies that of the pretrained language model."""
-    if not folder.exists():
-        start = config.start_from.language if "language" not in config.stages else ""
-        if start:
-            tokenizer = _tokenizer_of(Path(start))
-        else:
+    """Trains a tokenizer once per run, or copies that of the pretrained language model.
+
+    Raises DataError if an existing folder has another tokenizer than the language model's.
+    """
+    start = config.start_from.language if "language" not in config.stages else ""
+    own = _tokenizer_of(Path(start)) if start else None
+    if folder.exists():
+        held = load_tokenizer(folder)
+        if own is not None and _rules(held) != _rules(own):
+            raise DataError(
+                f"{folder}: not the tokenizer of start_from.language, {start}; delete the folder "
+                "to write it again"
+            )
+    else:
+        tokenizer = own
+        if tokenizer is None:
             items = train + _wordings(config, images)
             turns = [turn for i in items for turn in (*i.turns, (i.question, i.answer))]
             texts = [text for turn in turns for text in turn]
@@ -288,6 +298,11 @@ def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction],
         with appearing(folder) as unfinished:
             save_tokenizer(tokenizer, unfinished)
     return load_tokenizer(folder)
+
+
+def _rules(tokenizer: PreTrainedTokenizerFast) -> tuple:
+    """Everything that decides which ids a text becomes."""
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map
 
 
 def _tokenizer_of(workdir: Path):

@@ -122,6 +122,7 @@ def _checked(config: ConfigDict) -> ConfigDict:
     check_keys(config)
     config = with_pretrained_shapes(config)
     check(config)
+    stages.check_trainable(config)
     if "assistant" in config.stages:
         caption_scores("probe", "probe")  # a missing WordNet fails now, not after training
     return config
@@ -220,8 +221,10 @@ def _trained_language(config, datasets: Datasets, workdir: Path) -> dict:
 
 def _trained(config, name: str, stage: Stage, workdir: Path) -> tuple[Stage, dict]:
     if name in config.stages:
-        return stage, fit(stage, workdir / name, config.seed)
-    return stage, best_params(stage, Path(config.start_from[name]) / name)
+        params = fit(stage, workdir / name, config.seed)
+    else:
+        params = best_params(stage, Path(config.start_from[name]) / name)
+    return stage, stages.whole(params, stage)
 
 
 def _trained_assistant(config, datasets: Datasets, start, workdir: Path) -> tuple:

@@ -113,6 +113,7 @@ def _is_rate(pair) -> bool:
         isinstance(pair, tuple | list)
         and len(pair) == 2
         and isinstance(pair[0], str)
+        and not pair[0].startswith("!")
         and isinstance(pair[1], int | float)
         and pair[1] > 0
     )

@@ -9,7 +9,7 @@ from slava_jax.data import assistant_batches, pipeline
 from slava_jax.data.assistant_data import bucket_problems
 from slava_jax.data.tokenizer import SMALLEST
 from slava_jax.errors import too_small
-from slava_jax.models.presets import build_model
+from slava_jax.models.presets import MODELS, build_model
 from slava_jax.teacher import multi_image
 from slava_jax.train import datasets, evaluation, fit, optim, parallel, recipes, trainable
 
@@ -25,7 +25,7 @@ def check(config: ConfigDict | Mapping) -> None:
 
 
 def _problems(config: Mapping) -> Iterator[str]:
-    yield from _stage_order(config["stages"], config["start_from"])
+    yield from _stage_order(config)
     if config["dtype"] not in ("float32", "bfloat16"):
         yield f"dtype: must be float32 or bfloat16, is {config['dtype']!r}"
     yield from too_small(config, 0, "seed")
@@ -40,10 +40,20 @@ def _problems(config: Mapping) -> Iterator[str]:
         yield from _room_problems(config)
     ranks = config["adapter"]["r_max"]
     yield from _below("evaluation", evaluation.setting_problems(config["evaluation"], ranks))
-    try:
-        build_model(config, config["tokenizer"]["vocab_size"])
-    except (ValueError, TypeError) as error:
-        yield str(error)
+    yield from _model_problems(config)
+
+
+def _model_problems(config: Mapping) -> Iterator[str]:
+    """Of the model, and of the settings of the other one: they count once `model` is changed."""
+    if config["model"] not in MODELS:
+        yield f"model: must be one of {', '.join(MODELS)}, is {config['model']!r}"
+    found = {}
+    for model in MODELS:
+        try:
+            build_model({**config, "model": model}, config["tokenizer"]["vocab_size"])
+        except (ValueError, TypeError) as error:
+            found[str(error)] = None
+    yield from found
 
 
 def _below(group: str, problems: Iterator[str]) -> Iterator[str]:
@@ -51,11 +61,12 @@ def _below(group: str, problems: Iterator[str]) -> Iterator[str]:
     return (f"{group}.{problem}" for problem in problems)
 
 
-def _stage_order(stages, start: Mapping) -> Iterator[str]:
+def _stage_order(config: Mapping) -> Iterator[str]:
+    stages, start = config["stages"], config["start_from"]
     if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
         yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
-    if "alignment" in stages and "assistant" not in stages:
-        yield "stages: 'alignment' must be followed by 'assistant'"
+    if "alignment" in stages and ("assistant" not in stages or config["model"] != "inline"):
+        yield "stages: 'alignment' needs a following 'assistant' stage and an inline model"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
@@ -89,9 +100,9 @@ def _stage_problems(name: str, stage: Mapping) -> Iterator[str]:
 def _room_problems(config: Mapping) -> Iterator[str]:
     """Problems with the buckets, and prompts with more images than any bucket allows."""
     buckets, data = config["assistant"]["buckets"], config["data"]
-    wrong = [*bucket_problems(buckets), *multi_image.setting_problems(data)]
-    if wrong or not buckets:
-        yield from _below("assistant", bucket_problems(buckets))
+    wrong = list(bucket_problems(buckets))
+    yield from _below("assistant", wrong)
+    if wrong or [*multi_image.setting_problems(data)]:
         return
     room = max(images for _, _, images in buckets)
     if max(data["shots"], default=0) >= room:

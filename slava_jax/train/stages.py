@@ -23,7 +23,7 @@ from slava_jax.data.pipeline import (
 )
 from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.interface import VisionLanguageModel
-from slava_jax.models.presets import build_model, hashable
+from slava_jax.models.presets import build_model, hashable, variable_shapes
 from slava_jax.models.vit import Vit, VitClassifier, VitConfig
 from slava_jax.nn.adapters import AdapterCall, joined, split_frozen
 from slava_jax.nn.quantized import quantize_linear_layers
@@ -242,8 +242,30 @@ def check_instructions(config: ConfigDict, datasets: Datasets) -> None:
     buckets can no longer change.
     """
     if "assistant" in config.stages:
-        for split in (datasets.train, datasets.validation, datasets.test):
-            assistant_data(config, datasets, split)
+        assistant_data(config, datasets, datasets.test)
+        for name in config.stages:
+            if name not in ("alignment", "assistant"):
+                continue
+            try:
+                _training_batches(config, datasets, name)[1](1)
+                assistant_data(config, datasets, datasets.validation, config[name].tasks)
+            except PipelineError as error:
+                raise PipelineError(f"{name}: {error}") from error
+
+
+def _training_batches(config: ConfigDict, datasets: Datasets, name: str):
+    """Training data of the stage 'alignment' or 'assistant', and a function epochs -> batches."""
+    c = config[name]
+    data = assistant_data(config, datasets, datasets.train, c.tasks)
+    augmentation = Augmentation(**config.image.augmentation)
+
+    def batches(epochs):
+        return AssistantBatches(
+            data, c.batch_size, c.pair_block, config.seed, epochs, c.per_image, tuple(c.always),
+            augmentation, _here(c),
+        )  # fmt: skip
+
+    return data, batches
 
 
 def assistant_stage(
@@ -255,15 +277,7 @@ def assistant_stage(
       name: 'assistant', or 'alignment', the preceding stage that trains the connector (LLaVA).
     """
     c = config[name]
-    train = assistant_data(config, datasets, datasets.train, c.tasks)
-    augmentation = Augmentation(**config.image.augmentation)
-
-    def batches(epochs):
-        return AssistantBatches(
-            train, c.batch_size, c.pair_block, config.seed, epochs, c.per_image, tuple(c.always),
-            augmentation, _here(c),
-        )  # fmt: skip
-
+    train, batches = _training_batches(config, datasets, name)
     held_out = assistant_data(config, datasets, datasets.validation, c.tasks)
     evaluation = AssistantEvaluation(held_out, c.batch_size, c.pair_block, config.seed)
     taken = evenly(len(evaluation), c.validation_batches)
@@ -278,13 +292,45 @@ def assistant_stage(
     )  # fmt: skip
 
 
-def _stage(name: str, config, objective, variables: tuple[dict, dict], *data) -> Stage:
-    """The stage, with its parameters split into trained and fixed ones."""
-    params, frozen = variables
+def check_trainable(config: ConfigDict) -> None:
+    """Checks that the patterns of the stages match parameters, without making arrays.
+
+    Raises:
+      TrainableError: a pattern matches nothing, or leaves nothing to train.
+    """
+    for name in config.stages:
+        c = config[name]
+        if tuple(c.trainable) != ("**",) or c.rates:
+            _split(name, c, _parameter_shapes(config, name))
+
+
+def _parameter_shapes(config, stage: str) -> dict:
+    """Parameter shapes of a stage's model; the numbers of classes and tokens are arbitrary."""
+    if stage not in ("vision", "language"):
+        return variable_shapes(build_model(config, 2))["params"]
+    if stage == "vision":
+        vit = VitConfig(**hashable(config.vit))
+        model, shape = VitClassifier(vit, 2), (1, vit.image_size, vit.image_size, vit.channels)
+        inputs = (jax.ShapeDtypeStruct(shape, jnp.uint8),)
+    else:
+        model = LanguageModel(DecoderConfig(vocab_size=2, **hashable(config.language_model)))
+        inputs = (jax.ShapeDtypeStruct((1, 2), jnp.int32),) * 2
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _split(name: str, config, params: dict) -> tuple[dict, dict]:
+    """Splits the parameters of a stage into trained and fixed ones."""
     trained, held = split(params, chosen(params, config.trainable, f"{name}.trainable"))
     chosen_rates = [pattern for pattern, _ in config.rates]
     if chosen_rates:
         chosen(trained, chosen_rates, f"{name}.rates")
+    return trained, held
+
+
+def _stage(name: str, config, objective, variables: tuple[dict, dict], *data) -> Stage:
+    """The stage, its parameters split into those it trains and those it holds."""
+    params, frozen = variables
+    trained, held = _split(name, config, params)
     return Stage(name, config, objective, trained, {"params": held, "frozen": frozen}, *data)
 
 

@@ -42,6 +42,8 @@ def check_start(config: ConfigDict) -> None:
             f"start_from.connector: {connector} is not a converted LLaVA (docs/convert.md), or "
             "the model is not 'inline' and has no connector"
         )
+    if connector:
+        _check_widths(config, connector)
     if "assistant" not in config.stages:
         return
     for name in ("vision", "language"):
@@ -52,6 +54,18 @@ def check_start(config: ConfigDict) -> None:
     if config.start_from.adapter:
         shape = DecoderConfig(vocab_size=1, **hashable(config.language_model))
         read_peft(Path(config.start_from.adapter), shape, adapter_config(config.adapter))
+
+
+def _check_widths(config: ConfigDict, connector: str) -> None:
+    """Raises ConfigError where a connector does not fit what it stands between."""
+    held = described(connector)[0]
+    for part in ("vit", "language_model"):
+        theirs, ours = held[part].width, config[part].width
+        if theirs != ours:
+            raise ConfigError(
+                f"start_from.connector: {connector} is for a {part} of width {theirs}, but that of "
+                f"this config has {ours}; start the {part} from the same folder"
+            )
 
 
 def _check_split(config: ConfigDict, name: str, place: str) -> None:
@@ -139,7 +153,7 @@ def _converted(config: ConfigDict, name: str) -> str | None:
     """The converted weights that replace a stage, or that it starts from."""
     if name == "vision":
         place = config.start_from.vision
-        if place and (Path(place) / CONFIG).exists():
+        if place and "vision" not in config.stages and (Path(place) / CONFIG).exists():
             place = run_config(Path(place))["start_from"]["vision"]
     elif name == "connector":
         place = config.start_from.connector

@@ -92,7 +92,7 @@ def test_without_a_command_the_usage_goes_to_stderr():
     ("arguments", "status", "part"),
     [
         (("ask",), 2, "--checkpoint"),
-        (("convert", "--from", "none", "--to", "nowhere"), 1, "error: none: is not there"),
+        (("convert", "--from", "none", "--to", "nowhere"), 1, "error: none: does not exist"),
         (("reformat", "--from", "none"), 1, "error: [Errno 2]"),
         (("wordnet", "--check", "none"), 1, "error: NLTK finds no WordNet in none"),
         (("train", "--workdir", "w"), 1, "--config must have a value"),

@@ -64,7 +64,7 @@ def test_the_command_writes_each_form(run, tmp_path, capsys):
         options = [] if form == "base" else ["--rank", "4"]
         main(["--from", f"{run}/1", "--to", f"{tmp_path}/{form}", "--as", form, *options])
     said = capsys.readouterr().out
-    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "base alone" in said
+    assert "rank 4 for peft" in said and "rank 4 merged in" in said and "base language" in said
     model, variables = made()
     merged = read_back(tmp_path / "huggingface", tmp_path / "merged")
     wanted = logits_of(model, variables, rank=4)
@@ -86,7 +86,7 @@ def test_several_experts_leave_merged_and_the_cost_is_printed(run, tmp_path, cap
     merged = routing.merged_at_mean(model, variables, batches, 6)
     found = routing.divergence((model, variables), merged, batches, 6)
     said = capsys.readouterr().out
-    assert f"over 3 texts, on which that costs KL {found.kl:.3g} nats" in said
+    assert f"over 3 texts, at a cost of KL {found.kl:.3g} nats" in said
     assert f"agreement {found.top1:.4f}" in said
     out = read_back(tmp_path / "out", tmp_path / "ours")
     np.testing.assert_allclose(plain_logits(out, TOKENS), logits_of(*merged), atol=1e-4)
@@ -122,12 +122,12 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
     texts.write_text('{"text": "thin"}')
     merge = ["--merge_at_mean_routing", str(texts)]
     cases = [
-        (["4", "--as", "peft"], "4 experts, and their router looks at each token"),
+        (["4", "--as", "peft"], "4 experts and a router that depends on the token"),
         (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
-        (["1", "--as", "peft", "--rank", "7"], "rank 7: trained from 2 to 6"),
-        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: trained from 2 to 6"),
+        (["1", "--as", "peft", "--rank", "7"], "rank 7: adapters trained at ranks 2 to 6"),
+        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: adapters trained at ranks 2 to 6"),
         (["4", "--as", "huggingface", *merge, "--to", str(run)], "already exists"),
-        (["1", "--as", "peft", *merge], "one expert leaves as it is"),
+        (["1", "--as", "peft", *merge], "there are no experts to merge"),
         (["none", "--as", "peft"], "no trained assistant here"),
         (["1"], "config.json"),
     ]

@@ -1,4 +1,4 @@
-"""What cannot be converted ends in one error that names the file or key and what to do."""
+"""Bad input ends in one error that names the file or key and the remedy."""
 
 import json
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def fails(path, capsys, *parts: str) -> None:
-    """The command ends with one error that has all of `parts`, and writes nothing."""
+    """The command fails with one error that contains all of `parts`, and writes nothing."""
     target = path.parent / "ours"
     with pytest.raises(SystemExit) as error:
         main(["--from", str(path), "--to", str(target)])
@@ -39,7 +39,7 @@ def change(path, **settings) -> None:
 
 
 def shard(folder) -> dict:
-    """The one file as two shards and an index; returns the index."""
+    """Splits the file into two shards with an index; returns the index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -53,28 +53,28 @@ def shard(folder) -> dict:
 
 
 def test_shards_that_are_whole_convert(folder, tmp_path):
-    """So that the cases below fail for the reason they name."""
+    """Ensures that the cases below fail for the stated reason."""
     shard(folder)
     write(read(folder), tmp_path / "ours")
     assert load(tmp_path / "ours").configs["language_model"].layers == 3
 
 
 def test_a_shard_that_is_not_there(folder, capsys):
-    """The index names it."""
+    """The index lists it."""
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
     fails(folder, capsys, "model-00002-of-00002.safetensors", "index.json", "download")
 
 
 def test_a_shard_that_the_index_does_not_name(folder, capsys):
-    """Its tensors would be missing, or another model's."""
+    """Its tensors would be missing, or belong to another model."""
     weight_map = {n: f for n, f in shard(folder).items() if "00001" in f}
     change(folder / "model.safetensors.index.json", weight_map=weight_map)
-    fails(folder, capsys, "does not name model-00002-of-00002.safetensors")
+    fails(folder, capsys, "does not list model-00002-of-00002.safetensors")
 
 
 def test_a_tensor_that_the_index_puts_elsewhere(folder, capsys):
-    """Index and shard are of two downloads."""
+    """Index and shard come from different downloads."""
     weight_map = shard(folder)
     weight_map["model.norm.weight"] = "model-00001-of-00002.safetensors"
     change(folder / "model.safetensors.index.json", weight_map=weight_map)
@@ -82,20 +82,20 @@ def test_a_tensor_that_the_index_puts_elsewhere(folder, capsys):
 
 
 def test_a_file_cut_short(folder, capsys):
-    """As an interrupted download leaves it."""
+    """As after an interrupted download."""
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    fails(folder, capsys, "model.safetensors: damaged or cut short", "anew")
+    fails(folder, capsys, "model.safetensors: damaged or truncated", "again")
 
 
 def test_a_tensor_of_the_wrong_shape(folder, capsys):
-    """The config says another MLP width."""
+    """The config has a different MLP width."""
     change(folder / "config.json", intermediate_size=50)
-    fails(folder, capsys, "model.layers.0.mlp.gate_proj.weight: is [48, 32], should be [50, 32]")
+    fails(folder, capsys, "model.layers.0.mlp.gate_proj.weight: is [48, 32], must be [50, 32]")
 
 
 def test_tensors_of_another_model(folder, capsys):
-    """An attention bias that the config does not speak of, and a head that is not there."""
+    """An attention bias that the config does not mention, and a missing head."""
     tensors = load_file(folder / "model.safetensors")
     del tensors["lm_head.weight"]
     tensors["model.layers.1.self_attn.q_proj.bias"] = np.zeros(32, np.float32)
@@ -114,7 +114,7 @@ def test_tensors_of_another_model(folder, capsys):
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope type",)),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ("low_freq_factor",)),
         ({"num_key_value_heads": 3}, ("kv_heads must divide",)),
-        ({"hidden_size": None}, ("hidden_size", "not whole")),
+        ({"hidden_size": None}, ("hidden_size", "incomplete")),
         ({"hidden_size": "32"}, ("config.json: hidden_size", "'32'")),
         ({"hidden_size": 4}, ("head_dim", "even")),
         ({"num_attention_heads": 0}, ("num_attention_heads", "1 or more")),
@@ -126,22 +126,22 @@ def test_tensors_of_another_model(folder, capsys):
         ({"rope_parameters": {"rope_theta": "x"}}, ("rope_theta", "'x'")),
         (
             {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "llama3"}},
-            ("rope_type: said twice, and differently",),
+            ("rope_type: given twice with different values",),
         ),
         (
             {
                 "rope_parameters": {"original_max_position_embeddings": 64},
                 "original_max_position_embeddings": 32,
             },
-            ("original_max_position_embeddings: said twice",),
+            ("original_max_position_embeddings: given twice",),
         ),
-        ({"tie_word_embeddings": True}, ("lm_head.weight is another", "tie_word_embeddings")),
+        ({"tie_word_embeddings": True}, ("lm_head.weight differs from it", "tie_word_embeddings")),
         ({"rms_norm_eps": 0}, ("rms_norm_eps", "above 0")),
         ({"quantization_config": {"bits": 4}}, ("already quantised",)),
     ],
 )
 def test_a_config_of_another_architecture(folder, capsys, settings, parts):
-    """Or of a Llama with something that ours has not."""
+    """Or of a Llama with an unsupported setting."""
     change(folder / "config.json", **settings)
     fails(folder, capsys, *parts)
 
@@ -164,19 +164,19 @@ def test_a_config_of_another_architecture(folder, capsys, settings, parts):
     ],
 )
 def test_a_vision_encoder_that_ours_cannot_be(tmp_path, capsys, name, settings, parts):
-    """Each setting by its name."""
+    """The error names each setting."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "vit", **TINY_VIT}))
     (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
     save_file({"layernorm.bias": np.zeros(16, np.float32)}, folder / "model.safetensors")
-    fails(folder, capsys, "missing in the file")
+    fails(folder, capsys, "missing from the file")
     change(folder / name, **settings)
     fails(folder, capsys, *parts)
 
 
 def test_null_is_no_value(folder, tmp_path, capsys):
-    """Refused by its key where a number must be; what is not set may be null."""
+    """Refused, with its key, where a number is needed; optional settings may be null."""
     path = folder / "config.json"
     held = json.loads(path.read_text())
     for key in ("hidden_size", "rms_norm_eps"):
@@ -190,14 +190,14 @@ def test_null_is_no_value(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_an_index_that_names_no_files(folder, capsys, text):
-    """Empty, a list, a number for a name."""
+    """Empty, a list, a number instead of a name."""
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(text)
     fails(folder, capsys, "model.safetensors.index.json", "weight_map")
 
 
 def test_an_image_size_that_cannot_be(folder, tmp_path):
-    """Of a vision encoder below 1; of a language model any."""
+    """Below 1 for a vision encoder; any for a language model."""
     gguf = write_gguf(tmp_path / "model.gguf", "F16")
     for path, size in ((folder, 0), (folder, -8), (folder, 32), (gguf, 32)):
         with pytest.raises(ConvertError, match="--image_size"):
@@ -218,7 +218,7 @@ def test_pixels_that_are_not_rescaled():
 
 @pytest.mark.parametrize("text", ["{", "[]", None])
 def test_a_config_that_cannot_be_read(folder, capsys, text):
-    """Cut short, no object, not there."""
+    """Truncated, not an object, missing."""
     (folder / "config.json").unlink()
     if text:
         (folder / "config.json").write_text(text)
@@ -227,7 +227,7 @@ def test_a_config_that_cannot_be_read(folder, capsys, text):
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_pickles_are_never_opened(folder, capsys, name):
-    """A folder of them, and one by itself: how to make safetensors of it."""
+    """In a folder or alone; the error says how to convert them to safetensors."""
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"never read")
     for path in (folder, folder / name):
@@ -238,7 +238,7 @@ def test_among_pickles_the_weights_are_named(folder, capsys):
     (folder / "model.safetensors").unlink()
     for name in ("optimizer.bin", "optimizer.pt", "pytorch_model-00001-of-00002.bin"):
         (folder / name).write_bytes(b"never read")
-    fails(folder, capsys, "pytorch_model-00001-of-00002.bin", "copy tokenizer")
+    fails(folder, capsys, "pytorch_model-00001-of-00002.bin", "Copy the tokenizer")
 
 
 def test_weights_as_meta_gave_them_out(folder, capsys):
@@ -257,7 +257,7 @@ def test_a_quantised_tensor_is_named(folder, capsys):
 
 
 def test_neither_folder_nor_file_that_is_known(folder, capsys):
-    """Nothing there, no weights in it, another kind of file."""
+    """Missing, without weights, or another kind of file."""
     fails(folder / "nowhere", capsys, "nowhere")
     fails(folder / "config.json", capsys, ".gguf")
     (folder / "model.safetensors").unlink()
@@ -265,7 +265,7 @@ def test_neither_folder_nor_file_that_is_known(folder, capsys):
 
 
 def test_a_tokenizer_without_an_end_token(folder, capsys):
-    """In a folder, where the setting's name helps, and in a GGUF file."""
+    """In a folder, where the error names the setting, and in a GGUF file."""
     change(folder / "tokenizer_config.json", eos_token=None)
     fails(folder, capsys, "no end token", "eos_token", "tokenizer_config.json")
     path = write_gguf(folder.parent / "model.gguf", "F16", drop=("eos",))
@@ -273,7 +273,7 @@ def test_a_tokenizer_without_an_end_token(folder, capsys):
 
 
 def test_a_tokenizer_that_does_not_fit_the_table(folder, capsys):
-    """More tokens than rows; none at all."""
+    """More tokens than rows; no tokenizer."""
     change(folder / "tokenizer_config.json", extra_special_tokens=[f"<{i}>" for i in range(9)])
     fails(folder, capsys, "tokenizer has 273 tokens", "270 rows")
     for path in folder.glob("tokenizer*"):
@@ -282,7 +282,7 @@ def test_a_tokenizer_that_does_not_fit_the_table(folder, capsys):
 
 
 def test_a_token_that_is_called_as_a_row_without_one(folder, capsys):
-    """Two rows would have one token, and the assistant's own tokens stand on rows of the table."""
+    """Two rows would share a token, and the assistant's tokens would land on rows of the table."""
     path = folder / "tokenizer.json"
     held = json.loads(path.read_text())
     count = len(held["model"]["vocab"])
@@ -293,29 +293,29 @@ def test_a_token_that_is_called_as_a_row_without_one(folder, capsys):
 
 
 def test_a_gguf_of_another_architecture(tmp_path, capsys):
-    """Which has its own names and its own fields."""
+    """With its own tensor names and fields."""
     path = write_gguf(tmp_path / "model.gguf", "F16", architecture="qwen2")
     fails(path, capsys, "model.gguf", "'qwen2'", "'llama'")
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 10_000, -100])
 def test_a_gguf_cut_short(tmp_path, capsys, kept):
-    """Anywhere: in the header, the fields, the list of tensors, the tensors."""
+    """Truncated anywhere: header, fields, tensor list, tensors."""
     path = write_gguf(tmp_path / "model.gguf", "Q8_0")
     path.write_bytes(path.read_bytes()[:kept])
-    fails(path, capsys, "model.gguf", "cut short", "anew")
+    fails(path, capsys, "model.gguf", "truncated", "again")
 
 
 def test_a_gguf_that_lacks_a_tensor(tmp_path, capsys):
-    """The head may be missing (it is tied then), any other is an error."""
+    """The head may be missing (it is then tied); anything else is an error."""
     path = write_gguf(tmp_path / "tied.gguf", "F16", drop=("output.weight",))
     assert read_gguf(path).configs["language_model"].tie_embeddings
     path = write_gguf(tmp_path / "model.gguf", "F16", drop=("blk.1.ffn_up.weight",))
-    fails(path, capsys, "missing in the file (1):\n  blk.1.ffn_up.weight")
+    fails(path, capsys, "missing from the file (1):\n  blk.1.ffn_up.weight")
 
 
 def test_an_onnx_file_without_the_model(tmp_path, capsys):
-    """Not ONNX, or the package that reads it is missing: either way one error."""
+    """Not ONNX, or the package onnx is missing: one error either way."""
     (tmp_path / "model.onnx").write_bytes(b"no protocol buffer")
     fails(tmp_path / "model.onnx", capsys, "model.onnx")
 
@@ -329,10 +329,10 @@ def test_an_onnx_file_without_the_model(tmp_path, capsys):
         ({"model_type": "qwen2", "rope_scaling": {"type": "mrope"}}, "rope type"),
         ({"model_type": "qwen2", "rope_scaling": {"mrope_section": [2, 1, 1]}}, "mrope_section"),
         ({"model_type": "qwen2_moe"}, "'qwen2_moe'"),
-        # The biases that the config speaks of are not in the file.
+        # The biases that the config implies are not in the file.
         ({"model_type": "qwen2"}, "model.layers.0.self_attn.q_proj.bias"),
         ({"model_type": "qwen3", "head_dim": 8}, "model.layers.0.self_attn.q_norm.weight"),
-        ({"model_type": "qwen3"}, "should be [512, 32]"),  # head_dim is 128 where none is said
+        ({"model_type": "qwen3"}, "must be [512, 32]"),  # head_dim is 128 by default
     ],
 )
 def test_a_qwen_that_ours_cannot_be(folder, capsys, settings, part):

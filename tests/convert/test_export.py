@@ -1,4 +1,4 @@
-"""Weights out, read back by our own reader; several experts as one."""
+"""Exported weights, read back by our reader; merging several experts."""
 
 import dataclasses
 import json
@@ -28,13 +28,13 @@ TEXTS = ["is the film thin?", "<image>the wires are thick, or is it a porous spo
 
 
 def read_back(folder, to):
-    """A folder of Hugging Face's through our own way in."""
+    """Reads an exported Hugging Face folder with our converter."""
     write(read_folder(folder), to)
     return load(to)
 
 
 def test_a_base_that_went_out_comes_in_the_same(tmp_path):
-    """Bit by bit, dequantised: every tensor, the config and the tokenizer."""
+    """Bitwise, dequantised: every tensor, the config and the tokenizer."""
     model, variables = made()
     base = variables["frozen"]["language_model"]
     export.write_folder(
@@ -49,7 +49,7 @@ def test_a_base_that_went_out_comes_in_the_same(tmp_path):
 
 
 def test_how_long_a_text_may_be_comes_in_and_goes_out(tmp_path):
-    """With the tokenizer; where nothing says it, no limit is made up."""
+    """The length limit is part of the tokenizer; without one, none is invented."""
     model, variables = made()
     base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     config = tmp_path / "first/config.json"
@@ -65,7 +65,7 @@ def test_how_long_a_text_may_be_comes_in_and_goes_out(tmp_path):
 
 @pytest.mark.parametrize("rank", [2, 6])
 def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
-    """Also in several shards, and for the four tokens behind the table."""
+    """Also in several shards, and for the four tokens after the table."""
     monkeypatch.setattr(export, "_SHARD", 20_000)
     model, variables = made()
     merged = export.merged_model(model, variables, lora_of(model, variables, rank))
@@ -81,7 +81,7 @@ def test_the_merged_model_is_the_text_encoder(rank, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("experts", [1, 4])
 def test_a_text_encoder_that_is_no_llama(experts):
-    """The control that reads the embedding table alone: no Llama answers as it."""
+    """The control that reads only the embedding table cannot be exported as a Llama."""
     model, variables = made(experts)
     model = Slava(dataclasses.replace(model.config, text_encoder="embeddings"))
     with pytest.raises(ConvertError, match="text_encoder is 'embeddings'"):
@@ -93,7 +93,7 @@ def test_a_text_encoder_that_is_no_llama(experts):
 
 
 def test_a_vocabulary_that_has_one_of_the_four_tokens(tmp_path):
-    """It would be taken for the assistant's own."""
+    """It would clash with the assistant's own."""
     model, variables = made()
     merged = export.merged_model(model, variables, lora_of(model, variables))
     taken = train_tokenizer(["the film is thin"] * 3, 263)
@@ -145,7 +145,7 @@ def cost(model, variables, merged, batches):
 
 
 def test_a_router_that_looks_at_nothing_is_merged_exactly():
-    """Constant gates are their own mean: the one expert is the mixture."""
+    """Constant gates equal their mean, so the merged expert is the mixture."""
     model, variables = made(4)
     variables = with_routers(variables, jnp.zeros_like)
     batches = routing.prompts(TEXTS, tokenizer(), FORM)
@@ -157,7 +157,7 @@ def test_a_router_that_looks_at_nothing_is_merged_exactly():
 
 
 def test_a_router_that_looks_costs_something_and_the_mean_least():
-    """Less than any expert alone; the gates are the average over real tokens, of each layer."""
+    """Less than any single expert; gates are averaged over real tokens, per layer."""
     model, variables = made(4)
     variables = with_routers(variables, lambda leaf: 5 * leaf)
     batches = routing.prompts(TEXTS, tokenizer(), FORM)
@@ -173,7 +173,7 @@ def test_a_router_that_looks_costs_something_and_the_mean_least():
 
 
 def test_gates_are_averaged_over_tokens_and_not_over_padding():
-    """Two texts weigh as many tokens as they have."""
+    """Texts are weighted by their number of tokens."""
     model, variables = made(4)
     one, other = (routing.prompts([text], tokenizer(), FORM) for text in TEXTS[:2])
     means = [routing.mean_gates(model, variables, batches, 6)["v"] for batches in (one, other)]
@@ -210,8 +210,8 @@ def test_texts_are_lines_with_text_or_question(tmp_path):
     path.write_text('{"text": "a\u2028b\x85"}\r\n', encoding="utf-8")
     assert routing.read_texts(path) == ["a\u2028b\x85"]
     path.write_text('{"text": "a"}\n{"body": "b"}\n')
-    with pytest.raises(ConvertError, match=r"texts\.jsonl:2: write"):
+    with pytest.raises(ConvertError, match=r"texts\.jsonl:2: must be"):
         routing.read_texts(path)
     path.write_text("")
-    with pytest.raises(ConvertError, match="holds no texts"):
+    with pytest.raises(ConvertError, match="has no texts"):
         routing.read_texts(path)

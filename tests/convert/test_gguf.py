@@ -54,17 +54,17 @@ def divisors(scaling) -> np.ndarray:
 
 
 def test_llama_3_scaling_is_recognised(tmp_path):
-    """GGUF has a divisor a frequency in place of four numbers; other divisors are refused."""
+    """GGUF has one divisor per frequency instead of four numbers; other divisors are refused."""
     path = tmp_path / "model.gguf"
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors(SCALING)})
     assert read_gguf(path).configs["language_model"].rope_scaling == SCALING
     write_gguf(path, "F16", extra={"rope_freqs.weight": divisors((8.0, 1.0, 2.0, 8192.0))})
-    with pytest.raises(ConvertError, match="is not the scaling of Llama 3"):
+    with pytest.raises(ConvertError, match="is not Llama 3's rope scaling"):
         read_gguf(path)
 
 
 def test_numbers_come_as_they_were_written(tmp_path):
-    """1e-5, not the float32 next to it: a config can then say the same."""
+    """1e-5, not the nearest float32, so that it equals the number in a config."""
     assert (
         read_gguf(write_gguf(tmp_path / "model.gguf", "F16")).configs["language_model"].norm_eps
         == 1e-5
@@ -72,14 +72,14 @@ def test_numbers_come_as_they_were_written(tmp_path):
 
 
 def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    """The package does not dequantise all there are."""
+    """The package cannot dequantise every format."""
 
     def refuse(*_):
         raise NotImplementedError
 
     path = write_gguf(tmp_path / "model.gguf", "Q8_0")
     monkeypatch.setattr(gguf.quants, "dequantize", refuse)
-    with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*take a file in"):
+    with pytest.raises(ConvertError, match=r"token_embd.weight is Q8_0.*use a file in"):
         write(read_gguf(path), tmp_path / "ours")
 
 
@@ -88,7 +88,7 @@ def test_a_format_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     [("rope.scaling.factor", 4.0), ("rope.scale_linear", 4.0), ("rope.dimension_count", 32)],
 )
 def test_another_rotation_is_refused(tmp_path, name, value):
-    """Scaled, as older files say it without a type, or of half a head; 0 and 1 scale nothing."""
+    """Scaled (older files give no type) or partial; factors 0 and 1 have no effect."""
     path = write_gguf(tmp_path / "model.gguf", "F16", fields={f"llama.{name}": value})
     with pytest.raises(ConvertError, match=f"model.gguf: llama.{name} is {value}"):
         read_gguf(path)
@@ -99,7 +99,7 @@ def test_another_rotation_is_refused(tmp_path, name, value):
 
 
 def tokens_of(pre: str, text: str) -> list[str]:
-    """With a vocabulary of characters that merges two spaces, and the digits 1 and 2."""
+    """With a character vocabulary that merges two spaces, and the digits 1 and 2."""
     tokens = ["<s>", "</s>", "a", "5", "n", "m", "1", "2", "Ġ", "ĠĠ", "12"]
     metadata = {
         "tokenizer.ggml.model": "gpt2",
@@ -114,9 +114,10 @@ def tokens_of(pre: str, text: str) -> list[str]:
 
 
 def test_text_is_cut_as_the_vocabulary_was_learned():
-    """By hand. SmolLM cuts at every digit first, so that the spaces before one stay together;
+    """Worked out by hand.
 
-    GPT-2 keeps a space with the number behind it, and the digits of a number together.
+    SmolLM splits at every digit first, so spaces before a digit stay together; GPT-2 keeps a space
+    with the number after it, and the digits of a number together.
     """
     assert tokens_of("smollm", "a  5 nm") == ["a", "ĠĠ", "5", "Ġ", "n", "m"]
     assert tokens_of("gpt-2", "a  5 nm") == ["a", "Ġ", "Ġ", "5", "Ġ", "n", "m"]

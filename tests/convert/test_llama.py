@@ -33,7 +33,7 @@ LLAMA3 = {
 
 
 def tiny(**settings):
-    """Their tiny Llama; long waves beside the few positions, so that scaling shows."""
+    """A tiny transformers Llama, with wavelengths long enough for scaling to matter."""
     settings = {"num_key_value_heads": 2, "tie_word_embeddings": False, **settings}
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
@@ -43,7 +43,7 @@ def tiny(**settings):
 
 
 def reference(model, tokens=TOKENS):
-    """(logits, normalised states) of theirs."""
+    """(logits, normalised states) of transformers."""
     with torch.no_grad():
         ids = torch.from_numpy(tokens).long()
         return model(ids).logits.numpy(), model.model(ids).last_hidden_state.numpy()
@@ -68,7 +68,7 @@ def convert(folder: Path):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_logits_and_states(kv_heads, tied, tmp_path):
-    """Without and with grouped heads; head of its own and tied."""
+    """With and without grouped heads; separate and tied output head."""
     model = tiny(num_key_value_heads=kv_heads, tie_word_embeddings=tied)
     loaded = convert(save_folder(model, tmp_path / "theirs"))
     assert (
@@ -87,7 +87,7 @@ def test_settings_that_are_not_the_defaults(tmp_path):
 
 
 def test_llama_3_rope_scaling(tmp_path):
-    """Long waves stretched, short ones kept, and some between."""
+    """Long waves are stretched, short ones kept, those between interpolated."""
     model = tiny(rope_parameters=LLAMA3, head_dim=16)
     loaded = convert(save_folder(model, tmp_path / "theirs"))
     ratio = rope_frequencies(8, 500.0) / rope_frequencies(
@@ -98,7 +98,7 @@ def test_llama_3_rope_scaling(tmp_path):
 
 
 def test_llama_3_scaling_without_an_original_length(tmp_path):
-    """transformers takes the length that there is."""
+    """transformers uses max_position_embeddings instead."""
     rope = {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}
     model = tiny(rope_parameters=dict(rope), head_dim=16, max_position_embeddings=48)
     folder = save_folder(model, tmp_path / "theirs")
@@ -119,7 +119,7 @@ def test_a_tied_head_that_is_stored_all_the_same(tmp_path):
 
 
 def test_shards(tmp_path):
-    """Several files and an index give what one file gives."""
+    """Several files with an index give the same result as one file."""
     model = tiny()
     folder = save_folder(model, tmp_path / "theirs", max_shard_size="20KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
@@ -128,7 +128,7 @@ def test_shards(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_widened(dtype, tmp_path):
-    """The numbers of the file, held in float32."""
+    """The numbers in the file, as float32."""
     folder = save_folder(tiny().to(getattr(torch, dtype)), tmp_path / "theirs")
     model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     check(convert(folder), model.eval())

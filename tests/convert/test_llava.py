@@ -1,4 +1,4 @@
-"""LlavaForConditionalGeneration against transformers: in, plain and cached, in int8, out again."""
+"""LlavaForConditionalGeneration against transformers: import, cache, int8, export."""
 
 import dataclasses
 import functools
@@ -78,7 +78,7 @@ def ours(loaded, template="plain"):
 
 
 def prompt(images=1, channels=3, rows=2, size=M) -> Prompt:
-    """Texts with images of `size` tokens at other places in each row; as many tokens in all."""
+    """Texts of equal length with images of `size` tokens at different places in each row."""
     rng = np.random.default_rng(1)
     length = 10 + images * size
     tokens = rng.integers(4, 260, (rows, length), dtype=np.int32)
@@ -93,7 +93,7 @@ def prompt(images=1, channels=3, rows=2, size=M) -> Prompt:
 
 
 def wanted(model, p: Prompt, mean, deviation):
-    """Their logits float32[B, T, V]."""
+    """Logits of transformers, float32[B, T, V]."""
     values = (p.images.reshape(-1, 32, 32, p.images.shape[-1]) / 255 - mean) / deviation
     ids, values = torch.from_numpy(p.tokens).long(), values.transpose(0, 3, 1, 2)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def logits(model, variables, p: Prompt, rank=0):
 
 
 def cached_logits(model, variables, p: Prompt, split: int):
-    """Logits of the tokens from `split` on: all before is prefilled, the rest decoded in two."""
+    """Logits from token `split` on: earlier ones are prefilled, the rest decoded in two steps."""
     call = AdapterCall(jnp.int32(0))
     length = np.full(len(p.tokens), split + 1, np.int32)
     rest = p.tokens[:, split:]
@@ -126,7 +126,7 @@ MEAN, DEVIATION = (np.asarray(PIXELS[name]) for name in ("image_mean", "image_st
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("kind", TEXTS)
 def test_the_logits_of_transformers(kind, images, tmp_path):
-    """In one pass, and with a cache; the vocabulary stays as it was."""
+    """In one pass and with a cache; the vocabulary is unchanged."""
     model, p = theirs(kind), prompt(images)
     loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
     assert loaded.image_token == IMAGE and len(loaded.tokenizer) == VOCABULARY
@@ -138,12 +138,12 @@ def test_the_logits_of_transformers(kind, images, tmp_path):
     split = p.tokens.shape[1] - 5
     np.testing.assert_allclose(cached_logits(*mine, p, split), reference[:, split:], atol=1e-4)
     black = p.replace(images=np.zeros_like(p.images))
-    assert np.abs(logits(*mine, black) - reference).max() > 1e-2  # the images are seen
+    assert np.abs(logits(*mine, black) - reference).max() > 1e-2  # the images matter
 
 
 @pytest.mark.parametrize(("layer", "layers"), [(-2, 2), (-1, 3), (-3, 1), (2, 2), (3, 3)])
 def test_the_layer_that_is_read(layer, layers, tmp_path):
-    """Counted from either end; the norm behind the last one is never read."""
+    """Counted from either end; the norm after the last one is never read."""
     model, p = theirs(vision_feature_layer=layer), prompt()
     loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
     vit = loaded.configs["vit"]
@@ -154,7 +154,7 @@ def test_the_layer_that_is_read(layer, layers, tmp_path):
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_the_cls_token_is_read_where_the_strategy_is_full(images, tmp_path):
-    """In, and out again: it stands before the patches of its image."""
+    """Import and export: it precedes the patches of its image."""
     model = theirs(vision_feature_select_strategy="full")
     p = prompt(images, size=M + 1)
     loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
@@ -222,7 +222,7 @@ def test_parts_are_read_one_by_one(tmp_path):
 
 
 def test_what_came_in_goes_out_the_same(tmp_path):
-    """As a LLaVA that transformers loads; and in again, bit by bit."""
+    """Export gives a LLaVA that transformers loads, and importing it again is bitwise equal."""
     model, p = theirs("qwen3"), prompt()
     loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
     leaving.write_converted(tmp_path / "ours", tmp_path / "out")
@@ -248,7 +248,7 @@ CLIP = VitConfig(
 
 @functools.cache
 def tokenizer():
-    """Of 264 tokens; never change it."""
+    """264 tokens; shared, do not modify."""
     return train_tokenizer(["the film is thin"] * 3, 264)
 
 
@@ -263,7 +263,7 @@ def assistant(kind="mlp", experts=1, vit=CLIP, **shape):
 
 
 def exported_prompt(vit=CLIP):
-    """For their model, whose image token stands behind the vocabulary, and for ours."""
+    """For transformers, whose image token follows the vocabulary, and for ours."""
     p = prompt(channels=vit.channels)
     return p.replace(tokens=np.where(p.tokens == IMAGE, 264, p.tokens)), p.replace(
         tokens=np.where(p.tokens == IMAGE, 0, p.tokens)
@@ -280,7 +280,7 @@ def their_logits(folder, p, vit=CLIP):
     [("mlp", {}), ("linear", {"qkv_bias": True}), ("mlp", {"qk_norm": True})],
 )
 def test_an_assistant_leaves_as_a_llava(kind, shape, tmp_path):
-    """Adapters in its kernels, int8 dequantised; and comes back in."""
+    """With adapters merged and int8 dequantised; it can be imported again."""
     model, variables = assistant(kind, **shape)
     said = leaving.write_adapted("huggingface", model, variables, tokenizer(), 4, tmp_path / "out")
     assert "a LLaVA with its adapters of rank 4" in said
@@ -313,7 +313,7 @@ def test_several_experts_leave_merged(tmp_path):
 
 
 def test_grey_images_become_coloured_ones(tmp_path):
-    """The kernel weighs red, green and blue as grey is made of them: the same for grey images."""
+    """The kernel is weighted by luminance, so grey images give the same result."""
     vit = dataclasses.replace(CLIP, channels=1, mean=(0.4,), deviation=(0.2,))
     model, variables = assistant(vit=vit)
     leaving.write_base(model, variables, tokenizer(), tmp_path / "out")
@@ -341,7 +341,7 @@ def _without_adapters(model, variables):
 
 
 def test_adapters_leave_for_peft(tmp_path):
-    """On the LLaVA without them: its encoder, with projections of the same names, is left alone."""
+    """On the LLaVA without adapters; its encoder has projections of the same names, untouched."""
     peft = pytest.importorskip("peft")
     model, variables = assistant()
     leaving.write_base(model, variables, tokenizer(), tmp_path / "base")
@@ -362,7 +362,7 @@ def test_adapters_leave_for_peft(tmp_path):
 
 
 def test_the_processor_of_transformers_reads_the_folder(tmp_path):
-    """As many image tokens in a text as the model has places for; pixels as ours are."""
+    """It inserts as many image tokens as the model expects; pixels equal ours."""
     model, variables = assistant()
     leaving.write_base(model, variables, tokenizer(), tmp_path / "out")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")

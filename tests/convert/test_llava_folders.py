@@ -1,4 +1,4 @@
-"""LLaVA folders without torch: parts in and out, and what cannot be one."""
+"""LLaVA folders without torch: import and export of parts, and unsupported folders."""
 
 import dataclasses
 import json
@@ -19,6 +19,8 @@ from slava_jax.convert.rules import ConvertError
 from slava_jax.models.connectors import ConnectorConfig
 from slava_jax.train.start import pretrained, pretrained_connector, with_pretrained_shapes
 
+TEXT = TINY_LLAVA["text_config"]
+
 
 def converted(folder, to):
     write(read(folder), to)
@@ -31,7 +33,7 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize("settings", [{}, {"text_config": {"model_type": "qwen2"}}])
 def test_three_parts_come_in_and_go_out(settings, tmp_path):
-    """Every number; `<image>` is a token of the vocabulary from then on."""
+    """Every number; `<image>` becomes part of the vocabulary."""
     text = {**TINY_LLAVA["text_config"], **settings.get("text_config", {})}
     folder = tiny_llava(tmp_path / "theirs", **{**settings, "text_config": text})
     first = converted(folder, tmp_path / "first")
@@ -46,14 +48,14 @@ def test_three_parts_come_in_and_go_out(settings, tmp_path):
         assert_same(second.tree[part], first.tree[part])
     blocks = [of.tree["language_model"]["blocks"] for of in (first, second)]
     assert_same(*blocks)
-    leaving.write_converted(tmp_path / "second", tmp_path / "again")  # it has an <image> now
+    leaving.write_converted(tmp_path / "second", tmp_path / "again")  # now it has an <image>
     third = converted(tmp_path / "again", tmp_path / "third")
     assert third.configs == second.configs and third.image_token == second.image_token == 270
     assert_same(third.tree, second.tree)
 
 
 def test_a_projector_of_one_layer(tmp_path):
-    """With the identity as a second, as it leaves, or without; another second is refused."""
+    """With the identity as second layer, as exported, or without; others are refused."""
     folder = tiny_llava(tmp_path / "theirs", projector_hidden_act="linear")
     first = converted(folder, tmp_path / "first")
     assert first.configs["connector"] == ConnectorConfig("linear")
@@ -74,23 +76,46 @@ def test_a_projector_of_one_layer(tmp_path):
     ("settings", "part"),
     [
         ({"vision_feature_layer": [-2, -1]}, "vision_feature_layer"),
-        ({"vision_feature_layer": 0}, "behind none of 3 layers"),
-        ({"vision_feature_layer": -5}, "behind none of 3 layers"),
-        ({"vision_feature_select_strategy": "cls"}, "neither 'default' nor 'full'"),
-        ({"projector_hidden_act": "relu"}, "projector_hidden_act: 'relu'"),
+        ({"vision_feature_layer": 0}, "not the output of any of 3 layers"),
+        ({"vision_feature_layer": -5}, "not the output of any of 3 layers"),
+        ({"vision_feature_select_strategy": "cls"}, "must be 'default' or 'full'"),
+        (
+            {"projector_hidden_act": "relu"},
+            "projector_hidden_act: must be 'gelu' or 'linear', is 'relu'",
+        ),
         ({"multimodal_projector_bias": False}, "multimodal_projector_bias"),
         (
             {"vision_config": {"model_type": "siglip_vision_model"}},
-            "'clip_vision_model' is read here",
+            "'clip_vision_model' is supported",
         ),
-        ({"vision_config": None}, "'clip_vision_model' is read"),
-        ({"text_config": {"model_type": "mistral"}}, "'mistral' is not known here"),
-        ({"text_config": {"model_type": "llama"}}, "[270, 32], should be [32000, 4096]"),
+        ({"vision_config": None}, "'clip_vision_model' is supported"),
+        ({"text_config": {"model_type": "mistral"}}, "'mistral' is not supported"),
+        ({"text_config": {"model_type": "llama"}}, "[270, 32], must be [32000, 4096]"),
+        ({"text_config": {"model_type": ["llama"]}}, "['llama'] is not supported"),
+        ({"text_config": {**TEXT, "layer_types": 5}}, "layer_types"),
+        ({"text_config": {**TEXT, "layer_types": [["full_attention"]]}}, "layer_types"),
+        ({"text_config": {**TEXT, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"text_config": {**TEXT, "quantization_config": {"bits": 4}}}, "quantization_config"),
+        (
+            {"text_config": {**TEXT, "rope_scaling": {"type": "linear", "rope_type": "default"}}},
+            "type, rope_type: given twice",
+        ),
+        (
+            {
+                "text_config": {
+                    **TEXT,
+                    "rope_scaling": {"type": "linear", "factor": 2.0},
+                    "rope_parameters": {"rope_type": "default"},
+                }
+            },
+            "rope_type: given twice",
+        ),
+        ({"image_token_id": 265}, "image_token_id, image_token_index: must be the same"),
         ({"vision_feature_layer": -1}, "vision_tower.encoder.layers.2.layer_norm1.weight"),
     ],
 )
 def test_a_llava_that_ours_cannot_be(settings, part, tmp_path):
-    """Each setting by its name; sizes that text_config leaves out are transformers' own."""
+    """The error names each setting; sizes missing from text_config are transformers' defaults."""
     folder = tiny_llava(tmp_path / "theirs")
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
@@ -113,7 +138,7 @@ def test_a_tensor_that_no_part_needs(tmp_path):
 
 
 def test_a_run_takes_the_parts_it_names(tmp_path):
-    """Shapes of all three come from the folder; a part that is not there is named."""
+    """The shapes of all three parts come from the folder; missing parts are named."""
     converted(tiny_llava(tmp_path / "theirs"), tmp_path / "llava")
     converted(tiny_folder(tmp_path / "llama"), tmp_path / "text")
     config = default_config()
@@ -136,7 +161,7 @@ def test_a_run_takes_the_parts_it_names(tmp_path):
 
 
 def test_an_encoder_that_no_llava_has(tmp_path):
-    """Every reason is named, and nothing is written."""
+    """The error lists every reason, and nothing is written."""
     write(tiny_vit(), tmp_path / "vit")
     converted(tiny_llava(tmp_path / "theirs"), tmp_path / "llava")
     held, vit = load(tmp_path / "llava"), load(tmp_path / "vit")

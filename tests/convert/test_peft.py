@@ -1,4 +1,4 @@
-"""PEFT folders: against peft itself, and what is refused."""
+"""PEFT folders: compared with peft itself, and refused input."""
 
 import dataclasses
 import functools
@@ -21,13 +21,13 @@ SHAPE, ADAPTER = tiny(vocabulary=VOCABULARY).language_model, tiny(experts=1).ada
 
 @functools.cache
 def reference():
-    """peft, torch and transformers, where they are installed."""
+    """peft, torch and transformers, if installed."""
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     return peft, torch, pytest.importorskip("transformers")
 
 
 def base_of(folder):
-    """Their Llama of a folder that `export` wrote."""
+    """The transformers Llama from a folder written by `export`."""
     _, torch, transformers = reference()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
@@ -48,7 +48,7 @@ def write_base(model, variables, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "rank"), [(1.0, 6), (1.0, 2), (1.5, 5)])
 def test_peft_answers_as_the_adapters(alpha, rank, tmp_path):
-    """On the dequantised base, at the rank asked for."""
+    """On the dequantised base, at the requested rank."""
     peft, _, _ = reference()
     model, variables = made(alpha=alpha)
     write_peft(lora_of(model, variables, rank), model.config.language_model, tmp_path / "adapter")
@@ -68,7 +68,7 @@ def test_peft_answers_as_the_adapters(alpha, rank, tmp_path):
     "modules", [["q_proj", "k_proj", "v_proj", "o_proj"], ["q_proj", "v_proj"]]
 )
 def test_a_lora_of_peft_comes_in(modules, rslora, tmp_path):
-    """As the one expert, at the largest rank; scaling folded in; and out again."""
+    """As the only expert, at the largest rank, scaling folded in; then exported again."""
     peft, torch, _ = reference()
     model, variables = made(alpha=0.5)
     base = base_of(write_base(model, variables, tmp_path / "base"))
@@ -97,7 +97,7 @@ def test_a_lora_of_peft_comes_in(modules, rslora, tmp_path):
 @pytest.mark.parametrize("experts", [1, 4])
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_reads_the_merged_model(tied, experts, tmp_path):
-    """All `V + 4` logits, with settings of the Llama that are not transformers' defaults."""
+    """All `V + 4` logits, for a Llama with non-default settings."""
     llama = {"tie_embeddings": tied, "rope_theta": 500.0, "norm_eps": 0.01}
     model, variables = made(experts, rope_scaling=(8.0, 1.0, 4.0, 64.0), **llama)
     if experts > 1:
@@ -127,7 +127,7 @@ def change(folder, **settings):
 
 
 def test_what_went_out_comes_in_the_same(folder):
-    """Without peft: into expert 0 of a model of the same base; other experts stay."""
+    """Without peft: into expert 0 of a model with the same base; other experts are unchanged."""
     model, variables = made()
     fresh = random_variables(model, seed=1)
     fresh = {**fresh, "frozen": variables["frozen"], "params": {**fresh["params"]}}
@@ -145,7 +145,7 @@ def test_what_went_out_comes_in_the_same(folder):
 
 
 def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
-    """As peft's own default has it: on q and v. Expert 0 adds nothing to k and o."""
+    """On q and v, as is peft's default. Expert 0 adds nothing to k and o."""
     model, variables = made()
     whole = read_peft(folder, model.config.language_model, model.adapter)
     some = dataclasses.replace(
@@ -164,15 +164,15 @@ def test_a_lora_on_some_projections_leaves_the_others_alone(folder):
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"peft_type": "IA3"}, "peft_type: 'IA3'"),
-        ({"r": 8}, "r: 8 there, adapter.r_max: 6 in the config"),
+        ({"peft_type": "IA3"}, "peft_type: must be 'LORA', is 'IA3'"),
+        ({"r": 8}, "r: 8, but adapter.r_max is 6 in the config"),
         ({"target_modules": ["q_proj", "up_proj"]}, "target_modules: ['q_proj', 'up_proj']"),
         ({"target_modules": []}, "target_modules: []"),
         ({"target_modules": [["q_proj"]]}, "target_modules: [['q_proj']]"),
         ({"target_modules": ".*_proj"}, "target_modules: '.*_proj'"),
         ({"use_dora": True}, "use_dora: True"),
         ({"bias": "all"}, "bias: 'all'"),
-        ({"r": 6.0}, "r: 6.0 there"),
+        ({"r": 6.0}, "r: 6.0, but adapter.r_max is 6"),
         ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens: [5, 6]"),
         ({"use_qalora": True}, "use_qalora: True"),
         ({"layer_replication": [[0, 2]]}, "layer_replication: [[0, 2]]"),
@@ -192,7 +192,7 @@ def test_settings_that_the_adapters_do_not_have(settings, part, folder):
 
 
 def test_tensors_that_are_not_those_of_the_config(folder):
-    """Missing, left over and of another shape, all of them listed."""
+    """Missing, left over and of the wrong shape, all listed."""
     tensors = load_file(folder / WEIGHTS)
     stem = "base_model.model.model.layers.0.self_attn"
     tensors["extra"] = tensors.pop(f"{stem}.q_proj.lora_A.weight")
@@ -200,12 +200,12 @@ def test_tensors_that_are_not_those_of_the_config(folder):
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(ConvertError) as error:
         read_peft(folder, SHAPE, ADAPTER)
-    parts = ("extra", f"{stem}.q_proj.lora_A.weight", "is [6, 6], should be [16, 6]")
+    parts = ("extra", f"{stem}.q_proj.lora_A.weight", "is [6, 6], must be [16, 6]")
     assert not [part for part in parts if part not in str(error.value)]
 
 
 def test_files_that_are_not_there(folder):
-    """A pickle is not opened; an adapter is no model to convert."""
+    """Pickles are not opened; an adapter is not a model to convert."""
     with pytest.raises(SystemExit, match=r"start_from\.adapter"):
         main(["--from", str(folder), "--to", str(folder / "out")])
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
@@ -217,7 +217,7 @@ def test_files_that_are_not_there(folder):
 
 
 def test_a_lora_on_a_model_without_adapters(folder):
-    with pytest.raises(ConvertError, match="r_max: None"):
+    with pytest.raises(ConvertError, match="r_max is None"):
         read_peft(folder, SHAPE, None)
     model = Slava(dataclasses.replace(tiny(), adapter=None))
     with pytest.raises(ConvertError, match="no adapters"):

@@ -1,4 +1,4 @@
-"""Converted folders: whole or not there, int8 as the model quantises, ready for the assistant."""
+"""Converted folders: complete or absent, int8 as in the model, ready for the assistant."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def assert_same(left, right):
 
 
 def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
-    """Layer by layer and column by column, against the whole at once; the norms stay float."""
+    """By layer and column, against quantising everything at once; norms stay float."""
     monkeypatch.setattr("slava_jax.convert.pretrained._COLUMNS", 20)
     source = read_folder(tiny_folder(tmp_path / "theirs"))
     write(source, tmp_path / "float")
@@ -44,8 +44,8 @@ def test_int8_is_what_the_model_makes_of_float(tmp_path, monkeypatch):
 
 
 def test_a_vision_encoder_is_float(tmp_path):
-    """Read back with its config; int8 is refused for it."""
-    with pytest.raises(ConvertError, match="only a language model"):
+    """It is read back with its config; int8 is refused."""
+    with pytest.raises(ConvertError, match="only language models"):
         write(tiny_vit(), tmp_path / "ours", quantized=True)
     write(tiny_vit(), tmp_path / "ours")
     found = load(tmp_path / "ours")
@@ -55,7 +55,7 @@ def test_a_vision_encoder_is_float(tmp_path):
 
 
 def test_the_source_is_never_deleted(tmp_path):
-    """Whatever it is called; below the very folder that is deleted, it is refused."""
+    """Whatever its name; inside the folder to be deleted, it is refused."""
     source = tiny_folder(tmp_path / "llama.unfinished")
     main(["--from", str(source), "--to", str(tmp_path / "llama")])
     assert (source / "model.safetensors").is_file()
@@ -65,7 +65,7 @@ def test_the_source_is_never_deleted(tmp_path):
     assert (source / "model.safetensors").is_file()
 
 
-# Every slice is committed by itself, so that there is something to be killed in the middle of.
+# Commits every slice separately, so that the kill hits an unfinished write.
 SLOWLY = """
 from slava_jax import streaming
 from slava_jax.commands.convert import main
@@ -76,7 +76,7 @@ main()
 
 
 def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
-    """SIGKILL while slices are being written; the same command then ends as if alone."""
+    """SIGKILL while slices are written; the same command then succeeds."""
     folder = tiny_folder(tmp_path / "theirs", num_hidden_layers=30)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     write(read_folder(folder), whole, quantized=True)
@@ -84,7 +84,7 @@ def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
     command = [sys.executable, "-c", SLOWLY, "--quantize", "int8", *paths]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     unfinished = tmp_path / ".killed.slava-tmp"
-    # glob passes over a folder that the writer moves away meanwhile; Path.rglob raises.
+    # glob skips folders that the writer moves away meanwhile; Path.rglob raises.
     slices = f"{unfinished}/**/d/*"
     while len(glob(slices, recursive=True, include_hidden=True)) < 60:
         assert process.poll() is None, "ended before it was killed"
@@ -98,7 +98,7 @@ def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    """Asked before, and met on the way."""
+    """Detected beforehand, or while writing."""
     source = read_folder(tiny_folder(tmp_path / "theirs"))
     usage = lambda _: type("Usage", (), {"free": 1000})  # noqa: E731
     monkeypatch.setattr("shutil.disk_usage", usage)
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
-    """The tokenizer has as many tokens as the table rows."""
+    """The tokenizer has as many tokens as the table has rows."""
     write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
     tokenizer = load(tmp_path / "ours").tokenizer
     assert len(tokenizer) == TINY.vocab_size == 270
@@ -129,7 +129,7 @@ def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    """Empty, or a work directory, say."""
+    """Empty, or a work directory."""
     with pytest.raises(CheckpointError, match="weights"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else(tmp_path):
 
 
 def test_converted_weights_without_their_tokenizer(tmp_path):
-    """One error that says where it should be."""
+    """One error that says where it belongs."""
     write(read_folder(tiny_folder(tmp_path / "theirs")), tmp_path / "ours")
     shutil.rmtree(tmp_path / "ours" / "tokenizer")
     with pytest.raises(TokenizerError, match=r"ours/tokenizer: contains no tokenizer"):
@@ -146,7 +146,7 @@ def test_converted_weights_without_their_tokenizer(tmp_path):
 
 
 def test_a_source_that_cannot_be_read_is_named(tmp_path):
-    """Not reported as a target that cannot be written: cut short, and gone, after it was opened."""
+    """Truncated or deleted after opening; not reported as an unwritable target."""
     source = read_folder(tiny_folder(tmp_path / "theirs"))
     path = tmp_path / "theirs" / "model.safetensors"
     for damage in (lambda: path.write_bytes(path.read_bytes()[:-9]), path.unlink):

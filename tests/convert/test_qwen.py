@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen3 against transformers: in, plain and cached, in int8, and out again."""
+"""Qwen2 and Qwen3 against transformers: import, cache, int8, export."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def converted(folder, name="ours", quantized=False):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("make", [qwen2, qwen3])
 def test_the_logits_of_transformers(make, tied, tmp_path):
-    """In one pass, and from a cache in three pieces; biases and norms are what they are."""
+    """In one pass, and from a cache in three pieces, with random biases and norms."""
     model = randomise(make(tie_word_embeddings=tied), 0.2)
     loaded, wanted = converted(save_folder(model, tmp_path / "theirs")), logits(model)
     shape = loaded.configs["language_model"]
@@ -62,7 +62,7 @@ def test_the_logits_of_transformers(make, tied, tmp_path):
 
 @pytest.mark.parametrize("make", [qwen2, qwen3])
 def test_what_came_in_goes_out_the_same(make, tmp_path):
-    """As its own architecture, which transformers loads; and in again, bit by bit."""
+    """Exported with its own architecture, loaded by transformers; imported again bitwise equal."""
     model = randomise(make(rope_parameters={"rope_type": "default", "rope_theta": 500.0}), 0.2)
     loaded = converted(save_folder(model, tmp_path / "theirs"))
     shape, tree = loaded.configs["language_model"], loaded.tree["language_model"]
@@ -80,7 +80,7 @@ def test_what_came_in_goes_out_the_same(make, tmp_path):
 
 @pytest.mark.parametrize("make", [qwen2, qwen3])
 def test_int8_leaves_biases_and_norms_alone(make, tmp_path):
-    """They stay float32 in the frozen tree, and the logits are near."""
+    """They stay float32 in the frozen tree, and the logits are close."""
     model = randomise(make(), 0.2)
     folder = save_folder(model, tmp_path / "theirs")
     loaded, whole = converted(folder, "int8", True), converted(folder)

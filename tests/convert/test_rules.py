@@ -1,4 +1,4 @@
-"""The table engine: every tensor once, or everything that is wrong in one error."""
+"""The table engine: every tensor exactly once, or one error that lists all problems."""
 
 import numpy as np
 import pytest
@@ -30,13 +30,15 @@ def problem(held, table=TABLE, layers=2, leaves=LEAVES) -> str:
 def test_a_form_that_is_not_read_matters_where_a_row_needs_the_tensor():
     forms = {"layers.1.q.weight": "is I8", "layers.0.inv_freq": "is I64"}
     held = Held(arrays(**{"layers.0.inv_freq": np.zeros(9)}), forms)
-    with pytest.raises(ConvertError, match=r"not read here \(1\):\n  layers\.1\.q\.weight: is I8"):
+    with pytest.raises(
+        ConvertError, match=r"unsupported format \(1\):\n  layers\.1\.q\.weight: is I8"
+    ):
         plan(TABLE, held, 2, LEAVES)
     assert plan(TABLE, Held(arrays(), {"layers.0.inv_freq": "is I64"}), 2, LEAVES)
 
 
 def test_layers_are_slices_of_one_leaf():
-    """In the order of the table, changed and float32; what is left out is not read."""
+    """In table order, converted, as float32; tensors left out are not read."""
     held = Held(arrays(**{"layers.0.inv_freq": np.zeros(9)}))
     found = list(slices(plan(TABLE, held, 2, LEAVES), held))
     assert [(path, layer) for path, layer, _ in found] == [
@@ -47,17 +49,17 @@ def test_layers_are_slices_of_one_leaf():
 
 
 def test_missing_and_extra_are_listed_side_by_side():
-    """A file that names its norm otherwise, and has a layer more than the config says."""
+    """A file with another name for its norm and one layer more than the config."""
     held = arrays(**{"final.weight": np.zeros(2), "layers.2.q.weight": np.zeros((3, 2))})
     del held["norm.weight"]
     text = problem(held)
     missing, extra = text.split("in the file, but in no row")
-    assert "missing in the file (1):\n  norm.weight" in missing
+    assert "missing from the file (1):\n  norm.weight" in missing
     assert "(2):\n  final.weight\n  layers.2.q.weight" in extra
 
 
 def test_two_rows_for_one_tensor():
-    """By name, and by a pattern of what is left out."""
+    """By name, and by a pattern of tensors left out."""
     twice = [*TABLE, Row("norm.weight", "other/scale", (2,))]
     text = problem(arrays(), twice, leaves=[*LEAVES, "other/scale"])
     assert "claimed by more than one row (1):\n  norm.weight" in text
@@ -79,21 +81,21 @@ def test_the_table_must_be_the_models():
 
 
 def test_a_tensor_of_another_shape():
-    """Both shapes are named."""
+    """The error names both shapes."""
     text = problem(arrays(**{"layers.1.q.weight": np.zeros((2, 3))}))
-    assert "layers.1.q.weight: is [2, 3], should be [3, 2]" in text
+    assert "layers.1.q.weight: is [2, 3], must be [3, 2]" in text
 
 
 def test_a_long_list_is_cut():
-    """A file of another architecture does not fill the screen."""
+    """A file of another architecture does not flood the screen."""
     text = problem({f"other.{i}": np.zeros(1) for i in range(100)})
     assert "no row of the table (100)" in text and "... and 88 more" in text
     assert len(text.splitlines()) < 25
 
 
 def test_numbers_that_are_none():
-    """Found as the tensor is read, and named."""
+    """Detected and named when the tensor is read."""
     held = Held(arrays(**{"norm.weight": np.array([1, np.nan], np.float16)}))
     steps = plan(TABLE, held, 2, LEAVES)
-    with pytest.raises(ConvertError, match=r"model.file: norm.weight holds NaN"):
+    with pytest.raises(ConvertError, match=r"model.file: norm.weight contains NaN"):
         list(slices(steps, held))

@@ -48,10 +48,10 @@ def ours(folder, tmp_path_factory):
 
 
 def test_the_tokenizer_is_the_files(folder, ours):
-    """Built without torch, and saved and read once: the ids of transformers all the same."""
+    """Built without torch, saved and read back: the same ids as transformers."""
     wanted = AutoTokenizer.from_pretrained(folder, gguf_file=NAME)
-    wanted.split_special_tokens = True  # as ours: text is text
-    # transformers cuts as GPT-2; the model was trained with every digit by itself
+    wanted.split_special_tokens = True  # as ours: special tokens in text are plain text
+    # transformers splits like GPT-2; the model was trained with single digits
     wanted.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -59,7 +59,7 @@ def test_the_tokenizer_is_the_files(folder, ours):
     ids = wanted(texts, add_special_tokens=False)["input_ids"]
     assert encode_texts(ours.tokenizer, texts) == ids
     (ids_of_spaces,) = encode_texts(ours.tokenizer, ["a  5 nm"])
-    # by hand: both spaces stand before the cut at the digit, so they are one token
+    # by hand: both spaces come before the split at the digit, so they are one token
     assert ours.tokenizer.convert_ids_to_tokens(ids_of_spaces)[:3] == ["a", "ĠĠ", "5"]
     assert len(ours.tokenizer) == ours.configs["language_model"].vocab_size == 49_152
     assert ours.tokenizer.eos_token == wanted.eos_token == "<|im_end|>"
@@ -80,10 +80,10 @@ def test_the_same_logits(theirs, ours):
 
 
 def test_the_same_64_tokens_on_five_prompts(theirs, ours):
-    """Greedy, without a stop token, so that all 64 are compared; the first prompt with our cache.
+    """Greedy, without a stop token, so that all 64 are compared; the first prompt uses our cache.
 
-    For the others one pass over their text does: where each of their tokens is our likeliest
-    after those before it, our greedy text is theirs.
+    For the others one pass over the text of transformers suffices: if each token is our most likely
+    one after those before it, our greedy text is the same.
     """
     for i, ids in enumerate(encode_texts(ours.tokenizer, PROMPTS)):
         with torch.no_grad():

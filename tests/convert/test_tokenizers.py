@@ -1,4 +1,4 @@
-"""Tokenizers as they come: the ids of sentencepiece and llama.cpp, and no code of a folder run."""
+"""Tokenizers of folders: ids as in sentencepiece and llama.cpp; a folder's code is never run."""
 
 import json
 
@@ -18,7 +18,7 @@ TEXTS = ("the film", "what is", "grains  of 12 µm, faceted", "a\nsponge")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A sentencepiece model as Llama's is: byte-pair merges, bytes to fall back on."""
+    """A sentencepiece model like Llama's: byte-pair merges with byte fallback."""
     folder = tmp_path_factory.mktemp("sentencepiece")
     (folder / "corpus.txt").write_text(CORPUS)
     sentencepiece.SentencePieceTrainer.train(
@@ -37,7 +37,7 @@ def processor(model, prefix=True):
 
 
 def test_a_folder_with_the_sentencepiece_model_alone(model, tmp_path):
-    """As OpenLLaMA and Vicuna come."""
+    """As OpenLLaMA and Vicuna are distributed."""
     (tmp_path / "tokenizer.model").write_bytes(model.read_bytes())
     settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
                 "unk_token": "<unk>", "legacy": True}  # fmt: skip
@@ -72,7 +72,7 @@ def test_a_gguf_of_such_a_model(model, prefix):
 
 @pytest.mark.parametrize(("kind", "ids"), [("llama-bpe", [5]), ("gpt-2", [2, 3, 4])])
 def test_a_whole_word_without_merges(kind, ids):
-    """Llama 3's vocabulary has such; llama.cpp looks them up first, and for GPT-2's it merges."""
+    """Llama 3's vocabulary has these; llama.cpp looks them up first, but merges for GPT-2's."""
     fields = {"model": "gpt2", "pre": kind, "tokens": ["<s>", "</s>", "a", "n", "m", "anm"],
               "merges": [], "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
     metadata = {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
@@ -80,13 +80,13 @@ def test_a_whole_word_without_merges(kind, ids):
 
 
 def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
-    """Nor is anybody asked whether it may."""
+    """Nor is the user prompted to allow it."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     settings = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     ran = tmp_path / "ran"
     (tmp_path / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own: pass\n")
-    with pytest.raises(ConvertError, match="its tokenizer cannot be read"):
+    with pytest.raises(ConvertError, match="the tokenizer cannot be read"):
         folder_tokenizer(tmp_path, 10)
     assert not ran.exists()

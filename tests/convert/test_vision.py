@@ -28,7 +28,7 @@ SMALL = {
 
 
 def convert(model, folder: Path, image_size=None):
-    """Through a folder and the command's two halves, to weights as they are loaded."""
+    """Saves, converts and loads the weights, as the command does."""
     save_folder(model, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
     write(read_folder(folder, image_size), folder / "ours")
@@ -76,14 +76,14 @@ def test_the_tokens_of_transformers(make, image_size, tmp_path):
         # DINOv2 always interpolates.
         how = {} if make is dinov2 else {"interpolate_pos_encoding": True}
         wanted = model(pixel_values(pictures, PIXELS), **how).last_hidden_state
-        if make is clip:  # which norms `<cls>` alone
+        if make is clip:  # which normalises only `<cls>`
             wanted = model.post_layernorm(wanted)
     assert wanted.std() > 0.3
     np.testing.assert_allclose(tokens(loaded, pictures), wanted.numpy(), atol=1e-4)
 
 
 def test_a_bias_of_the_keys_changes_nothing():
-    """Why it may be left out: theirs with another one gives the same tokens."""
+    """Why it may be dropped: transformers gives the same tokens with a different one."""
     model, pixels = randomise(vit()), pixel_values(images(32), PIXELS)
 
     def tokens_with_other(bias):
@@ -113,9 +113,9 @@ def test_every_activation(activation, tmp_path):
 
 @pytest.mark.parametrize("processor", ["preprocessor_config.json", "processor_config.json"])
 def test_the_vision_half_of_a_whole_clip(processor, tmp_path):
-    """As model hubs hold it: both towers, the projections and positions as whole numbers.
+    """As on model hubs: both towers, the projections, and position ids.
 
-    transformers writes the image processor into a file of its own, or among a whole processor's.
+    transformers writes the image processor to its own file or nests it in the processor's.
     """
     text = transformers.CLIPTextConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -143,7 +143,7 @@ def test_the_vision_half_of_a_whole_clip(processor, tmp_path):
 
 
 def test_a_classifier_leaves_its_head_behind(tmp_path):
-    """ViTForImageClassification: the same tensors below `vit.`, and a head."""
+    """ViTForImageClassification: the same tensors below `vit.`, plus a head."""
     config = transformers.ViTConfig(**SMALL, intermediate_size=64)
     model = randomise(transformers.ViTForImageClassification(config))
     loaded, pictures = convert(model, tmp_path), images(32)
@@ -154,7 +154,7 @@ def test_a_classifier_leaves_its_head_behind(tmp_path):
 
 @pytest.mark.parametrize("side", [3, 8, 16, 21])
 def test_positions_are_interpolated_as_torch_does(side):
-    """Fewer and more patches than the 8 x 8 they were trained with; those 64 come back as are."""
+    """Fewer and more patches than the trained 8 x 8; those 64 are returned unchanged."""
     positions = np.random.default_rng(0).normal(size=(1, 65, 5)).astype(np.float32)
     grid = torch.from_numpy(positions[:, 1:].reshape(1, 8, 8, 5).transpose(0, 3, 1, 2))
     wanted = torch.nn.functional.interpolate(
@@ -191,7 +191,7 @@ def test_the_real_vit_s14(image_size, tmp_path):
     )  # fmt: skip
     held = OnnxTensors(path)
     folder = tmp_path / "theirs"
-    model.save_pretrained(folder)  # on disk the names are those of the file
+    model.save_pretrained(folder)  # saving gives the names used in the file
     names = load_file(folder / "model.safetensors")
     own = {n: held.read(f"backbone.{n}") for n in names if not n.endswith("mask_token")}
     own["embeddings.mask_token"] = names["embeddings.mask_token"]

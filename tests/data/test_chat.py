@@ -256,15 +256,36 @@ def test_an_answer_continues_the_line_of_the_template():
 def test_images_without_a_mark_come_first():
     form = form_of("plain", plain())
     ids, spans = encode_prompt([Message("user", "What?")], plain(), form, 2)
-    assert text_of(ids, plain()) == "<s>{I}{I}What?" and spans.tolist() == [[1, 2], [2, 3]]
+    assert text_of(ids, plain()) == "<s>{I} {I} What?" and spans.tolist() == [[1, 2], [3, 4]]
     talk = [Message("user", "What?"), Message("assistant", "Tin."), Message("user", "Sure?")]
     ids, _ = encode_prompt(talk, plain(), form, 1)
-    assert text_of(ids, plain()) == "<s>{I}What?Tin.</s>\nSure?"
+    assert text_of(ids, plain()) == "<s>{I} What?Tin.</s>\nSure?"
     ids, spans = encode_prompt([Message("user", "What?")], plain(), form, 0)
     assert text_of(ids, plain()) == "<s>What?" and spans.shape == (0, 2)
-    assert user_text("What?", "2 nm.", 2) == "2 nm.<image><image>What?"
+    assert user_text("What?", "2 nm.", 2) == "2 nm.<image> <image> What?"
     assert user_text("A <image>?", "2 nm.", 1) == "2 nm. A <image>?"
     assert user_text("", "2 nm.") == "2 nm."
+
+
+def test_a_question_without_a_mark_is_asked_as_it_was_trained():
+    (example,) = encode_examples(
+        [instruction("<image> What is it?", "Tin.")], plain(), form_of("plain", plain())
+    )
+    asked = [Message("user", user_text("What is it?", "", 1))]
+    ids, _ = encode_prompt(asked, plain(), form_of("plain", plain()), 1)
+    assert ids.tolist() == example.prompt_ids.tolist()
+
+
+def test_a_model_that_inserts_embeddings_guards_no_id():
+    """Id 0 may be an exclamation mark, as in Qwen's vocabulary; padding stands for the image."""
+    tokenizer = plain()
+    (mark,) = encode_texts(tokenizer, ["!"])[0]
+    item = instruction("<image> Look!", "A wire!")
+    with pytest.raises(ChatError, match="special token"):
+        encode_examples([item], tokenizer, TextForm("plain", 2, mark, 3))
+    (example,) = encode_examples([item], tokenizer, TextForm("plain", 2, None, 3))
+    assert (example.ids[example.spans[0, 0] : example.spans[0, 1]] == 0).all()
+    assert (example.ids == mark).sum() == 2
 
 
 def test_marks_that_do_not_match_the_images():

@@ -1,4 +1,4 @@
-"""What is answered without an image: the commonest of the training answers to the same question."""
+"""Answers without an image: the most common training answer to the same question."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_it_is_the_answer_that_has_most_in_common_with_the_others():
     texts = ["They are small.", "They are large and round.", "They are round.", "Nothing is seen."]
     assert commonest(texts) == "They are round."
     assert commonest(texts[::-1]) == "They are round."
-    assert commonest(["b", "a"]) == "b"  # of equally good ones the first
+    assert commonest(["b", "a"]) == "b"  # the first of equals
     assert commonest(["rare words"] + ["a few words"] * 1000) == "a few words"
 
 

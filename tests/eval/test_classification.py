@@ -90,7 +90,7 @@ def test_auc_by_type_leaves_out_types_with_one_kind_of_pair():
 
 
 def test_auc_refuses_what_it_cannot_rank():
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="equal length"):
         auc_by_type([1, 0], [0.5], ["a", "a"])
     with pytest.raises(ValueError, match="0 or 1"):
         auc_by_type([1, 2], [0.5, 0.1], ["a", "a"])

@@ -28,7 +28,7 @@ def test_every_picture_stands_in_its_row_and_group():
     found = {}
     for value in (10, 20, 100, 110, 120):
         there = grey & (sheet[..., 0] == value)
-        # A picture is a filled square; a letter never fills a row of this length.
+        # A picture is a filled square; letters never fill a row of this length.
         corners = [
             (y, x)
             for y, x in zip(*np.nonzero(there), strict=True)

@@ -1,10 +1,10 @@
-"""The printed numbers: all there, and none that could not have been printed."""
+"""The paper's printed numbers: complete and plausible."""
 
 import pytest
 
 from slava_jax.eval.paper_tables import CLASSIFICATION_TABLE_7, TABLES
 
-# Rows, and the sum of all means and deviations, as a second reading of the paper's text gave them.
+# Rows, and the sum of all means and deviations, from a second, independent transcription.
 READ_AGAIN = {
     1: (4, 20.143), 3: (4, 19.81), 4: (4, 18.365), 5: (4, 18.76602), 6: (4, 17.263),
     7: (34, 45.461), 8: (21, 32.104), 9: (10, 29.651), 21: (4, 20.772), 22: (5, 14.299),
@@ -41,7 +41,7 @@ def test_numbers_are_fractions_and_rows_are_full(table):
     ("least", "most"), [("BLEU-4", "BLEU-2"), ("ROUGE-2", "ROUGE-1"), ("Top-1", "Top-5")]
 )
 def test_what_cannot_be_larger_is_not(least, most):
-    """A misread or swapped column would be."""
+    """Catches misread and swapped columns."""
     seen = 0
     for table in TABLES.values():
         if least in table.columns:

@@ -1,4 +1,4 @@
-"""The report: every section, the numbers it was given, nothing from outside, no live markup."""
+"""The report has every section and the given numbers, fetches nothing and escapes all markup."""
 
 import io
 import os
@@ -106,7 +106,7 @@ def demo(rng, image=micrograph):
 
 
 class Page(HTMLParser):
-    """Ids of sections, all tags with attributes, and the text outside of <style>."""
+    """Ids of sections, all tags with attributes, and the text outside <style>."""
 
     def __init__(self, text):
         super().__init__()
@@ -227,8 +227,8 @@ def test_other_data_sets_have_no_paper_columns_by_category(tmp_path):
     metrics = {"classification.top1": 0.5, "classification.f1.cracked": 0.4}
     write_report(tmp_path / "r.html", metrics, class_names=["cracked"])
     assert "cracked" in (tmp_path / "r.html").read_text()
-    assert "Printed in the paper" in (tmp_path / "r.html").read_text()  # Table 7 only
-    assert (tmp_path / "r.html").read_text().count("Printed in the paper") == 1
+    assert "Reported in the paper" in (tmp_path / "r.html").read_text()  # Table 7 only
+    assert (tmp_path / "r.html").read_text().count("Reported in the paper") == 1
 
 
 def test_the_papers_categories_are_ours():

@@ -1,4 +1,4 @@
-"""Few-shot classification beside its controls, by hand."""
+"""Few-shot classification and its controls, worked out by hand."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from slava_jax.eval import tasks
 
 NAMES = ("a", "b", "c")
 LABELS = np.asarray([0, 1, 2, 1])
-# Classes of the examples, the most similar last.
+# Classes of the examples, the most similar one last.
 SHOTS = np.asarray([[0, 0, 1], [1, 2, 0], [2, 1, 2], [0, 1, 0]])
 
 
 def favouring(*classes):
-    """Scores whose largest is of these classes."""
+    """Scores that are highest for these classes."""
     return np.eye(3)[list(classes)]
 
 
@@ -35,7 +35,7 @@ def test_each_control_is_scored_on_the_same_images():
 
 
 def test_the_majority_is_of_the_most_examples_and_of_equally_many_that_of_the_nearest():
-    # 0 (two of three), 0 (the nearest of three), 2, 0: the first and the third are right.
+    # 0 (two of three), 0 (the nearest of three), 2, 0: the first and the third are correct.
     assert few_shot()["classification_few_shot_3_majority.recall.b"] == 0
     nearest = few_shot(np.asarray([[1, 0], [2, 1], [0, 2], [0, 1]]))
     assert nearest["classification_few_shot_2_majority.top1"] == 1

@@ -1,4 +1,4 @@
-"""Scores of texts: the paper's printed examples, and what must hold for any pair."""
+"""Text scores: the paper's printed examples, and properties of any pair."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Installing WordNet: what needs no network."""
+"""Installing WordNet: the parts that need no network."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_lexnames_agrees_with_the_installed_data():
 
 
 def copy_of_wordnet(prefix: Path) -> Path:
-    """The installed WordNet once more, under another prefix."""
+    """A copy of the installed WordNet under another prefix."""
     target = prefix / "nltk_data" / "corpora" / "wordnet"
     target.mkdir(parents=True)
     for folder in (target, target.parent, target.parent.parent):
@@ -43,20 +43,20 @@ def copy_of_wordnet(prefix: Path) -> Path:
 def test_an_installed_wordnet_is_left_alone(tmp_path):
     target = copy_of_wordnet(tmp_path)
     before = {file.name: file.stat().st_mtime_ns for file in target.iterdir()}
-    assert "already there" in wordnet.install(tmp_path)
+    assert "already installed" in wordnet.install(tmp_path)
     assert {file.name: file.stat().st_mtime_ns for file in target.iterdir()} == before
 
 
 def test_a_damaged_wordnet_is_noticed_and_the_failure_names_both_ways(tmp_path, monkeypatch):
     target = copy_of_wordnet(tmp_path)
     (target / "data.verb").unlink()
-    # No program can be found: neither way can work, whatever the network does.
+    # No program can be found, so both sources fail with or without a network.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(wordnet.WordNetError) as caught:
         wordnet.install(tmp_path, download_timeout=0.01)
     message = str(caught.value)
     assert "NLTK's own downloader: " in message
-    assert "wordnet-base and wordnet-sense-index: there is no apt-get" in message
+    assert "wordnet-base and wordnet-sense-index: apt-get is not installed" in message
     assert str(target) in message
     leftovers = [p for p in (tmp_path / "nltk_data").iterdir() if p.name != "corpora"]
     assert leftovers == []

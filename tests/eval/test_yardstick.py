@@ -1,4 +1,4 @@
-"""The classical yardstick, and the difficulty of the procedural set that it certifies."""
+"""The classical baseline, and the difficulty of the procedural set measured with it."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ RESULT = Path(__file__).parents[2] / "experiments" / "yardstick.json"
 
 
 def textures(n, seed):
-    """Three kinds of pictures: white noise, smooth noise, stripes; contrast at random."""
+    """Three kinds of pictures (white noise, smooth noise, stripes) with random contrast."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     images = []
@@ -66,7 +66,7 @@ def test_learns_textures_and_gives_probabilities():
 
 
 def test_a_class_without_a_training_image_has_probability_0():
-    """A rare one may be in none of those that are taken; the others keep their columns."""
+    """A rare class may be missing from the sample; the others keep their columns."""
     train, labels = textures(60, 1)
     test, truth = textures(30, 2)
     kept = labels != 1
@@ -81,7 +81,7 @@ def test_wrong_shape_is_named():
 
 
 def test_committed_result_keeps_the_promise():
-    """The micrographs' difficulty was fixed before a model saw them: issue 2, item 1."""
+    """The difficulty of the micrographs was fixed before any model was trained on them."""
     result = json.loads(RESULT.read_text())
     assert 0.55 <= result["top1"] <= 0.80
     assert result["bar_only_top1"] < 0.15

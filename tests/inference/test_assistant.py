@@ -1,4 +1,4 @@
-"""Generation against naive re-decoding; an assistant saved, loaded and asked."""
+"""Generation against naive re-decoding; saving, loading and asking an assistant."""
 
 import functools
 
@@ -39,7 +39,7 @@ SENTENCES = ("The wires lie in parallel.", "Porous sponge, 40 nm.", "What is sho
 
 @functools.cache
 def state_of(kind="transformer", room=LENGTH):
-    """Of six prompts."""
+    """The state of six prompts."""
     model, variables = tiny_model(kind)
     prompt = prompt_of(random_batch(5, 6, kind))
     return decode.prefill(model, variables, prompt, RANK, room=room)
@@ -54,14 +54,14 @@ def generate(kind="transformer", state=None, key=KEY, stop=NEVER, **sampling):
 
 
 def part(state, rows):
-    """Some rows of a state. Its cache has a layer axis before them, its slot none."""
+    """Some rows of a state. The cache has a leading layer axis, the slot has no rows."""
     cache = jax.tree.map(lambda a: a[:, rows], state.cache)
     return State(state.start[rows], state.position[rows], state.order[rows], state.slot, cache)
 
 
 @functools.cache
 def uncached(kind="transformer"):
-    """Log p int32[6, 9, V] of every token, as the training pass has it, by answers so far."""
+    """Log p [6, 9, V] of every token from the training pass, given the answers so far."""
     model, variables = tiny_model(kind)
     fields = random_batch(5, 6, kind)
     prompt = prompt_of(fields)
@@ -70,7 +70,7 @@ def uncached(kind="transformer"):
 
     @jax.jit
     def log_p(answers, count):
-        """Of each token in place `count` of the answers int32[6, 9]."""
+        """Log p of each token at position `count` of the answers int32[6, 9]."""
 
         def nats(candidate):
             said = answers.at[:, count].set(candidate)
@@ -92,7 +92,7 @@ def uncached(kind="transformer"):
 
 @functools.cache
 def naive(kind="transformer"):
-    """Greedy answers without a cache: the training pass scores every token in every place."""
+    """Greedy answers without a cache: the training pass scores every token at every position."""
     answers = jnp.zeros((6, LENGTH), jnp.int32)
     for count in range(LENGTH):
         answers = answers.at[:, count].set(uncached(kind)(answers, count).argmax(axis=1))
@@ -107,7 +107,7 @@ def test_generation_equals_naive_decoding(kind):
 
 
 def test_answers_stop_at_eos_each_on_its_own():
-    """From the first stop on all is stop; the others go on to what they would have said."""
+    """All tokens from the first stop on are stop; the other rows are unaffected."""
     free = naive()
     stop = next(int(token) for token in free[:, 1:].flat if token not in free[:, 0])
     got = generate(stop=stop)
@@ -125,12 +125,12 @@ def test_a_batch_equals_its_single_examples(kind):
 
 
 def test_a_tiny_top_p_is_greedy():
-    """The most probable token is always kept."""
+    """The most likely token is always kept."""
     np.testing.assert_array_equal(generate(temperature=1.5, top_p=1e-6), naive())
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_neighbours():
-    """An example's draw is its own."""
+    """Each example has its own random draws."""
     hot = functools.partial(generate, temperature=0.5)
     a = hot()
     np.testing.assert_array_equal(a, hot())
@@ -142,7 +142,7 @@ def test_sampling_depends_on_the_seed_and_not_on_the_neighbours():
 
 
 def test_draws_follow_the_distribution():
-    """Frequencies are softmax(logits / temperature); top-p keeps the smallest set that has p."""
+    """Frequencies match softmax(logits / temperature); top-p keeps the smallest set of mass p."""
     p = np.array([0.5, 0.3, 0.15, 0.05])
     draws = 20_000
     logits = jnp.broadcast_to(jnp.log(p), (draws, 4))
@@ -160,7 +160,7 @@ def test_draws_follow_the_distribution():
 
 @pytest.mark.parametrize("kind", ["transformer", "inline"])
 def test_scores_of_a_batch_are_the_losses_of_the_objective(kind):
-    """Nats and match logits of each example add up to what training minimises."""
+    """Nats and match logits per example add up to the training loss."""
     model, variables = tiny_model(kind)
     fields = random_batch(5, 4, kind)
     parts = decode.score_batch(model, variables, recipes.model_batch(model, fields), RANK)
@@ -175,7 +175,7 @@ def test_scores_of_a_batch_are_the_losses_of_the_objective(kind):
 
 @pytest.mark.parametrize("kind", ["transformer", "inline"])
 def test_gate_use_counts_the_tokens_of_prompts(kind):
-    """Fractions of the experts add up to one, whatever stands behind the prompt."""
+    """The experts' shares add up to one, whatever the padding."""
     model, variables = tiny_model(kind)
     prompt = prompt_of(random_batch(5, 4, kind))
 
@@ -195,7 +195,7 @@ def test_gate_use_counts_the_tokens_of_prompts(kind):
 
 @functools.cache
 def assistant(kind="transformer"):
-    """With a tokenizer of three sentences, and random weights that attend to the image."""
+    """Tokenizer trained on three sentences, random weights that attend to the image."""
     tokenizer = train_tokenizer(SENTENCES, 300)
     if kind == "inline":
         model = Inline(tiny_inline(vocabulary=len(tokenizer)))
@@ -231,7 +231,7 @@ def test_answers_of_a_batch_are_the_answers_one_by_one(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_question_to_several_images_is_read_once(kind):
-    """The same answers as when every row has a text of its own; other questions stay apart."""
+    """The same answers as with one text per row; different questions are not merged."""
     model, variables = tiny_model(kind)
     fields = random_batch(5, 4, kind)
     for name in ("tokens", "image_index", "answer_start"):
@@ -246,7 +246,7 @@ def test_one_question_to_several_images_is_read_once(kind):
 
 @pytest.mark.parametrize("kind", ASSISTANTS)
 def test_candidate_scores_are_sums_of_log_p(kind):
-    """Over the candidate's tokens and the end, each by itself, not divided by length."""
+    """Over the candidate's tokens and its end, without length normalisation."""
     a = assistant(kind)
     batch = a.prompts([[i] for i in images()], QUESTIONS)
     candidates = ("Porous sponge", "Nanowires", "The wires lie in parallel.")
@@ -266,7 +266,7 @@ def test_candidate_scores_are_sums_of_log_p(kind):
 
 @pytest.mark.parametrize("kind", ASSISTANTS)
 def test_a_saved_assistant_answers_the_same(kind, tmp_path):
-    """Asked about a file; class names come back too."""
+    """About a file; class names are restored, too."""
     a = assistant(kind)
     save_assistant(a, as_config(a.model), tmp_path)
     b = load_assistant(tmp_path)
@@ -280,7 +280,7 @@ def test_a_saved_assistant_answers_the_same(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ASSISTANTS)
 def test_a_lower_rank_is_another_answer(kind):
-    """`rank` reaches the adapters; unless asked otherwise it is the largest."""
+    """`rank` reaches the adapters; the default is the largest."""
     a = assistant(kind)
     batch = a.prompts([[i] for i in images()], QUESTIONS)
     full, asked, low = (a.candidate_scores(batch, ["Powder"], rank) for rank in (None, 6, 2))
@@ -290,7 +290,7 @@ def test_a_lower_rank_is_another_answer(kind):
 
 @pytest.mark.parametrize("rank", [0, 7, -1])
 def test_a_rank_that_the_adapters_lack_is_refused(rank):
-    """Instead of answering as at another one."""
+    """Instead of silently using another rank."""
     a = assistant()
     batch = a.prompts([[i] for i in images()], QUESTIONS)
     for ask in (
@@ -302,6 +302,6 @@ def test_a_rank_that_the_adapters_lack_is_refused(rank):
 
 
 def test_a_folder_without_an_assistant_is_named_with_what_to_do(tmp_path):
-    """Where it was looked for, and the command that makes one."""
-    with pytest.raises(CheckpointError, match=r"nowhere.*no trained assistant.*slava_jax\.main"):
+    """The error names the path and the command that trains one."""
+    with pytest.raises(CheckpointError, match=r"nowhere.*no trained assistant.*slava train"):
         load_assistant(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""An assistant in one folder: what it holds, whose base it takes, and several beside one base."""
+"""A saved assistant: its folder, where its base comes from, and sharing a base."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
 
 
 def values(assistant: Assistant) -> np.ndarray:
-    """What an assistant makes of two questions: scores of an answer."""
+    """Scores of an answer to two questions."""
     images = list(np.random.default_rng(4).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8))
     batch = assistant.prompts([[i] for i in images], QUESTIONS)
     return assistant.candidate_scores(batch, ["Powder", "of wires"])
@@ -65,7 +65,7 @@ def assert_same(left, right):
 
 
 def test_one_folder_is_all_it_needs(runs, tmp_path):
-    """Copied somewhere else, it comes back whole: weights, tokenizer, class names."""
+    """A copied folder restores everything: weights, tokenizer, class names."""
     folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
     found, wanted = load_assistant(folder), pair()[0]
     assert_same(found.variables, wanted.variables)
@@ -74,7 +74,7 @@ def test_one_folder_is_all_it_needs(runs, tmp_path):
 
 
 def test_assistants_beside_one_base_answer_as_alone(runs):
-    """The base is there once: the same buffers; and a call compiles nothing anew."""
+    """The base is shared (the same buffers), and calls do not recompile."""
     first, alone = load_assistant(runs / "a"), load_assistant(runs / "b")
     second = load_assistant(runs / "b", sharing=first)
     shared = jax.tree.map(lambda x, y: x is y, first.base, second.base)
@@ -91,7 +91,7 @@ def test_assistants_beside_one_base_answer_as_alone(runs):
 
 
 def changed_base(assistant: Assistant) -> Assistant:
-    """One number of one int8 kernel is another."""
+    """Changes one entry of one int8 kernel."""
     base, lora_a = split_base(assistant.variables["frozen"])
     blocks = base["language_model"]["blocks"]
     kernel = blocks["up"]["kernel"].at[0, 0, 0].add(1)
@@ -103,16 +103,16 @@ def changed_base(assistant: Assistant) -> Assistant:
 
 
 def test_another_base_is_refused_beside_an_assistant(runs):
-    """Both hashes are named."""
+    """The error names both hashes."""
     other = changed_base(pair()[0])
     with pytest.raises(CheckpointError) as error:
         load_assistant(runs / "b", sharing=other)
     text = str(error.value)
-    assert other.base_hash in text and pair()[0].base_hash in text and "beside it" in text
+    assert other.base_hash in text and pair()[0].base_hash in text and "shared assistant" in text
 
 
 def test_one_place_of_the_base_not_two(runs, tmp_path):
-    """Neither wins in silence."""
+    """Giving both is an error."""
     with pytest.raises(ValueError, match="base and sharing"):
         load_assistant(runs / "b", base=tmp_path, sharing=pair()[0])
 
@@ -135,13 +135,13 @@ def on_converted(folder) -> Assistant:
 
 
 def test_a_base_elsewhere_is_read_from_its_place(converted, tmp_path):
-    """It is not written again; moved, it is asked for; another one there is refused."""
+    """It is not copied; if moved, the error asks for it; a different one is refused."""
     saved, folder = on_converted(converted), tmp_path / "run/assistant/model"
     save_assistant(saved, as_config(saved.model), tmp_path / "run", converted)
     assert sorted(path.name for path in folder.iterdir()) == ["adapters", "tokenizer"]
     assert_same(load_assistant(tmp_path / "run").variables, saved.variables)
     moved = shutil.move(converted, tmp_path / "moved")
-    with pytest.raises(CheckpointError, match=r"not in .*weights; say where .*--base DIR"):
+    with pytest.raises(CheckpointError, match=r"not in .*weights; give the folder .*--base DIR"):
         load_assistant(folder)
     assert_same(load_assistant(folder, base=moved).variables, saved.variables)
     theirs = read_folder(tmp_path / "theirs")
@@ -156,7 +156,7 @@ def test_a_base_elsewhere_is_read_from_its_place(converted, tmp_path):
 
 
 def test_a_damaged_base_of_its_own_is_refused(runs, tmp_path):
-    """Another run's base in its place: same shapes, other numbers."""
+    """Another run's base in its place: same shapes, different values."""
     other = changed_base(pair()[0])
     save_assistant(other, as_config(other.model), tmp_path / "c")
     shutil.copytree(runs / "a", tmp_path / "a")
@@ -168,7 +168,7 @@ def test_a_damaged_base_of_its_own_is_refused(runs, tmp_path):
 
 @pytest.mark.parametrize("text", ['{"x', '{"version": "1.0"}'])
 def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
-    """Whatever the library that reads it raises."""
+    """Whatever the library raises."""
     folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
     (folder / "tokenizer/tokenizer.json").write_text(text)
     with pytest.raises(TokenizerError, match="copied/tokenizer: the tokenizer is damaged"):
@@ -176,13 +176,13 @@ def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
 
 
 def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
-    """The adapters come last; a folder of an older layout looks the same."""
+    """The adapters are written last; a folder with an older layout looks the same."""
     first = pair()[0]
     config = as_config(first.model)
     save_assistant(first, config, tmp_path)
     shutil.rmtree(tmp_path / "assistant/model/adapters")
     assert not has_assistant(tmp_path)
-    with pytest.raises(CheckpointError, match="cut short, or written by an older slava_jax"):
+    with pytest.raises(CheckpointError, match="incomplete, or written by an older slava_jax"):
         load_assistant(tmp_path)
     save_assistant(first, config, tmp_path)
     assert_same(load_assistant(tmp_path).variables, first.variables)

@@ -1,4 +1,4 @@
-"""Decoder and vision encoder against what transformers gave once (tests/golden/make.py)."""
+"""Decoder and vision encoder against stored outputs of transformers (tests/golden/make.py)."""
 
 import functools
 from pathlib import Path
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def tree_of(table: Table, layers: int) -> dict:
-    """Our tree of the drawn weights."""
+    """The random weights as our tree."""
     steps = [step for row in table if isinstance(row, Row) for step in steps_of(row, layers)]
     held = Held({step.name: weight(step.name, step.row.shape) for step in steps})
     leaves: dict[str, list] = {}

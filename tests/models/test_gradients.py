@@ -1,4 +1,4 @@
-"""The fixed front end: what it is blind to, and what it keeps."""
+"""The fixed front end: its invariances, and what it preserves."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ from slava_jax.models.gradients import CELL, gradient_cells
 
 
 def picture(seed=0):
-    """A smooth random picture, float32[1, 64, 64, 1]."""
+    """A smooth random image, float32[1, 64, 64, 1]."""
     rng = np.random.default_rng(seed)
     waves = rng.normal(size=(5, 4))
     y, x = np.mgrid[:64, :64] / 64 * 2 * np.pi
@@ -16,16 +16,16 @@ def picture(seed=0):
 
 
 def test_brightness_and_contrast_do_not_count():
-    """They are drawn at random for every micrograph, and say nothing about the specimen."""
+    """They are random in every micrograph and say nothing about the specimen."""
     image = picture()
     changed = 0.3 * image + 0.4
-    # To 2 %: the guard against a deviation of zero weighs more at low contrast.
+    # To 2 %: the guard against zero deviation matters more at low contrast.
     cells = gradient_cells(image)
     np.testing.assert_allclose(gradient_cells(changed), cells, rtol=0.02, atol=0.02)
 
 
 def test_polarity_changes_only_the_signed_statistics():
-    """A bright line on dark and a dark line on bright have one strength and orientation."""
+    """A bright line on dark and a dark line on bright have the same strength and orientation."""
     cells, inverted = gradient_cells(picture()), gradient_cells(-picture())
     for scale in range(3):
         start = 10 * scale

@@ -1,4 +1,4 @@
-"""Image tokens in a decoder's sequence: what attends to what, what is trained, what is held."""
+"""Image tokens in a decoder's sequence: attention, trained parameters, stored arrays."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ CALL = AdapterCall(jnp.int32(4))
 
 @functools.cache
 def nats():
-    """Nats float32[B, U] of the fields of a batch, compiled."""
+    """Nats float32[B, U] of a batch given by its fields, compiled."""
     model, variables = tiny_model("inline")
 
     def run(fields):
@@ -33,7 +33,7 @@ def nats():
 
 
 def test_padding_and_room_for_more_images_change_nothing():
-    """The same rows in a longer bucket, with an image behind that no text refers to."""
+    """The same rows in a longer bucket, with an extra image that no text refers to."""
     fields = random_batch(5, 4, "inline", images=2)
     noise = np.random.default_rng(2).integers(0, 256, (4, 1, 32, 32, 1), dtype=np.uint8)
     roomy = {**fields, "images": np.concatenate([fields["images"], noise], axis=1)}
@@ -46,7 +46,7 @@ def test_padding_and_room_for_more_images_change_nothing():
 
 
 def test_each_position_holds_its_own_image_token():
-    """Other pixels in a patch of the second image change that image's token and no other's."""
+    """Changing a patch of the second image changes only that token."""
     model, variables = tiny_model("inline")
     prompt = prompt_of(random_batch(5, 4, "inline", images=2))
     embed = jax.jit(functools.partial(model.apply, method="embed"))
@@ -59,7 +59,7 @@ def test_each_position_holds_its_own_image_token():
 
 
 def test_text_before_an_image_does_not_know_it():
-    """Causal: the tokens in front of an image are the same for any other."""
+    """Causal: the tokens before an image do not depend on it."""
     model, variables = tiny_model("inline")
     prompt = prompt_of(random_batch(5, 4, "inline", images=2))
     logits = jax.jit(functools.partial(model.apply, method="next_token_logits"))
@@ -72,7 +72,7 @@ def test_text_before_an_image_does_not_know_it():
 
 
 def test_all_answers_of_a_conversation_are_learned_in_one_pass():
-    """Weights on two answers: their sum is what two passes over one answer each have."""
+    """With weights on two answers, the sum equals that of two passes over one answer each."""
     fields = random_batch(5, 4, "inline")
     both = np.zeros_like(fields["weights"])
     both[:, :1], both[:, 3:4] = 1, 1
@@ -84,6 +84,32 @@ def test_all_answers_of_a_conversation_are_learned_in_one_pass():
 
     parts = [np.where(np.arange(8) == at, both, 0) for at in (0, 3)]
     assert float(summed(both)) == pytest.approx(sum(float(summed(p)) for p in parts), rel=1e-5)
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_decoding_begins_with_what_the_prompt_ends_with(behind):
+    """An image may be the last thing of a prompt: its last token is no text's."""
+    model, variables = tiny_model("inline")
+    fields, M = random_batch(5, 2, "inline"), model.text_form(3).image_tokens
+    length = 2 + M + behind
+    index = np.full((2, length), -1, np.int32)
+    index[:, 2 : 2 + M] = np.arange(M)
+    tokens = np.where(index >= 0, 0, fields["tokens"][:, :length])
+    prompt = prompt_of(fields).replace(
+        tokens=tokens, image_index=index, length=np.full(2, length, np.int32)
+    )
+    whole = model.apply(variables, prompt, CALL, method="next_token_logits")[:, -1]
+    state = model.apply(variables, prompt, 2, CALL, method="prefill")
+    first, state = model.apply(variables, state.start[:, None], state, CALL, method="decode")
+    np.testing.assert_allclose(first[:, 0], whole, atol=2e-5)
+    longer = prompt.replace(
+        tokens=np.pad(tokens, ((0, 0), (0, 1)), constant_values=7),
+        image_index=np.pad(index, ((0, 0), (0, 1)), constant_values=-1),
+        length=prompt.length + 1,
+    )
+    whole = model.apply(variables, longer, CALL, method="next_token_logits")[:, -1]
+    second, _ = model.apply(variables, np.full((2, 1), 7, np.int32), state, CALL, method="decode")
+    np.testing.assert_allclose(second[:, 0], whole, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -105,7 +131,7 @@ def test_connectors_equal_their_formulas(kind):
 
 
 def test_dropout_of_the_connector_belongs_to_the_example():
-    """In training alone, and the same wherever the example stands in a batch."""
+    """Only in training, and independent of the example's place in the batch."""
     module = Connector(ConnectorConfig("linear", 0.5), 5)
     x = np.ones((2, 3, 4), np.float32)
     variables = module.init(jax.random.key(0), x, CALL)
@@ -118,7 +144,7 @@ def test_dropout_of_the_connector_belongs_to_the_example():
 
 
 def test_what_is_held_follows_from_the_settings():
-    """int8 or adapted: the language model is frozen. With neither it can be trained."""
+    """The language model is frozen if int8 or adapted, otherwise trainable."""
     config = tiny_inline()
     adapted = variable_shapes(Inline(config))
     trained = [p for p in leaf_paths(adapted["params"]) if p.startswith("language_model/")]
@@ -131,7 +157,7 @@ def test_what_is_held_follows_from_the_settings():
 
 
 def test_int8_equals_its_dequantised_twin():
-    """To rounding: the same logits from int8 kernels and from the floats they stand for."""
+    """Up to rounding, int8 kernels and their dequantised floats give the same logits."""
     config = tiny_inline()
     model, twin = Inline(config), Inline(dataclasses.replace(config, quantized=False))
     variables = random_variables(model)

@@ -35,7 +35,7 @@ def nested(flat):
 
 
 def randomise(model):
-    """Every weight away from its initial zero or one, from one seed."""
+    """Moves every weight away from its initial zero or one, from one seed."""
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -53,7 +53,7 @@ LLAMA_NAMES = {
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_llama_gives_the_logits_of_transformers(tied):
-    """Grouped heads, rotary halves, SwiGLU, RMSNorm; head of its own and tied to the embedding."""
+    """Grouped heads, rotary halves, SwiGLU, RMSNorm; separate and tied heads."""
     theirs = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
@@ -87,7 +87,7 @@ VIT_LAYERS = {
 
 
 def vit_weights(state, layers):
-    """Our tree of a transformers ViT; the bias of its keys has no counterpart."""
+    """A transformers ViT as our tree; its key bias has no counterpart."""
     names = {}
     for ours, theirs in VIT_LAYERS.items():
         names[f"{ours}/{'scale' if 'norm' in ours else 'kernel'}"] = f"{theirs}.weight"
@@ -106,7 +106,7 @@ def vit_weights(state, layers):
 
 
 def test_vit_gives_the_tokens_of_transformers():
-    """Without a bias of the keys, which softmax does not see; tanh GELU and flax's eps."""
+    """Without a key bias, to which softmax is invariant; tanh GELU and flax's eps."""
     theirs = transformers.ViTModel(
         transformers.ViTConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,

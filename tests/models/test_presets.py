@@ -1,4 +1,4 @@
-"""The paper's model by shape alone: what it holds, what of it is trained. Nothing is allocated."""
+"""The parameters of the paper's model, trained and frozen, from shapes without allocation."""
 
 import dataclasses
 import functools
@@ -15,14 +15,14 @@ LLAMA_2_7B = 6_738_415_616  # parameters, with embedding and head (the model car
 
 @functools.cache
 def shapes(decoder="llama"):
-    """Variables of the preset for one example; `llama` has the head that the other never calls."""
+    """Variables of the preset for one example; only `llama` calls the head."""
     model = Slava(dataclasses.replace(PAPER, decoder=decoder), jnp.bfloat16)
     variables = variable_shapes(model)
     return variables
 
 
 def base_sizes(tree):
-    """(parameters, bytes of int8) of a frozen Llama, without scales of int8 kernels and A."""
+    """(parameters, int8 bytes) of a frozen Llama, without scales of int8 kernels and A."""
     count = stored = 0
     for name, leaf in tree.items():
         if isinstance(leaf, dict):
@@ -35,19 +35,19 @@ def base_sizes(tree):
 
 
 def size(tree, name=None):
-    """Entries of all leaves, or of those of a name."""
+    """Number of entries of all leaves, or of those with a name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return sum(leaf.size for path, leaf in leaves if name in (None, path[-1].key))
 
 
 def test_the_text_encoder_is_llama_2_7b():
-    """To the parameter; all of it but embedding and norms is int8."""
+    """Exact parameter count; all but embedding and norms is int8."""
     count, stored = base_sizes(shapes()["frozen"]["language_model"])
     assert count == LLAMA_2_7B
     assert stored == LLAMA_2_7B - 32_000 * 4096 - 65 * 4096
     leaves = jax.tree.leaves(shapes()["frozen"]["language_model"])
     gib = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 2**30
-    assert 6.0 < gib < 7.0  # beside 25 in float32
+    assert 6.0 < gib < 7.0  # plus 25 in float32
 
 
 def test_the_adapters_share_is_half_a_percent():
@@ -68,14 +68,14 @@ def test_the_vision_encoder_is_the_papers():
 
 
 def test_the_base_is_whole_whichever_decoder_reads_it():
-    """The transformer decoder never uses the head, 2 % of it; but what leaves has one."""
+    """The transformer decoder never uses the head, 2 % of the base, but exports need it."""
     frozen = {name: shapes(name)["frozen"] for name in ("transformer", "llama")}
     assert jax.tree.map(str, frozen["transformer"]) == jax.tree.map(str, frozen["llama"])
     assert size(shapes("transformer")["params"]["decoder"]) > 0
 
 
 def test_a_runs_config_gives_the_model_it_describes():
-    """The preset, written as a config, comes back; the vocabulary is the tokenizer's."""
+    """A config of the preset builds the preset; the vocabulary is the tokenizer's."""
     config = {**dataclasses.asdict(PAPER), "model": "slava", "dtype": "bfloat16"}
     del config["language_model"]["vocab_size"]
     assert build_model(config, 32_000) == Slava(PAPER, jnp.bfloat16)

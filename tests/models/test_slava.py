@@ -1,4 +1,4 @@
-"""Who knows of whom in the assistant: answers, images, pairs; cached decoding; both decoders."""
+"""Dependencies between answers, images and pairs; cached decoding; both decoders."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def batch_of(rows=4, images=1):
 
 
 def steps(model, embedded, fields, call):
-    """(fused states, memory, answer logits) from embedded tokens, as `outputs` makes them."""
+    """(fused states, memory, answer logits) from embedded tokens, as in `outputs`."""
     batch = model_batch(model, fields)
     text = _marked(batch.prompt, VOCABULARY, batch.answer_start)
     image_tokens = model.encode_images(fields["images"])
@@ -40,7 +40,7 @@ def steps(model, embedded, fields, call):
 
 
 def marked_tokens(fields):
-    """What the text encoder reads: a question, `<Encode>`, the answer, `<Encode>`."""
+    """The text encoder's input: question, `<Encode>`, answer, `<Encode>`."""
     batch = model_batch(tiny_model()[0], fields)
     return _marked(batch.prompt, VOCABULARY, batch.answer_start).tokens
 
@@ -57,7 +57,7 @@ def compiled(decoder):
 
 
 def outputs(decoder="transformer", each=True):
-    """`outputs` from the fields of a batch, compiled."""
+    """`outputs` of a batch given by its fields, compiled."""
     model, variables = tiny_model(decoder)
 
     def run(fields):
@@ -67,7 +67,7 @@ def outputs(decoder="transformer", each=True):
 
 
 def test_encode_stands_behind_question_and_answer():
-    """`<Encode>` follows the question, and takes the place of the token that ends the answer."""
+    """`<Encode>` follows the question and replaces the end token of the answer."""
     prompt = Prompt(
         None, np.int32([[5, 60, 7, 8, 9, 63, 1, 1]]), np.int32([[-1, 0] + [-1] * 6]), np.int32([6])
     )
@@ -81,7 +81,7 @@ def test_encode_stands_behind_question_and_answer():
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_the_answer_is_hidden_from_the_decoder(decoder):
-    """The LM loss has exactly no gradient at the encoder's answer, and one at its question."""
+    """The LM loss has zero gradient at the encoder's answer, and a non-zero one at its question."""
     model, variables = tiny_model(decoder)
     fields = batch_of()
 
@@ -104,7 +104,7 @@ def test_the_answer_is_hidden_from_the_decoder(decoder):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_room_for_more_images_changes_nothing(decoder):
-    """An example answers and matches alike in a batch of examples with more images than its own."""
+    """An example gives the same outputs in a batch whose other examples have more images."""
     fields = batch_of(images=2)
     noise = np.random.default_rng(2).integers(0, 256, (4, 3, 32, 32, 1), dtype=np.uint8)
     roomy = {**fields, "images": np.concatenate([fields["images"], noise], axis=1)}
@@ -126,7 +126,7 @@ def test_another_image_changes_memory_and_answer(decoder):
 
 
 def test_text_attends_only_to_the_images_before_it():
-    """Another second image leaves what stands before the second `<image>` bit for bit."""
+    """Changing the second image leaves everything before its `<image>` bitwise equal."""
     fields = batch_of(images=2)
     second = int(np.flatnonzero(fields["image_index"][0] == 1)[0])
     images = fields["images"].copy()
@@ -137,7 +137,7 @@ def test_text_attends_only_to_the_images_before_it():
 
 
 def test_padding_and_bucket_length_change_nothing():
-    """The same rows in a longer bucket: outputs agree on what is real."""
+    """The same rows in a longer bucket: outputs agree on real tokens."""
     fields = batch_of()
     longer = {**fields, "weights": np.pad(fields["weights"], ((0, 0), (0, 4)))}
     for name, value in (("tokens", 7), ("image_index", -1)):
@@ -151,7 +151,7 @@ def test_padding_and_bucket_length_change_nothing():
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_the_answers_nats_are_those_of_the_logits(decoder):
-    """Of each token, and their sum over those that count; logits as generation has them."""
+    """Of each token, and their weighted sum; logits as in generation."""
     fields = batch_of()
     logits = compiled(decoder)(fields)[2]
     targets = model_batch(tiny_model()[0], fields).window(fields["tokens"])
@@ -173,7 +173,7 @@ def test_wrong_pairs_are_the_same_text_with_the_partners_image():
 
 
 def test_the_llama_decoder_starts_as_the_language_model_it_was():
-    """Behind the text's first token; whatever the memory, until its output kernel has learnt."""
+    """After the text's first token, for any memory, while the output kernel is zero."""
     model, variables = tiny_model("llama")
     fields = batch_of()
     memory = compiled("llama")(fields)[1]
@@ -203,7 +203,7 @@ def test_the_llama_decoder_starts_as_the_language_model_it_was():
 
 
 def test_special_tokens_have_rows_of_their_own():
-    """Behind the base vocabulary; the table of the others is frozen."""
+    """After the base vocabulary; the base table is frozen."""
     model, variables = tiny_model()
     tokens = jnp.asarray([[0, VOCABULARY - 1, VOCABULARY, VOCABULARY + 3]])
     table = variables["frozen"]["language_model"]["embedding"]
@@ -214,18 +214,18 @@ def test_special_tokens_have_rows_of_their_own():
 
 @functools.cache
 def shapes(**changes):
-    """The variables' shapes of `tiny()` with these changes, without any array."""
+    """Shapes of the variables of `tiny()` with these changes, without allocation."""
     return variable_shapes(Slava(dataclasses.replace(tiny("llama"), **changes)))
 
 
 def paths(tree):
-    """Paths below the collections of all leaves with their shapes."""
+    """Paths of all leaves, without the collection, with their shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
 
 
 def test_adapting_and_quantising_move_no_path():
-    """Either only adds leaves: adapters' and scales."""
+    """Both only add leaves: those of adapters, and scales."""
     plain = paths(shapes(adapter=None, quantized=False)["frozen"])
     quantized = paths(shapes(adapter=None)["frozen"])
     adapted = paths(shapes()["frozen"])

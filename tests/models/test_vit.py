@@ -1,4 +1,4 @@
-"""The classifier computes its last block for `<cls>` alone: the slow twin computes every token."""
+"""The classifier computes its last block for `<cls>` only; the reference computes every token."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ SMALL = VitConfig(
 
 
 def made(config):
-    """Model, variables of no special value, and two images."""
+    """Model, random variables and two images."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     model = Vit(config)
@@ -26,7 +26,7 @@ def made(config):
 
 @pytest.mark.parametrize(("layers", "frozen"), [(1, 0), (3, 0), (3, 2), (3, 3)])
 def test_cls_alone_is_the_cls_of_all_tokens(layers, frozen):
-    """Its value, and the gradient of every weight."""
+    """In value and in the gradient of every weight."""
     config = dataclasses.replace(SMALL, layers=layers, frozen_layers=frozen)
     model, variables, images = made(config)
 

@@ -1,4 +1,4 @@
-"""DyA-MoQPE against its formula, one expert at a time; ranks, routing, dropout, what is kept."""
+"""DyA-MoQPE against its formula, one expert at a time; ranks, routing, dropout, memory."""
 
 import functools
 
@@ -21,7 +21,7 @@ def layer(config=CONFIG):
 
 @functools.cache
 def filled(config=CONFIG):
-    """Variables of `layer` with a real kernel and no zero among B."""
+    """Variables of `layer` with a random kernel and non-zero B."""
     rng = np.random.default_rng(0)
     shape = jnp.zeros((1, 1, D_IN))
     variables = layer(config).init(jax.random.key(0), shape, AdapterCall(jnp.int32(1)))
@@ -77,7 +77,7 @@ def test_equals_the_formula(router, rank):
 
 
 def test_one_expert_is_plain_lora_fa():
-    """K = 1 has no router and no gate."""
+    """K = 1 has neither router nor gate."""
     config = AdapterConfig(experts=1, top_k=1, r_min=2, r_max=6)
     variables = filled(config)
     assert set(variables["params"]) == {"lora_b"}
@@ -88,7 +88,7 @@ def test_one_expert_is_plain_lora_fa():
 
 
 def test_a_fresh_adapter_changes_nothing():
-    """B starts at zero: y is x W0 to the last bit."""
+    """B starts at zero: y is bitwise x W0."""
     variables = filled()
     params = {**variables["params"], "lora_b": jnp.zeros_like(variables["params"]["lora_b"])}
     y = compiled()({**variables, "params": params}, x_of(), jnp.int32(4))
@@ -98,7 +98,7 @@ def test_a_fresh_adapter_changes_nothing():
 
 
 def test_rows_beyond_the_rank_get_no_gradient():
-    """Exactly zero, and all others do get one."""
+    """Exactly zero; all other rows get one."""
 
     @jax.jit
     def gradient(params, rank):
@@ -111,7 +111,7 @@ def test_rows_beyond_the_rank_get_no_gradient():
 
 
 def test_all_ranks_are_one_compilation():
-    """The rank is a traced number."""
+    """The rank is a traced value."""
     run = compiled()
     run.clear_cache()
     outs = [run(filled(), x_of(), jnp.int32(rank)) for rank in range(1, 7)]
@@ -120,7 +120,7 @@ def test_all_ranks_are_one_compilation():
 
 
 def test_gates_keep_top_k_and_sum_to_one():
-    """The kept probabilities keep their ratios."""
+    """The kept probabilities preserve their ratios."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)), jnp.float32)
     kept = np.asarray(gates(logits, 2))
     np.testing.assert_allclose(kept.sum(axis=-1), 1, atol=1e-6)
@@ -132,7 +132,7 @@ def test_gates_keep_top_k_and_sum_to_one():
 
 
 def test_ties_keep_exactly_top_k():
-    """Equal logits, of all experts or at the edge of the cut."""
+    """Equal logits of all experts, or at the top-k boundary."""
     logits = jnp.asarray([[0.0, 0, 0, 0], [1, 2, 1, 1], [3, 3, 3, 1]])
     assert np.all((np.asarray(gates(logits, 2)) > 0).sum(axis=-1) == 2)
 
@@ -163,14 +163,14 @@ def train(variables, steps=30):
 
 
 def fresh():
-    """`filled` with B and router as they start."""
+    """`filled` with freshly initialised B and router."""
     call = AdapterCall(jnp.int32(1))
     params = layer().init(jax.random.key(0), jnp.zeros((1, 1, D_IN)), call)["params"]
     return {**filled(), "params": params}
 
 
 def test_experts_diverge_and_the_router_learns():
-    """Its gradient is zero while every B is, and leaves zero by the second step."""
+    """The router's gradient is zero while every B is, and non-zero from the second step."""
     params, norms = train(fresh())
     assert norms[0] == 0 and norms[5] > 1e-4
     b = np.asarray(params["lora_b"])
@@ -179,7 +179,7 @@ def test_experts_diverge_and_the_router_learns():
 
 
 def test_a_router_of_zeros_would_learn_nothing():
-    """Why it starts from noise: equal experts with equal gates stay equal for ever."""
+    """Why it is initialised with noise: equal experts with equal gates stay equal."""
     start = fresh()
     start["params"]["router"] = jnp.zeros_like(start["params"]["router"])
     params, norms = train(start)
@@ -190,7 +190,7 @@ def test_a_router_of_zeros_would_learn_nothing():
 
 
 def test_dropout_belongs_to_the_example_not_to_its_place():
-    """Examples in another order, with their ids, give the outputs in that order."""
+    """Permuting examples with their ids permutes the outputs."""
     ids, order = jnp.asarray([7, 1, 4], jnp.uint32), np.array([2, 0, 1])
     run = functools.partial(compiled(), filled())
     y = run(x_of(), jnp.int32(6), ids)
@@ -201,7 +201,7 @@ def test_dropout_belongs_to_the_example_not_to_its_place():
 
 
 def test_dropout_keeps_the_mean():
-    """Over many examples the update is what it is without dropout."""
+    """Averaged over many examples, the update equals that without dropout."""
     x = jnp.broadcast_to(x_of()[:1], (4000, T, D_IN))
     y = compiled()(filled(), x, jnp.int32(6), jnp.arange(4000, dtype=jnp.uint32))
     wanted = compiled()(filled(), x[:1], jnp.int32(6))
@@ -222,7 +222,7 @@ def test_what_is_frozen_and_what_is_trained():
 
 @pytest.mark.parametrize("router, keeps_x", [("projected", False), ("hidden", True)])
 def test_the_projected_router_keeps_no_wide_activation(router, keeps_x):
-    """LoRA-FA's saving: nothing D_in wide waits for the backward pass; the other router does."""
+    """LoRA-FA's saving: nothing D_in wide is saved for backward, unlike with the other router."""
     config = AdapterConfig(4, 2, 2, 6, router=router, dropout=0.0)
     variables = filled(config)
 
@@ -238,8 +238,8 @@ def test_the_projected_router_keeps_no_wide_activation(router, keeps_x):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"top_k": 1}, "top_k must lie between 2 and experts"),
-        ({"top_k": 5}, "top_k must lie between 2 and experts"),
+        ({"top_k": 1}, "top_k must be between 2 and experts"),
+        ({"top_k": 5}, "top_k must be between 2 and experts"),
         ({"r_min": 0}, "1 <= r_min <= r_max"),
         ({"r_min": 17}, "1 <= r_min <= r_max"),
         ({"router": "x"}, "'projected' or 'hidden'"),
@@ -250,13 +250,13 @@ def test_the_projected_router_keeps_no_wide_activation(router, keeps_x):
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):
-    """By name, when the configuration is made."""
+    """With the setting's name, when the configuration is created."""
     with pytest.raises(ValueError, match=message):
         AdapterConfig(**changes)
 
 
 def test_the_base_and_its_adapters_come_apart_without_a_copy():
-    """And together again: the same arrays, whichever adapter is put on."""
+    """And can be joined again: the same arrays for any adapter."""
     frozen = {"block": {"q": dict(filled()["frozen"]), "norm": {"scale": jnp.ones(3)}}}
     base, lora_a = split_base(frozen)
     assert set(base["block"]["q"]) == {"kernel", "scale"} and "norm" in base["block"]

@@ -19,7 +19,7 @@ B, T, S, H, G, C = 2, 7, 9, 4, 2, 6
 
 
 def inputs(seed=0):
-    """(q, k, v, order, limit): keys in any order, the last one padding."""
+    """(q, k, v, order, limit): keys in random order, the last one padding."""
     rng = np.random.default_rng(seed)
     q, k, v = (
         rng.normal(size=shape).astype(np.float32)
@@ -31,7 +31,7 @@ def inputs(seed=0):
 
 
 def slow_twin(q, k, v, order, limit):
-    """One softmax at a time, over the visible keys alone."""
+    """One softmax at a time, over only the visible keys."""
     out = np.zeros(q.shape)
     for b, t, h in np.ndindex(*q.shape[:3]):
         group = h // (q.shape[2] // k.shape[2])
@@ -43,13 +43,13 @@ def slow_twin(q, k, v, order, limit):
 
 
 def test_equals_an_explicit_masked_softmax():
-    """With grouped heads and orders that are not sorted."""
+    """With grouped heads and unsorted orders."""
     np.testing.assert_allclose(attend(*inputs()), slow_twin(*inputs()), atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 100])
 def test_streaming_changes_nothing(block):
-    """Values and gradients, for blocks that divide the queries and ones that do not."""
+    """Values and gradients, for block sizes that do and do not divide the queries."""
     q, k, v, order, limit = inputs()
 
     def total(q, k, v, block):
@@ -81,7 +81,7 @@ def test_streaming_never_holds_the_whole_matrix():
 
 
 def long_inputs(causal: bool, length=64, width=32):
-    """(q, k, v, order, limit, the queries that count), as text with padding behind it, or mixed."""
+    """(q, k, v, order, limit, real queries), as text padded at the end, or mixed."""
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=(B, length, heads, width)).astype(np.float32) for heads in (H, G, G))
     place = np.arange(length, dtype=np.int32)
@@ -96,7 +96,7 @@ def long_inputs(causal: bool, length=64, width=32):
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_one_kernel_is_asked_for_the_same(causal):
-    """What cuDNN is asked for, given to XLA: the same for every query that counts."""
+    """The call made to cuDNN, run by XLA: equal for every real query."""
     q, k, v, order, limit, counts = long_inputs(causal)
     got = fused_attend(q, k, v, order, limit, causal, implementation="xla")
     np.testing.assert_allclose(got[counts], attend(q, k, v, order, limit)[counts], atol=1e-5)
@@ -105,7 +105,7 @@ def test_one_kernel_is_asked_for_the_same(causal):
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a GPU")
 @pytest.mark.parametrize("causal", [True, False])
 def test_cudnn_equals_the_slow_twin(causal):
-    """bfloat16 on the card against float32 without the kernel: values and gradients."""
+    """bfloat16 on the GPU against float32 without the kernel: values and gradients."""
     q, k, v, order, limit, counts = long_inputs(causal)
 
     def run(dtype):
@@ -124,7 +124,7 @@ def test_cudnn_equals_the_slow_twin(causal):
 
 
 def test_grouped_heads_equal_repeated_ones():
-    """Each key/value head serves H / G query heads that stand side by side."""
+    """Each key/value head serves H / G adjacent query heads."""
     q, k, v, order, limit = inputs()
     repeated = [np.repeat(a, H // G, axis=2) for a in (k, v)]
     np.testing.assert_allclose(
@@ -133,7 +133,7 @@ def test_grouped_heads_equal_repeated_ones():
 
 
 def test_a_query_that_sees_nothing_is_finite():
-    """In value and in gradient: one NaN of a padded row would spoil every parameter."""
+    """In value and gradient: one NaN in a padded row would spoil every parameter."""
     q, k, v, order, limit = inputs()
     hidden = np.full_like(order, HIDDEN)
     value, gradient = jax.value_and_grad(lambda q: jnp.sum(attend(q, k, v, hidden, limit) ** 2))(q)
@@ -141,7 +141,7 @@ def test_a_query_that_sees_nothing_is_finite():
 
 
 def test_softmax_is_float32_in_half_precision():
-    """Logits of hundreds and a thousand near-equal keys: bfloat16 sums would be far off."""
+    """Logits in the hundreds and a thousand near-equal keys: bfloat16 sums would be far off."""
     rng = np.random.default_rng(0)
     v = jnp.asarray(rng.normal(size=(1, 1000, 1, 8)), jnp.bfloat16)
     q, k = jnp.full((1, 1, 1, 8), 16, jnp.bfloat16), jnp.full((1, 1000, 1, 8), 16, jnp.bfloat16)
@@ -152,7 +152,7 @@ def test_softmax_is_float32_in_half_precision():
 
 
 def test_rotation_depends_on_relative_position_only():
-    """Also far out, and a position of its own it must be."""
+    """Also at large positions; a different relative position changes the result."""
     rng = np.random.default_rng(0)
     q, k = jnp.asarray(rng.normal(size=(2, 1, 1, 1, 8)), jnp.float32)
 
@@ -167,7 +167,7 @@ def test_rotation_depends_on_relative_position_only():
 
 
 def test_the_null_key_is_what_a_token_without_images_sees():
-    """A query with no other visible key gives the null value; one with keys does not."""
+    """A query without other visible keys gives the null value; one with keys does not."""
     layer = Attention(8, 2, 4, null_key=True)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 8)), jnp.float32)
     order, limit = jnp.asarray([[1, 1, 2]]), jnp.asarray([[0, 1, 2]])
@@ -181,11 +181,11 @@ def test_the_null_key_is_what_a_token_without_images_sees():
     np.testing.assert_allclose(out[0, 0], null[0, 0], atol=1e-6)
     assert np.all(np.abs(out[0, 1:] - null[0]).max(axis=-1) > 1e-3)
     other, _ = layer.apply(variables, x.at[:, 2].add(1.0), limit, method=run)
-    np.testing.assert_array_equal(out[0, :2], other[0, :2])  # the key of order 2 is unseen
+    np.testing.assert_array_equal(out[0, :2], other[0, :2])  # the key of order 2 is hidden
 
 
 def test_free_slots_of_a_cache_are_unseen():
-    """A half full cache gives what its filled part alone gives."""
+    """A half-full cache gives the same result as its filled part alone."""
     q, k, v, order, _ = inputs()
     order = np.broadcast_to(np.arange(S, dtype=np.int32), order.shape)
     limit = np.full((B, T), 100, np.int32)
@@ -198,7 +198,7 @@ def test_free_slots_of_a_cache_are_unseen():
 
 
 def test_rms_norm_of_half_precision_is_computed_in_float32():
-    """1000 squared a few times over is past what float16 holds."""
+    """Sums of 1000 squared overflow float16."""
     x = jnp.full((1, 64), 1000, jnp.float16)
     norm = RMSNorm()
     out = norm.apply(norm.init(jax.random.key(0), x), x)

@@ -1,4 +1,4 @@
-"""The product with a trained kernel: values, gradients, and the copy that it is there to avoid."""
+"""Matrix product with a trained kernel: values, gradients, and the copy it avoids."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_it_is_the_product_and_so_are_its_gradients(dtype):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
 def test_the_gradient_of_a_kernel_takes_no_copy_of_dy():
-    """Where the plain product takes one. If that no longer fails, `matmul` has had its day."""
+    """The plain product does. If this part fails, `matmul` is no longer needed."""
     x, kernel, dy = _arrays()
 
     def extra(product):

@@ -1,4 +1,4 @@
-"""int8 kernels: how far they are off, and that the backward pass keeps nothing wider."""
+"""int8 kernels: their error, and that the backward pass saves nothing wider."""
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ def test_round_trip_is_off_by_half_a_step_at_most():
 
 
 def test_a_channel_of_zeros_stays_zero():
-    """No 0 / 0, neither in the scale nor in the kernel."""
+    """No 0 / 0 in the scale or the kernel."""
     stored, scale = quantize(normal(5, 3).at[:, 1].set(0))
     assert scale[1] == 1
     assert np.all(np.asarray(dequantize(stored, scale))[:, 1] == 0)
 
 
 def test_stacked_layers_are_quantised_one_by_one():
-    """Layers that differ a thousandfold in size have scales of their own."""
+    """Layers that differ a thousandfold in magnitude have their own scales."""
     kernel = normal(3, 8, 5) * jnp.asarray([1e-3, 1.0, 1e3])[:, None, None]
     stored, scale = quantize(kernel)
     for layer in range(3):
@@ -41,7 +41,7 @@ def test_stacked_layers_are_quantised_one_by_one():
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
 def test_the_product_equals_its_slow_twin(dtype, tolerance):
-    """Values and the gradient of x, against a product with the dequantised kernel."""
+    """Values and gradient of x, against a product with the dequantised kernel."""
     stored, scale = quantize(normal(16, 6))
     x, dy = normal(2, 3, 16, seed=1).astype(dtype), normal(2, 3, 6, seed=2).astype(dtype)
     y, pull = jax.vjp(lambda x: int8_matmul(x, stored, scale), x)
@@ -54,13 +54,13 @@ def test_the_product_equals_its_slow_twin(dtype, tolerance):
 
 
 def rounded(x):
-    """What int8 activations make of x float32[..., D]: whole numbers, and the step of each row."""
+    """x float32[..., D] as int8 activations: integers, and the step of each row."""
     step = np.abs(x).max(axis=-1, keepdims=True) / 127
     return np.round(x / step).astype(np.int64), step
 
 
 def test_int8_activations_equal_whole_numbers():
-    """Forward and the gradient of x, against numpy's integers; every token has its own step."""
+    """Forward and gradient of x, against numpy integers; every token has its own step."""
     stored, scale = quantize(normal(16, 6))
     x, dy = normal(2, 3, 16, seed=1), normal(2, 3, 6, seed=2)
     x, dy = x.at[0, 0].mul(1000), dy.at[0, 1].mul(1e-3)
@@ -80,7 +80,7 @@ def test_a_token_of_zeros_stays_zero():
 
 @pytest.mark.parametrize("int8_activations", [False, True])
 def test_a_nan_stays_one(int8_activations):
-    """Of its token alone, forward and back: rounded to whole numbers it would look healthy."""
+    """In its token only, forward and backward: rounded to an integer it would go unnoticed."""
     stored, scale = quantize(normal(16, 6))
     x, dy = normal(2, 16, seed=1).at[0, 3].set(jnp.nan), normal(2, 6, seed=2).at[0, 2].set(jnp.nan)
     y, pull = jax.vjp(lambda x: int8_matmul(x, stored, scale, int8_activations), x)
@@ -102,7 +102,7 @@ def test_the_error_of_a_wide_product(int8_activations, wanted):
 
 
 def kept_bytes(function, x):
-    """Bytes that the backward pass of `function` at x keeps, by dtype."""
+    """Bytes saved for the backward pass of `function` at x, by dtype."""
     _, pull = jax.vjp(function, x)
     kept: dict = {}
     for leaf in jax.tree.leaves(pull):
@@ -111,7 +111,7 @@ def kept_bytes(function, x):
 
 
 def test_the_backward_pass_keeps_no_float_kernel():
-    """It keeps the int8 kernel and the scales; the plain expression keeps a float copy."""
+    """It saves the int8 kernel and the scales; the plain expression saves a float copy."""
     stored, scale = quantize(normal(64, 32))
     x = normal(2, 64)
     kept = kept_bytes(lambda x: int8_matmul(x, stored, scale), x)
@@ -121,7 +121,7 @@ def test_the_backward_pass_keeps_no_float_kernel():
 
 
 def test_quantising_a_tree_moves_no_path():
-    """Kernels become int8 where they stand, with a scale beside them; all else stays."""
+    """Kernels become int8 in place, with a scale added; everything else is unchanged."""
     tree = {"blocks": {"q": {"kernel": normal(2, 4, 3)}, "norm": {"scale": normal(2, 4)}}}
     tree["embedding"] = normal(9, 4)
     out = quantize_linear_layers(tree)
@@ -135,7 +135,7 @@ def test_quantising_a_tree_moves_no_path():
 
 
 def test_what_is_int8_stays_as_it_is():
-    """Converted weights may come quantised."""
+    """Converted weights may already be quantised."""
     once = quantize_linear_layers({"up": {"kernel": normal(4, 3)}, "norm": {"scale": normal(4)}})
     twice = quantize_linear_layers(once)
     assert twice["up"]["kernel"] is once["up"]["kernel"]

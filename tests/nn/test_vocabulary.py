@@ -1,4 +1,4 @@
-"""Cross-entropy in parts against optax on whole logits: values, gradients, memory."""
+"""Chunked cross-entropy against optax on whole logits: values, gradients, memory."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def normal(*shape, seed=0):
 
 
 def vocabularies():
-    """Each form a vocabulary can have."""
+    """Every form of vocabulary."""
     int8, scale = quantize(normal(D, V))
     return {
         "tied": Vocabulary(normal(V, D), tied=True),
@@ -46,7 +46,7 @@ def slow_twin(vocabulary, states, targets, weights):
 @pytest.mark.parametrize("most", [1, 5 * B * V, 10**6])
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_equal_the_whole(form, most):
-    """The sum and its gradient at states and at what is trained, also where parts are uneven."""
+    """The sum and its gradient for states and trained leaves, also for uneven parts."""
     vocabulary = vocabularies()[form]
     states, targets, weights = batch(vocabulary.size)
     moving = "kernel" if form != "int8, added" else "added"
@@ -79,7 +79,7 @@ def test_by_token_they_are_the_same(form):
 
 
 def test_logits_are_those_of_the_parts_side_by_side():
-    """Added tokens stand behind the table's; a scale belongs to its column."""
+    """Added tokens follow the table's; each scale belongs to its column."""
     forms, (states, _, _) = vocabularies(), batch()
     tied = forms["tied, added"].logits(states)
     assert tied.shape == (B, U, V + 4) and tied.dtype == jnp.float32
@@ -103,7 +103,7 @@ def memory(function, *arguments):
 
 
 def test_whole_logits_are_never_held():
-    """Nor, where the table is frozen, a gradient of it."""
+    """Nor is a gradient of a frozen table."""
     length, size, width = 256, 8192, 16
     table = jax.ShapeDtypeStruct((size, width), jnp.float32)
     states = jax.ShapeDtypeStruct((1, length, width), jnp.float32)

@@ -88,7 +88,7 @@ def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):
     workdir = tmp_path / "run"
     text = refusal(config, workdir, PipelineError)
     assert "do not fill one batch of 64" in text
-    assert "--config.vision.batch_size=N" in text
+    assert "--config.STAGE.batch_size=N" in text
     before = (workdir / "config.json").read_bytes()
     other = config.copy_and_resolve_references()
     other.vision.steps = 77

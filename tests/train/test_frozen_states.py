@@ -243,7 +243,7 @@ def test_a_config_that_cannot_be_is_refused(config, tmp_path):
         check(other)
     other = config.copy_and_resolve_references()
     other.vit.frozen_layers = 99
-    with pytest.raises(ConfigError, match=r"vit\.frozen_layers must lie in 0\.\.vit\.layers"):
+    with pytest.raises(ConfigError, match=r"vit\.frozen_layers must be in 0\.\.vit\.layers"):
         check(other)
     plain = get_config()
     plain.stages = ("vision",)

@@ -152,6 +152,6 @@ def test_a_lora_that_does_not_fit_is_refused_before_anything_is_written(config, 
     """Not after hours of other stages."""
     other = config.copy_and_resolve_references()
     other.start_from.adapter = str(tmp_path / "lora")
-    with pytest.raises(ConvertError, match=r"adapter_config\.json: is not there"):
+    with pytest.raises(ConvertError, match=r"adapter_config\.json: does not exist"):
         run(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
