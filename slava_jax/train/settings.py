@@ -66,7 +66,7 @@ def _stage_order(config: Mapping) -> Iterator[str]:
     if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
         yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
     if "alignment" in stages and ("assistant" not in stages or config["model"] != "inline"):
-        yield "stages: 'alignment' needs a following 'assistant' stage and an inline model"
+        yield "stages: 'alignment' needs a following 'assistant' stage of an inline model"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
