@@ -35,7 +35,11 @@ MODELS = {
     "LLaVA": (llava, {}),
     "LLaVA, connector alone": (
         llava,
-        {"adapter.experts": 0, "assistant.trainable": ("connector/**",)},
+        {
+            "adapter.experts": 0,
+            "assistant.trainable": ("connector/**",),
+            "assistant.rates": (),
+        },
     ),
     "LLaVA, for as long as sLAVA": (llava, {"alignment.steps": 280, "assistant.steps": 920}),
 }

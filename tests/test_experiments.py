@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import elpv_pretrained
+from experiments import architectures, elpv_pretrained, limber, results
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.claims import shift, styles
@@ -22,6 +22,8 @@ from slava_jax.eval import tasks
 from slava_jax.eval.text_metrics import SCORE_NAMES
 from slava_jax.synthetic.records import CATEGORIES
 from slava_jax.teacher.multi_image import CHALLENGES
+from slava_jax.train.settings import check
+from slava_jax.train.stages import check_trainable
 
 
 def measured() -> set[str]:
@@ -29,7 +31,7 @@ def measured() -> set[str]:
     labels, scores = np.arange(10), np.eye(10)
     one, yes = np.ones(10), np.ones(10, bool)
     losses = tasks.Losses(["class"] * 10, one, one, one, one - 1, yes)
-    found = {"run.seconds.assistant"}
+    found = {"run.seconds.assistant", "run.peak_memory_gib"}
     for rank in (4, 8, 12, 16):
         found |= {f"rank_{rank}.top1", f"rank_{rank}.nats_per_token"}
     few = dict.fromkeys(("", "_permuted", "_zero_shot"), scores)
@@ -54,6 +56,51 @@ def test_every_number_that_a_table_reads_is_measured():
 
 def test_every_number_that_an_ablation_keeps_is_measured():
     assert not set(ablations.KEPT) - measured()
+
+
+def test_every_number_of_the_architectures_is_measured():
+    assert not {*architectures.KEPT, *limber.KEPT} - measured()
+
+
+def test_each_architecture_is_a_config_that_can_be_used():
+    for model in architectures.MODELS:
+        config = architectures.config_of(2, model)
+        assert config.seed == 2
+        check(config)
+        check_trainable(config)
+    assert architectures.config_of(0, "LLaVA, connector alone").adapter.experts == 0
+    for encoder in limber.ENCODERS:
+        config = limber.config_of(encoder)
+        config.stages = ("assistant",)
+        config.start_from.vision = "somewhere"
+        check(config)
+        check_trainable(config)
+
+
+def test_architectures_are_a_row_each_with_a_spread_over_seeds():
+    found = {
+        architectures.name_of(seed, "LLaVA"): {
+            "metrics": dict.fromkeys(architectures.KEPT, 60 * (seed + 1.0))
+        }
+        for seed in (0, 1)
+    }
+    found[architectures.name_of(0, "LLaVA, connector alone")] = {
+        "metrics": {key: 60.0 for key in architectures.KEPT if "zero_b" not in key}
+    }
+    full, alone = architectures.rows(found)
+    assert full[:3] == ("LLaVA", "2", "90.000 ± 42.426") and full[-1] == "1.5 ± 0.7"
+    assert alone[:5] == ("LLaVA, connector alone", "1", "60.000", "", "60.000")
+
+
+def test_a_result_of_another_config_is_not_taken(tmp_path):
+    path, config = tmp_path / "results.json", architectures.config_of(0, "LLaVA")
+    settings = results.settings_of(config)
+    assert not results.measured(path, "one", settings)
+    results.add(path, "one", {"settings": settings})
+    assert results.measured(path, "one", settings)
+    config.assistant.steps += 1
+    with pytest.raises(SystemExit, match="'one' was measured with another config"):
+        results.measured(path, "one", results.settings_of(config))
 
 
 def ablated(seeds=(0, 1)):
