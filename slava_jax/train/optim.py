@@ -11,6 +11,7 @@ import optax.contrib
 from slava_jax.train.trainable import matches
 
 _B1, _B2, _EPS = 0.9, 0.999, 1e-8
+_KNOWN = {"optimizer": ("adam", "muon"), "schedule": ("constant", "cosine")}
 
 
 def _name(path) -> str:
@@ -100,10 +101,9 @@ def setting_problems(stage: Mapping) -> Iterator[str]:
             yield f"{name}: must be above 0, is {stage[name]}"
     if not all(_is_rate(pair) for pair in stage["rates"]):
         yield f"rates: must be pairs of a path pattern and a factor above 0, is {stage['rates']}"
-    if stage["optimizer"] not in ("adam", "muon"):
-        yield f"optimizer: must be adam or muon, is {stage['optimizer']!r}"
-    if stage["schedule"] not in ("constant", "cosine"):
-        yield f"schedule: must be constant or cosine, is {stage['schedule']!r}"
+    for name, known in _KNOWN.items():
+        if stage[name] not in known:
+            yield f"{name}: must be {' or '.join(known)}, is {stage[name]!r}"
     if stage["schedule"] == "cosine" and not 0 <= stage["warmup"] < stage["steps"]:
         yield f"warmup: must be below steps ({stage['steps']}), is {stage['warmup']}"
 
@@ -128,6 +128,9 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
         'cosine'), steps, weight_decay (on kernels other than adapters), grad_clip, and rates
         (pairs of a path pattern, see trainable.py, and a learning-rate factor).
     """
+    for name, known in _KNOWN.items():
+        if (value := getattr(config, name)) not in known:
+            raise ValueError(f"{name} must be one of {known}, got {value!r}")
     schedule = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
     if config.schedule == "cosine":
         schedule = optax.warmup_cosine_decay_schedule(

@@ -188,4 +188,6 @@ def make_runner(config, objective, optimizer):
     """`Pmap` or `Mesh`, according to `config.strategy` ('pmap' or 'mesh')."""
     if config.strategy == "pmap":
         return Pmap(objective, optimizer, config.microbatches)
-    return Mesh(objective, optimizer, config.microbatches, config.mesh_model)
+    if config.strategy == "mesh":
+        return Mesh(objective, optimizer, config.microbatches, config.mesh_model)
+    raise ValueError(f"strategy must be 'pmap' or 'mesh', got {config.strategy!r}")
