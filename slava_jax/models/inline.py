@@ -127,7 +127,9 @@ class Inline(nn.Module):
         inputs = text_inputs(T, last, call).replace(slot=jnp.int32(0))
         _, cache = self.language_model(x, inputs, cache)
         start = jnp.take_along_axis(tokens, last[:, None], axis=1)[:, 0]
-        return State(start, last, last, jnp.int32(T), (cache, embedded, jnp.bool_(True)))
+        return State(
+            start, last, last, jnp.int32(T), (cache, embedded[None], jnp.ones((1, B), bool))
+        )
 
     def decode(self, tokens, state: State, call: AdapterCall):
         """See interface.py."""
@@ -137,12 +139,12 @@ class Inline(nn.Module):
         )
         cache, start, at_start = state.cache
         x = self.language_model.embed(tokens)
-        x = x.at[:, 0].set(jnp.where(at_start, start, x[:, 0]))
+        x = x.at[:, 0].set(jnp.where(at_start[0, :, None], start[0], x[:, 0]))
         states, cache = self.language_model(x, inputs, cache)
         done = tokens.shape[1]
         state = State(
             state.start, state.position + done, state.order + done, state.slot + done,
-            (cache, start, jnp.bool_(False)),
+            (cache, start, jnp.zeros_like(at_start)),
         )  # fmt: skip
         return self.language_model.vocabulary().logits(states), state
 

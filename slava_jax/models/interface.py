@@ -88,7 +88,7 @@ class State:
       start: int32[B], the token that decoding starts with.
       position: int32[B], rotary position of the next token; order: int32[B], its visibility.
       slot: int32[], tokens already in the cache.
-      cache: model-specific.
+      cache: model-specific; arrays of [layers or 1, B, ...].
     """
 
     start: jax.Array
