@@ -112,6 +112,12 @@ def _cell(values: list[float | None], key: str) -> str:
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
+def filled() -> str:
+    """The table of all results there are."""
+    header = ("model", "seeds", *(label for label, _ in _COLUMNS))
+    return table(header, rows(results.read(RESULTS)))
+
+
 def main() -> None:
     """Runs the chosen models and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -121,9 +127,7 @@ def main() -> None:
     for seed in asked.seeds:
         for model in asked.models:
             do(seed, model)
-    header = ("model", "seeds", *(label for label, _ in _COLUMNS))
-    filled = table(header, rows(results.read(RESULTS)))
-    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), filled, *MARKERS))
+    write_atomically(PAGE, replaced(PAGE.read_text(encoding="utf-8"), filled(), *MARKERS))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from experiments import bench_gpu, bench_peft, elpv_table, kept_bytes, plan_tpu, results
+from experiments import (
+    architectures,
+    bench_gpu,
+    bench_peft,
+    elpv_table,
+    kept_bytes,
+    plan_tpu,
+    results,
+)
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.tables import __main__ as tables
@@ -35,10 +43,20 @@ def result(module) -> dict:
             "docs/results.md",
             lambda: elpv_table.results(results.read(elpv_table.RESULTS / "summary.json")),
         ),
+        ("docs/architectures.md", lambda: architectures.filled()),
         ("docs/claims.md", lambda: claims.page(results.read(claims.RESULTS))),
         ("docs/ablations.md", lambda: ablations.tables(results.read(ablations.RESULTS))),
     ],
-    ids=["bench_gpu", "bench_peft", "kept_bytes", "plan_tpu", "elpv", "claims", "ablations"],
+    ids=[
+        "bench_gpu",
+        "bench_peft",
+        "kept_bytes",
+        "plan_tpu",
+        "elpv",
+        "architectures",
+        "claims",
+        "ablations",
+    ],
 )
 def test_a_table_is_that_of_its_result_file(page, made):
     assert made().strip() in (ROOT / page).read_text(encoding="utf-8")
