@@ -139,7 +139,8 @@ class Inline(nn.Module):
         )
         cache, start, at_start = state.cache
         x = self.language_model.embed(tokens)
-        x = x.at[:, 0].set(jnp.where(at_start[0, :, None], start[0], x[:, 0]))
+        first = jnp.where(at_start[0, :, None], start[0], x[:, 0])
+        x = jnp.concatenate([first[:, None], x[:, 1:]], axis=1)
         states, cache = self.language_model(x, inputs, cache)
         done = tokens.shape[1]
         state = State(
