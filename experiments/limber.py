@@ -6,9 +6,10 @@
 
 Vision encoder and language model are frozen; only the linear map between them is trained (arXiv
 2209.15162, section 3). The language model is SmolLM2-135M-Instruct in int8. The encoders differ in
-their training: none, on the classes of these micrographs, or (DINOv2 inside ViT-S/14) on natural
-images without labels. Each predicts class and caption of synthetic micrographs, and again with
-images of another category. Writes `experiments/limber.json` and the table of docs/architectures.md.
+their training: none, on the classes of these micrographs, or (a ViT-S/14 of DINOv2's shape) on
+natural images without labels. Each predicts class and caption of synthetic micrographs, and again
+with images of another category. Writes `experiments/limber.json` and the table of
+docs/architectures.md.
 """
 
 import argparse
