@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -273,6 +274,22 @@ def _why_images_stay(data: str) -> str:
     return ""  # synthetic, or the user's own
 
 
+def _description(config: ConfigDict, sizes: Mapping[str, int]) -> str:
+    """What was trained on what, for the head of the report."""
+    steps = ", ".join(f"{name} ({config[name].steps} steps)" for name in config.stages)
+    text = (
+        f"{sizes['train']} training, {sizes['validation']} validation and {sizes['test']} test "
+        f"images; all scores are on the test split, seed {config.seed}. Stages: {steps}."
+    )
+    if "assistant" in config.stages:
+        patterns = tuple(config.assistant.trainable)
+        chosen = "everything that is not frozen" if patterns == ("**",) else ", ".join(patterns)
+        text += f" The assistant stage trains {chosen}."
+    if config.quantized:
+        text += " The kernels of the language model stay frozen in int8."
+    return f"{text} The classes were seen in training: “zero-shot” means no examples in the prompt."
+
+
 def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Findings) -> dict:
     """Writes metrics.json, predictions.csv and report.html."""
     metrics = {**found.metrics, **clock.metrics(), **machine_metrics()}
@@ -286,11 +303,7 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
         workdir / REPORT,
         metrics,
         title=f"{TITLES[config.model]} on {config.data.name} images",
-        description=(
-            f"{sizes['train']} training, {sizes['validation']} validation and {sizes['test']} test "
-            f"images; all scores are on the test split, seed {config.seed}. "
-            "The classes were seen in training: “zero-shot” means no examples in the prompt."
-        ),
+        description=_description(config, sizes),
         targets=QUICKSTART if config.data.name == "procedural" else (),
         history={name: read_history(workdir / name) for name in config.stages},
         confusion=found.confusion,
