@@ -1,6 +1,6 @@
 """Does the language model have to see the image? sLAVA against LLaVA over three seeds.
 
-    python -m experiments.architectures               # two hours on two cores; resumes if killed
+    python -m experiments.architectures               # hours on two cores; resumes if killed
     python -m experiments.architectures --seeds 0 --models "LLaVA"
 
 For each seed all models start from the same vision encoder and tiny language model, and train on

@@ -1,7 +1,7 @@
 """How much image information reaches a language model through one linear map? (LiMBeR)
 
     make weights
-    python -m experiments.limber                    # two hours on two cores; resumes if killed
+    python -m experiments.limber                    # hours on two cores; resumes if killed
     python -m experiments.limber --encoders random
 
 Vision encoder and language model are frozen; only the linear map between them is trained (arXiv

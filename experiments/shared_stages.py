@@ -29,7 +29,7 @@ def assistant_run(config: ConfigDict, workdir: Path, before: Path) -> dict[str, 
     (workdir / "data").mkdir(parents=True, exist_ok=True)
     for name in (config.data.name, "instructions"):  # the tokenizer comes with the language model
         link = workdir / "data" / name
-        if not link.is_symlink():
+        if not (link.is_symlink() or link.exists()):
             link.symlink_to((before / "data" / name).absolute())
     metrics = run(config, workdir)
     jax.clear_caches()  # the compiled programs of a run take more than 1 GB
