@@ -1,5 +1,6 @@
 """Assistant stages that share their images, vision stage and language stage."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -30,7 +31,8 @@ def assistant_run(config: ConfigDict, workdir: Path, before: Path) -> dict[str, 
     for name in (config.data.name, "instructions"):  # the tokenizer comes with the language model
         link = workdir / "data" / name
         if not (link.is_symlink() or link.exists()):
-            link.symlink_to((before / "data" / name).absolute())
+            # Relative, so that the runs survive a move of the checkout.
+            link.symlink_to(os.path.relpath(before / "data" / name, link.parent))
     metrics = run(config, workdir)
     jax.clear_caches()  # the compiled programs of a run take more than 1 GB
     return metrics
