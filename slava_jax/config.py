@@ -101,6 +101,7 @@ def _evaluation() -> dict:
         "classification": 800,  # maximum number of test questions, by task
         "captions": 160,
         "answers": 320,
+        "truth": 160,  # test images whose facts are asked for, if the ground truth is known
         "several": 96,  # each kind of multi-image question; few-shot: as classification
         "examples": 12,  # in the report
         "ranks": (),  # adapter ranks to score; () for the smallest, middle and largest

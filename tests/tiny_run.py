@@ -31,5 +31,7 @@ def get_config() -> ConfigDict:
         microbatches=2,
         pair_block=2,  # what each of four devices has of a microbatch
     )
-    config.evaluation.update(batch_size=8, classification=8, captions=8, answers=8, examples=3)
+    config.evaluation.update(
+        batch_size=8, classification=8, captions=8, answers=8, truth=4, examples=3
+    )
     return config

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from slava_jax.eval import paper_tables, plots
+from slava_jax.eval import paper_tables, plots, truth_table
 from slava_jax.eval.targets import Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
@@ -133,6 +133,10 @@ def _score_sections(
 ) -> dict[str, object]:
     return {
         "targets": target_rows(targets, metrics),
+        "verdict": truth_table.verdict(metrics),
+        "truth_columns": [label for _, label in truth_table.shown_columns(metrics)],
+        "truth": truth_table.truth_rows(metrics),
+        "skills": [metrics[f"{name}.skill"] for name, _ in truth_table.shown_columns(metrics)],
         "key_numbers": _key_numbers(metrics),
         "captions": _score_table("caption", metrics, paper_tables.CAPTION_TABLE_1),
         "answers": _score_table("vqa", metrics, paper_tables.VQA_TABLE_3),

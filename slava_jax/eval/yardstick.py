@@ -93,26 +93,23 @@ def _rings(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return ring, (ring >= 0) & (ring < BANDS)
 
 
-def fit_predict(
-    train_images, train_labels, test_images, classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fits on labelled images and classifies the test images by their `features`.
+def class_probabilities(train, train_labels, test, classes: int) -> np.ndarray:
+    """Class probabilities of the test rows, float[n_test, classes].
 
-    Images are as in `features`, labels int[n]. Returns predictions int[n_test] and probabilities
-    float[n_test, classes], which are 0 for classes without training images.
+    train, test: `features`, float[n, F]. train_labels: int[n]. Classes without training images get
+    probability 0.
     """
-    rows = features([*train_images, *test_images])
-    train, test = rows[: len(train_images)], rows[len(train_images) :]
-    predicted, of_seen = fit_predict_rows(train, train_labels, test)
+    _, of_seen = fit_predict_rows(train, train_labels, test)
     scores = np.zeros((len(test), classes))
     scores[:, np.unique(train_labels)] = of_seen
-    return predicted, scores
+    return scores
 
 
 def fit_predict_rows(train, train_labels, test) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression on standardised rows float[n, F].
 
-    As `fit_predict`, but probabilities have one column per label seen in training, in order.
+    Returns predictions int[n_test] and probabilities with one column per label seen in training,
+    in order.
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.3))
     model.fit(train, np.asarray(train_labels))

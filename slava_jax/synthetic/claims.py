@@ -40,7 +40,7 @@ _NUMBERS: dict[str, tuple[tuple[str, Callable[[re.Match], float]], ...]] = {
     ),
     "coverage": (
         (r"about (\d+) percent", lambda match: int(match[1]) / 100),
-        (r"less than 5 percent", lambda match: 0.0),
+        (r"less than 5 percent", lambda match: 0.025),  # the middle of what it leaves open
     ),
     "magnification": ((rf"magnified {_NUMBER} times", _number),),
     "nm_per_pixel": ((rf"pixel of the image corresponds to {_NUMBER} (nm|µm)", _nm),),

@@ -133,3 +133,15 @@ GROUPS: dict[str, Group] = {
         answers.context_detailed,
     ),
 }
+
+# Narrow questions whose answers are checked against the ground truth: (group, question, the facts
+# it asks for, answer). The first fact is the one that must be known for the question to be asked.
+FACT_QUESTIONS: tuple[tuple[str, str, tuple[str, ...], Answer], ...] = (
+    ("size", GROUPS["size"].questions[1], ("mean_size_nm",), answers.size_short),
+    ("environment", GROUPS["environment"].questions[0], ("coverage",), answers.environment_short),
+    *(
+        (name, question, (fact, "spacing_nm") if fact == "packing" else (fact,), answer)
+        for name, group in GROUPS.items()
+        for question, fact, answer in group.asks
+    ),
+)

@@ -11,13 +11,14 @@ from typing import Any
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, claims_hold
 from slava_jax.synthetic.answers import caption_detailed, caption_short, class_name
 from slava_jax.synthetic.facts import facts, supplement
-from slava_jax.synthetic.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, GROUPS
+from slava_jax.synthetic.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, FACT_QUESTIONS, GROUPS
 from slava_jax.synthetic.phrases import Writer, readable
 from slava_jax.synthetic.records import GroundTruth
 
 __all__ = [
     "DETAIL_REQUEST",
     "class_answer",
+    "fact_questions",
     "facts",
     "instructions",
     "is_true",
@@ -81,6 +82,32 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
         else:
             items.append(make(name, "vqa", "short", question, group.short))
         items.append(make(name, "vqa", "detailed", question, group.detailed))
+    return items
+
+
+def fact_questions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
+    """One question for each fact of an image that answers are checked on (groups.FACT_QUESTIONS).
+
+    Arguments as of `instructions`. `metadata['asked']` names the facts that a question asks for.
+    """
+    table, text = facts(truth), supplement(truth)
+    items = []
+    for group, question, asked, answer in FACT_QUESTIONS:
+        if _can_be_asked(asked[0], table):
+            writer = Writer(table, random.Random(f"{seed}/{key}/{asked[0]}"))
+            written = answer(writer)
+            items.append(
+                Instruction(
+                    id=f"{key}/fact/{asked[0]}",
+                    images=(key,),
+                    question=_question(question, "short"),
+                    answer=written,
+                    task="vqa",
+                    style="short",
+                    category=truth.category,
+                    metadata={**writer.metadata(group, text), "asked": list(asked)},
+                )
+            )
     return items
 
 

@@ -22,10 +22,11 @@ from slava_jax.eval import tasks
 from slava_jax.eval.blind import blind_answers
 from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
-from slava_jax.eval.yardstick import fit_predict
+from slava_jax.eval.yardstick import class_probabilities, features
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.train.datasets import Datasets
+from slava_jax.train.fact_check import FactQuestions, Statistics, truth_metrics
 from slava_jax.train.recipes import variables_of
 from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
@@ -38,7 +39,7 @@ _YARDSTICK_IMAGES = 2800
 def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
     """Problems with the evaluation settings, given adapters of rank `r_max`."""
     yield from too_small(evaluation, 1, "batch_size", "classification")
-    yield from too_small(evaluation, 0, "captions", "answers", "several", "examples")
+    yield from too_small(evaluation, 0, "captions", "answers", "truth", "several", "examples")
     yield from pair_problems(evaluation)
     if not all(type(rank) is int and 1 <= rank <= r_max for rank in evaluation["ranks"]):
         yield f"ranks: must be whole numbers in 1..adapter.r_max, {r_max}"
@@ -74,12 +75,14 @@ def evaluate(
     datasets: Datasets,
     trained: Assistant,
     untrained: Assistant,
+    statistics: Statistics,
     progress: Callable[[str], None],
 ) -> Findings:
     """Computes all metrics of an assistant on the test split.
 
     Args:
       trained, untrained: the assistant after and before its stage.
+      statistics: those of `image_statistics`.
       progress: called with the name of each step.
     """
     test = TestSplit.of(config, datasets)
@@ -120,6 +123,10 @@ def evaluate(
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
         found.metrics.update(_few_shot(trained, test, count, alone, datasets.class_names))
+    if (questions := FactQuestions.of(config, datasets, test)) is not None:
+        progress("facts")
+        asked = [(name, assistant, shown is not None) for name, assistant, shown, _ in controls]
+        found.metrics.update(truth_metrics(questions, datasets, asked, statistics))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -259,15 +266,20 @@ def evaluate_vision(config, stage, params: dict, datasets: Datasets) -> Findings
     return Findings(metrics, predictions=rows)
 
 
-def yardstick_metrics(datasets: Datasets) -> dict[str, float]:
-    """`classification_classical.*` and `classification_majority.*`, on the test split."""
+def image_statistics(datasets: Datasets) -> Statistics:
+    """The image statistics that the classical baselines are fitted and tested on."""
     train, test = datasets.train, datasets.test
-    labels, names = test.images.labels, datasets.class_names
-    fitted = evenly(len(train.images), _YARDSTICK_IMAGES)
+    fitted = np.asarray(evenly(len(train.images), _YARDSTICK_IMAGES))
     pixels = [train.pixels[i] for i in fitted]
-    unseen = [test.pixels[i] for i in range(len(test.images))]
-    _, scores = fit_predict(pixels, train.images.labels[fitted], unseen, len(names))
+    rows = features([*pixels, *(test.pixels[i] for i in range(len(test.images)))])
+    return Statistics(fitted, rows[: len(fitted)], rows[len(fitted) :])
+
+
+def yardstick_metrics(datasets: Datasets, statistics: Statistics) -> dict[str, float]:
+    """`classification_classical.*` and `classification_majority.*`, on the test split."""
+    known, labels = datasets.train.images.labels, datasets.test.images.labels
+    names, seen = datasets.class_names, known[statistics.fitted]
+    scores = class_probabilities(statistics.train, seen, statistics.test, len(names))
     metrics = dict(tasks.classification(labels, scores, names, "_classical"))
-    counts = np.bincount(train.images.labels, minlength=len(names)).astype(float)
-    majority = np.tile(counts, (len(labels), 1))
+    majority = np.tile(np.bincount(known, minlength=len(names)).astype(float), (len(labels), 1))
     return {**metrics, **dict(tasks.classification(labels, majority, names, "_majority"))}

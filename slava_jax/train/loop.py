@@ -33,7 +33,13 @@ from slava_jax.train.datasets import (
     with_frozen_states,
     with_multi_image,
 )
-from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
+from slava_jax.train.evaluation import (
+    Findings,
+    evaluate,
+    evaluate_vision,
+    image_statistics,
+    yardstick_metrics,
+)
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
 from slava_jax.train.settings import check
@@ -111,10 +117,11 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     if not hosts.as_first(has_assistant(workdir)):
         save_assistant(trained, config, workdir, base_place(config) if trained.base else None)
     with clock.part("evaluation"):
-        found = evaluate(config, datasets, trained, untrained, _say)
+        statistics = image_statistics(datasets)
+        found = evaluate(config, datasets, trained, untrained, statistics, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
             found.add(evaluate_vision(config, vision_stage, vision, datasets))
-        found.metrics.update(yardstick_metrics(datasets))
+        found.metrics.update(yardstick_metrics(datasets, statistics))
     return _finish(config, workdir, clock, datasets, found)
 
 

@@ -11,7 +11,7 @@ from tiny_run import get_config
 from slava_jax.eval.blind import blind_answers
 from slava_jax.inference import decode
 from slava_jax.train.datasets import prepare
-from slava_jax.train.evaluation import evaluate, with_zero_b
+from slava_jax.train.evaluation import evaluate, image_statistics, with_zero_b
 from slava_jax.train.test_split import TestSplit
 
 
@@ -79,7 +79,8 @@ def metrics(held, monkeypatch):
     weights = {"frozen": {"q": {"lora_a": jnp.ones(2), "lora_b": jnp.ones(2)}}}
     seer = Seer(seen, datasets.class_answers, weights)
     blind = dataclasses.replace(seer, variables=with_zero_b(weights))
-    return evaluate(config, datasets, seer, blind, lambda text: None).metrics
+    statistics = image_statistics(datasets)
+    return evaluate(config, datasets, seer, blind, statistics, lambda text: None).metrics
 
 
 def test_each_control_shows_what_it_takes_away(held, metrics):

@@ -1,0 +1,195 @@
+"""Asks an assistant for the facts of test images and scores what it says against the truth.
+
+Only for images with a ground truth (synthetic.records). Beside the assistant and its controls
+(evaluation) stand answers that see no image, the classical baseline, and the teacher's own answers,
+which are the best that its wording allows.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.chat import encode_examples
+from slava_jax.data.instructions import Instruction
+from slava_jax.eval import truth
+from slava_jax.eval.blind import blind_answers
+from slava_jax.inference.assistant import Assistant
+from slava_jax.synthetic.claims import claims_of
+from slava_jax.synthetic.facts import round_digits
+from slava_jax.synthetic.records import GroundTruth
+from slava_jax.teacher import procedural as teacher
+from slava_jax.train.datasets import Datasets, Split
+from slava_jax.train.stages import assistant_data
+from slava_jax.train.test_split import TestSplit, written
+
+_FEW = 20  # images with a fact below which it is not scored
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Image statistics (eval.classical) of the data set.
+
+    Attributes:
+      fitted: int[m], the training images that the classical baseline is fitted on.
+      train, test: float32[m, F] and float32[n, F], of these images and of the whole test split.
+    """
+
+    fitted: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class FactQuestions:
+    """The questions about some test images.
+
+    Attributes:
+      test: the test split with these questions instead of its own.
+      fact_rows: the questions about facts. given_rows, withheld_rows: captions of the same images
+        with pixel size and magnification in the prompt, and without.
+    """
+
+    test: TestSplit
+    fact_rows: np.ndarray
+    given_rows: np.ndarray
+    withheld_rows: np.ndarray
+
+    @classmethod
+    def of(cls, config: ConfigDict, datasets: Datasets, test: TestSplit) -> "FactQuestions | None":
+        """Asks about at most `config.evaluation.truth` images; None without any ground truth."""
+        images = datasets.test.images
+        known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
+        chosen = np.random.default_rng(config.seed).permutation(known)[: config.evaluation.truth]
+        kinds: dict[str, list[Instruction]] = {"fact": [], "given": [], "withheld": []}
+        for i in np.sort(chosen).tolist():
+            record, key = GroundTruth.from_dict(images.records[i]), images.keys[i]
+            kinds["fact"] += teacher.fact_questions(key, record, config.seed)
+            items = teacher.instructions(key, record, config.seed)
+            caption = next(item for item in items if item.task == "caption")
+            kinds["given"].append(caption)
+            kinds["withheld"].append(_without_scale(caption))
+        items = [item for group in kinds.values() for item in group]
+        if not items:
+            return None
+        rows = np.split(np.arange(len(items)), np.cumsum([len(g) for g in kinds.values()])[:-1])
+        data = _data(config, datasets, items)
+        asked = dataclasses.replace(test, data=data, exchanged=data.exchanged(config.seed))
+        return cls(asked, *rows)
+
+    def facts(self, row: int) -> dict[str, Any]:
+        """The true facts of the image of a question."""
+        data = self.test.data
+        return data.images.facts[data.targets[row]]
+
+    def asked_for(self, fact: str) -> list[int]:
+        """The places within `fact_rows` of the questions for a fact that the image has."""
+        items = self.test.data.instructions
+        return [
+            place
+            for place, row in enumerate(self.fact_rows.tolist())
+            if fact in items[row].metadata["asked"] and fact in self.facts(row)
+        ]
+
+    @property
+    def scored(self) -> dict[str, list[int]]:
+        """{fact: its places}, of the facts that enough images have."""
+        places = {fact: self.asked_for(fact) for fact in (*truth.NUMBERS, *truth.WORDS)}
+        few = min(_FEW, len(self.given_rows) // 2)
+        return {fact: rows for fact, rows in places.items() if len(rows) > few}
+
+
+def _without_scale(item: Instruction) -> Instruction:
+    metadata = {**item.metadata, "supplement": ""}
+    return dataclasses.replace(item, id=f"{item.id}/no scale", metadata=metadata)
+
+
+def _data(config, datasets: Datasets, items: Sequence[Instruction]) -> AssistantData:
+    examples = encode_examples(items, datasets.tokenizer, datasets.form)
+    split: Split = dataclasses.replace(datasets.test, instructions=list(items), examples=examples)
+    return assistant_data(config, dataclasses.replace(datasets, test=split), split)
+
+
+def truth_metrics(
+    questions: FactQuestions,
+    datasets: Datasets,
+    controls: Sequence[tuple[str, Assistant, bool]],
+    statistics: Statistics,
+) -> dict[str, float]:
+    """`truth<control>.<fact>.<score>` (eval.truth), `truth<control>.skill`, the prompt's numbers.
+
+    Args:
+      controls: (suffix, assistant, whether it is shown images of another category); the assistant
+        itself comes first.
+    """
+    test, rows = questions.test, questions.fact_rows
+    items = [test.data.instructions[row] for row in rows]
+    answers = {
+        control: written(assistant, test, rows, test.exchanged if mismatched else None)
+        for control, assistant, mismatched in controls
+    }
+    answers["_blind"] = blind_answers(items, datasets.train.instructions)
+    answers["_teacher"] = [item.answer for item in items]
+    claims = {control: [claims_of(text) for text in texts] for control, texts in answers.items()}
+    asked: dict[str, dict[str, truth.Asked]] = {}
+    images = {}
+    for fact, places in questions.scored.items():
+        true = [questions.facts(rows[place]) for place in places]
+        images[fact] = test.data.targets[rows[places]]
+        said = {name: [read[i].get(fact) for i in places] for name, read in claims.items()}
+        said |= _baselines(fact, datasets.train, true, statistics, images[fact])
+        for control, values in said.items():
+            told = truth.Asked([facts[fact] for facts in true], values)
+            asked.setdefault(control.lstrip("_"), {})[fact] = told
+    return {
+        **_scored(asked, images, datasets.test.images.facts, test.config.data.size),
+        **dict(_prompt_numbers(questions, controls[0][1])),
+    }
+
+
+def _scored(asked, images, facts: Sequence[dict], side: int) -> dict[str, float]:
+    """The metrics of all controls. `side`: width of the images in pixels."""
+    metrics, scores = {}, {}
+    for control, by_fact in asked.items():
+        prefix = f"truth_{control}" if control else "truth"
+        for fact, told in by_fact.items():
+            found = truth.fact_scores(fact, told)
+            scores.setdefault(control, {})[fact] = found["score"]
+            if fact in truth.LENGTHS:
+                widths = [facts[image]["nm_per_pixel"] * side for image in images[fact]]
+                found["impossible"] = truth.share_above(told.said, widths)
+            metrics.update({f"{prefix}.{fact}.{name}": value for name, value in found.items()})
+    for control in scores:
+        name = f"truth_{control}" if control else "truth"
+        metrics[f"{name}.skill"] = truth.skill(scores, control)
+    gain = truth.skill_gain(asked, images, "classical")
+    metrics["truth.gain_low"], metrics["truth.gain_high"] = gain
+    return metrics
+
+
+def _baselines(
+    fact: str, train: Split, true: Sequence[dict], statistics: Statistics, images: np.ndarray
+) -> dict[str, list]:
+    """What is said of test images without looking, and by the classical baseline."""
+    known = [facts for facts in train.images.facts if fact in facts]
+    fitted = [k for k, i in enumerate(statistics.fitted) if fact in train.images.facts[i]]
+    seen = [train.images.facts[statistics.fitted[k]] for k in fitted]
+    pair = (statistics.train[fitted], statistics.test[images])
+    return {
+        "_constant": truth.blind_guesses(fact, known, true, by_class=False),
+        "_class": truth.blind_guesses(fact, known, true, by_class=True),
+        "_classical": truth.classical_guesses(fact, seen, true, pair),
+    }
+
+
+def _prompt_numbers(questions: FactQuestions, assistant) -> Iterator[tuple[str, float]]:
+    """How captions state the magnification that is in the prompt, and when none is."""
+    for name, rows in (("given", questions.given_rows), ("withheld", questions.withheld_rows)):
+        texts = written(assistant, questions.test, rows)
+        stated = [claims_of(text).get("magnification") for text in texts]
+        given = [round_digits(questions.facts(row)["magnification"]) for row in rows]
+        for what, value in truth.copied(stated, given):
+            yield f"truth.magnification_{name}.{what}", value

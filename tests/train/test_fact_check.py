@@ -1,0 +1,72 @@
+"""Answers are checked against the truth of the image that they are about."""
+
+import pytest
+from tiny_run import get_config
+
+from slava_jax.train import fact_check
+from slava_jax.train.datasets import prepare
+from slava_jax.train.evaluation import image_statistics
+from slava_jax.train.fact_check import FactQuestions, truth_metrics
+from slava_jax.train.test_split import TestSplit
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    config = get_config()
+    config.data.update(images_per_category=20, test=0.4)
+    config.evaluation.truth = 80
+    datasets = prepare(config, tmp_path_factory.mktemp("run"))
+    return config, datasets, FactQuestions.of(config, datasets, TestSplit.of(config, datasets))
+
+
+def repeat_teacher(assistant, test, rows, shown=None):
+    """Says what the teacher says of the image that is shown, as far as it was asked there."""
+    items = {(i.target, i.question, i.task): i.answer for i in test.data.instructions}
+    targets = test.data.targets if shown is None else shown
+    keys = [test.data.images.keys[targets[row]] for row in rows]
+    asked = [test.data.instructions[row] for row in rows]
+    return [
+        items.get((key, item.question, item.task), "")
+        for key, item in zip(keys, asked, strict=True)
+    ]
+
+
+def test_a_truthful_assistant_is_right_unless_it_is_shown_another_image(held, monkeypatch):
+    _, datasets, questions = held
+    monkeypatch.setattr(fact_check, "written", repeat_teacher)
+    controls = [("", None, False), ("_shuffled", None, True)]
+    metrics = truth_metrics(questions, datasets, controls, image_statistics(datasets))
+    assert metrics["truth.skill"] == metrics["truth_teacher.skill"] > 0.9
+    assert metrics["truth_shuffled.skill"] < 0.3
+    assert metrics["truth.gain_low"] > 0  # the classical baseline makes mistakes
+    for fact in ("mean_size_nm", "count", "artefact_charging"):
+        assert metrics[f"truth.{fact}.score"] == 1 and metrics[f"truth.{fact}.missing"] == 0
+        assert metrics[f"truth_constant.{fact}.score"] < 0.6
+    assert metrics["truth.mean_size_nm.impossible"] == 0
+    # The teacher's caption repeats the magnification, which the second prompt does not give.
+    assert metrics["truth.magnification_given.stated"] == 1
+    assert metrics["truth.magnification_given.copied_wrongly"] == 0
+    assert metrics["truth.magnification_withheld.stated"] == 1
+
+
+def test_the_scale_is_withheld_from_one_prompt_only(held):
+    _, _, questions = held
+    items = questions.test.data.instructions
+    for given, withheld in zip(questions.given_rows, questions.withheld_rows, strict=True):
+        assert items[given].question == items[withheld].question
+        assert "agnification" in items[given].metadata["supplement"]
+        assert items[withheld].metadata["supplement"] == ""
+
+
+def test_a_question_is_only_asked_of_images_that_have_the_fact(held):
+    _, _, questions = held
+    for row in questions.fact_rows:
+        item = questions.test.data.instructions[row]
+        assert item.metadata["asked"][0] in questions.facts(row), item.question
+
+
+def test_without_images_of_known_truth_nothing_is_asked(held):
+    config, datasets, _ = held
+    config = config.copy_and_resolve_references()
+    config.evaluation.truth = 0
+    assert FactQuestions.of(config, datasets, TestSplit.of(config, datasets)) is None
