@@ -1,0 +1,52 @@
+"""The verdict says which is better only when the interval does, and names what fails."""
+
+import pytest
+
+from slava_jax.eval.report import write_report
+from slava_jax.eval.truth_table import truth_rows, verdict
+
+
+def metrics(low, high):
+    values = {"truth.gain_low": low, "truth.gain_high": high}
+    for control, count, texture, skill in (
+        ("truth", 0.7, 0.4, 0.31),
+        ("truth_constant", 0.3, 0.35, 0.0),
+        ("truth_blind", 0.2, 0.33, -0.05),
+        ("truth_classical", 0.5, 0.5, 0.25),
+    ):
+        values |= {f"{control}.count.score": count, f"{control}.texture.score": texture}
+        values[f"{control}.skill"] = skill
+    for fact in ("count", "texture"):
+        values |= {f"truth.{fact}.missing": 0.125, f"truth.{fact}.n": 40.0}
+    return values
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.1, "is better than"),
+        (-0.01, 0.1, "is not distinguishable from"),
+        (-0.2, -0.1, "is worse than"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low, high, said):
+    text = verdict(metrics(low, high))
+    assert said in text and "skill 0.31 against 0.25" in text
+    assert text.endswith("Do not trust: texture.")  # 0.4 is hardly above the constant's 0.35
+
+
+def test_the_report_opens_with_the_verdict_and_the_facts(tmp_path):
+    write_report(tmp_path / "r.html", metrics(0.01, 0.1))
+    text = (tmp_path / "r.html").read_text()
+    assert text.index("better than the classical") < text.index('id="truth"')
+    assert "Number of features" in text and "Touching or isolated" not in text
+    first = truth_rows(metrics(0.01, 0.1))[0]
+    assert first == {
+        "label": "Number of features", "n": 40, "missing": 0.125, "cells": [0.7, 0.2, 0.3, 0.5],
+    }  # fmt: skip
+
+
+def test_without_known_truth_there_is_no_verdict(tmp_path):
+    assert verdict({"classification.top1": 0.5}) == ""
+    write_report(tmp_path / "r.html", {"classification.top1": 0.5})
+    assert 'id="truth"' not in (tmp_path / "r.html").read_text()
