@@ -20,9 +20,9 @@ from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.errors import too_small
 from slava_jax.eval import tasks
 from slava_jax.eval.blind import blind_answers
+from slava_jax.eval.classical import fit_predict
 from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
-from slava_jax.eval.yardstick import fit_predict
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.train.datasets import Datasets
@@ -31,8 +31,8 @@ from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
 
 # Training images for the classical baseline. The same number set the difficulty of the synthetic
-# micrographs (experiments/yardstick.json).
-_YARDSTICK_IMAGES = 2800
+# micrographs (experiments/classical.json).
+_CLASSICAL_IMAGES = 2800
 
 
 def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
@@ -259,11 +259,11 @@ def evaluate_vision(config, stage, params: dict, datasets: Datasets) -> Findings
     return Findings(metrics, predictions=rows)
 
 
-def yardstick_metrics(datasets: Datasets) -> dict[str, float]:
+def classical_metrics(datasets: Datasets) -> dict[str, float]:
     """`classification_classical.*` and `classification_majority.*`, on the test split."""
     train, test = datasets.train, datasets.test
     labels, names = test.images.labels, datasets.class_names
-    fitted = evenly(len(train.images), _YARDSTICK_IMAGES)
+    fitted = evenly(len(train.images), _CLASSICAL_IMAGES)
     pixels = [train.pixels[i] for i in fitted]
     unseen = [test.pixels[i] for i in range(len(test.images))]
     _, scores = fit_predict(pixels, train.images.labels[fitted], unseen, len(names))

@@ -33,7 +33,7 @@ from slava_jax.train.datasets import (
     with_frozen_states,
     with_multi_image,
 )
-from slava_jax.train.evaluation import Findings, evaluate, evaluate_vision, yardstick_metrics
+from slava_jax.train.evaluation import Findings, classical_metrics, evaluate, evaluate_vision
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
 from slava_jax.train.settings import check
@@ -114,7 +114,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
         found = evaluate(config, datasets, trained, untrained, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
             found.add(evaluate_vision(config, vision_stage, vision, datasets))
-        found.metrics.update(yardstick_metrics(datasets))
+        found.metrics.update(classical_metrics(datasets))
     return _finish(config, workdir, clock, datasets, found)
 
 
