@@ -55,8 +55,8 @@ def results(summary: Mapping) -> str:
         parts.append(
             "sLAVA's and the vision classifier's scores are over the mean of four views of a cell. "
             f"Of the `transformer` runs: one view alone {_spread(held['one_view_accuracy'])}, and "
-            f"written in words {_spread(held['generated_in_words_accuracy'])}; exchanged images "
-            f"{_spread(held['exchanged_images_accuracy'])}.\nConfusion, summed: {cells}. "
+            f"written in words {_spread(held['generated_in_words_accuracy'])}; mismatched images "
+            f"{_spread(held['mismatched_images_accuracy'])}.\nConfusion, summed: {cells}. "
             f"Minutes a run: {minutes}."
         )
     return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from slava_jax.data.images import Symmetry, augment, read_image, symmetric
 from slava_jax.errors import UserError, too_small
 
 # The purposes of random streams; part of the seed, so that no two streams coincide.
-STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
+STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_MISMATCH = range(4)
 
 
 class PipelineError(UserError, ValueError):

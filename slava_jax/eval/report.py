@@ -62,7 +62,7 @@ class ReportExample:
     """One test image with its question and the answers to it.
 
     `image`: an encoded PNG, JPEG or GIF, embedded unchanged.
-    `wrong_image_answer`: the answer to the same question about an image of `wrong_category`;
+    `mismatched_answer`: the answer to the same question about an image of `mismatched_category`;
     empty if it was not asked.
     """
 
@@ -72,8 +72,8 @@ class ReportExample:
     answer: str
     image: bytes | None = None
     category: str = ""
-    wrong_image_answer: str = ""
-    wrong_category: str = ""
+    mismatched_answer: str = ""
+    mismatched_category: str = ""
 
 
 def write_report(

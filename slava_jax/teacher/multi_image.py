@@ -33,7 +33,7 @@ _TRAINED_NUMBERS = 2  # numbers of examples per training image
 # images of other classes reveal the target's class nearly as well as the target itself, so the
 # model would ignore the target. These companions are also similar to each other, so that the two
 # cases cannot be told apart.
-_EXCHANGED = 1 / 2
+_SWAPPED = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -226,7 +226,7 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
         key, facts = images.keys[row], images.facts[row]
         choices = random.Random(f"{seed}/{key}/{kind}")
         asked = choices.choice(_QUESTIONS[kind])
-        if kind == "inter_class" and not tested and choices.random() < _EXCHANGED:
+        if kind == "inter_class" and not tested and choices.random() < _SWAPPED:
             others = _without_class(images.labels[row], companies, pool, choices)
         keys = (*(pool.keys[i] for i in others), key)
         known = [pool.facts[i] for i in others]

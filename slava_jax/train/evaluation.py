@@ -86,7 +86,7 @@ def evaluate(
     views = _views(config)
     controls = [
         ("", trained, None, views),
-        ("_shuffled", trained, test.exchanged, (UPRIGHT,)),
+        ("_shuffled", trained, test.mismatched, (UPRIGHT,)),
         ("_untrained", untrained, None, (UPRIGHT,)),
     ]
     if trained.model.adapter is not None:
@@ -228,15 +228,15 @@ def _examples(assistant, test) -> list[ReportExample]:
         return []
     rows = np.asarray(sorted(chosen))
     answers = written(assistant, test, rows)
-    wrong = written(assistant, test, rows, test.exchanged)
+    mismatched = written(assistant, test, rows, test.mismatched)
     out = []
-    for row, answer, other in zip(rows.tolist(), answers, wrong, strict=True):
+    for row, answer, other in zip(rows.tolist(), answers, mismatched, strict=True):
         item, shown = data.instructions[row], int(data.targets[row])
         out.append(
             ReportExample(
                 item.target, item.question.replace("<image>", "").strip(), item.answer, answer,
                 data.images.encoded(shown), item.category, other,
-                data.images.category(int(test.exchanged[row])),
+                data.images.category(int(test.mismatched[row])),
             )
         )  # fmt: skip
     return out
