@@ -40,10 +40,10 @@ def test_rows_are_of_what_was_run():
         f"| the vision classifier alone (splits 0, 2) | {scores} |  |",
         "| sLAVA, `llama` decoder (splits 0, 2) | 0.800 ± 0.011 |",
         "| RBF SVM on the frozen features (ten splits) | 0.865 ± 0.013 |",
-        "| – fitted to four views, and deciding by them (ten splits) | 0.875 ± 0.013 |",
+        "| – fitted to four views and averaged over them (ten splits) | 0.875 ± 0.013 |",
         "| Deitsch et al.: CNN | 0.8842 |",
-        "one view alone 0.750, and written in words 0.500; mismatched images 0.250.",
-        "7 a as a, 2 a as b. Minutes a run: 30, 32.",
+        "with one view 0.750, and in generated words 0.500; with mismatched images 0.250.",
+        "7 a as a, 2 a as b. Minutes per run: 30, 32.",
     ):
         assert part in text
     assert "embedding table" not in text
