@@ -107,7 +107,7 @@ class AssistantData:
         labels = self._split.labels
         others = {label: np.flatnonzero(labels != label) for label in set(labels.tolist())}
         if len(others) < 2:
-            raise PipelineError(f"{self.images.name}: all images are of one category")
+            raise PipelineError(f"{self.images.name}: all images are of one category; add another")
         choices = [rng.choice(others[label]) for label in labels[self.targets].tolist()]
         return np.asarray(choices, np.int32)
 

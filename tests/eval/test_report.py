@@ -209,7 +209,7 @@ def test_hostile_strings_are_shown_and_not_obeyed(tmp_path, inputs):
 
 
 def test_images_that_may_not_be_passed_on_are_not_in_the_file(tmp_path, inputs):
-    shown = inputs | {"images_stay": "for research only"}
+    shown = inputs | {"images_withheld": "for research only"}
     write_report(tmp_path / "r.html", **shown)
     text = (tmp_path / "r.html").read_text()
     assert "data:image" not in text and "<img" not in text
