@@ -309,7 +309,7 @@ def tables(rows: dict[str, dict]) -> str:
     return "\n\n".join(
         [
             table(("training", "card", "tokens/s", "of the card", "peak GiB", "aim"), trained),
-            table(("", "card", "ms a token", "tokens/s", "of its bandwidth", "aim"), decoded),
+            table(("", "card", "ms per token", "tokens/s", "of its bandwidth", "aim"), decoded),
         ]
     )
 

@@ -39,7 +39,7 @@ VARIANTS = ("transformer", "llama", "embeddings")
 SCORES = ("accuracy", "macro_f1", "weighted_accuracy", "weighted_as_functional", "sure_accuracy")
 # Metrics on one view.
 _FURTHER = (
-    "exchanged_images_accuracy",
+    "mismatched_images_accuracy",
     "one_view_accuracy",
     "generated_in_words_accuracy",
     "itm_auc",
@@ -97,7 +97,7 @@ def do(split: int, variant: str) -> None:
         "variant": variant,
         "settings": settings,
         "scores": {name: scores_of(cells, found[key]) for key, name in CONTROLS.items()},
-        "exchanged_images_accuracy": metrics["classification_shuffled.top1"],
+        "mismatched_images_accuracy": metrics["classification_shuffled.top1"],
         "one_view_accuracy": metrics[f"rank_{config.adapter.r_max}.top1"],
         "generated_in_words_accuracy": metrics["classification_generated.top1"],
         "itm_auc": metrics["itm.auc_class_question"],

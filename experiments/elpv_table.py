@@ -11,7 +11,7 @@ from experiments.results_page import PAGE, replaced, table
 from slava_jax.train.workdir import write_atomically
 
 BEGIN, END = "<!-- elpv:begin -->", "<!-- elpv:end -->"
-_HEADER = ("", "accuracy", "macro F1", "accuracy, weighted", "minus best probe")
+_HEADER = ("", "accuracy", "macro F1", "accuracy, weighted", "gain over best probe")
 _SCORES = ("accuracy", "macro_f1", "weighted_accuracy")
 # Label of a row, its variant, and the predictor.
 _ROWS = (
@@ -24,9 +24,9 @@ _ROWS = (
 )
 _PROBES = (
     ("logistic regression on the frozen features", "logistic"),
-    ("– fitted to four views, and deciding by them", "logistic_views"),
+    ("– fitted to four views and averaged over them", "logistic_views"),
     ("RBF SVM on the frozen features", "rbf_svm"),
-    ("– fitted to four views, and deciding by them", "rbf_svm_views"),
+    ("– fitted to four views and averaged over them", "rbf_svm_views"),
 )
 # Deitsch et al., arXiv 1807.02894: another split of the same cells.
 _PUBLISHED = (("Deitsch et al.: SVM", "0.8244"), ("Deitsch et al.: CNN", "0.8842"))
@@ -53,11 +53,12 @@ def results(summary: Mapping) -> str:
         cells = ", ".join(f"{count} {name}" for name, count in held["confusion_summed"].items())
         minutes = _list(f"{value:.0f}" for value in held["minutes"])
         parts.append(
-            "sLAVA's and the vision classifier's scores are over the mean of four views of a cell. "
-            f"Of the `transformer` runs: one view alone {_spread(held['one_view_accuracy'])}, and "
-            f"written in words {_spread(held['generated_in_words_accuracy'])}; exchanged images "
-            f"{_spread(held['exchanged_images_accuracy'])}.\nConfusion, summed: {cells}. "
-            f"Minutes a run: {minutes}."
+            "sLAVA and the vision classifier average over four views of each cell. "
+            "Accuracy of the `transformer` runs with one view "
+            f"{_spread(held['one_view_accuracy'])}, and in generated words "
+            f"{_spread(held['generated_in_words_accuracy'])}; with mismatched images "
+            f"{_spread(held['mismatched_images_accuracy'])}.\nConfusion, summed: {cells}. "
+            f"Minutes per run: {minutes}."
         )
     return "\n\n".join(parts)
 

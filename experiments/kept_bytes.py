@@ -103,7 +103,7 @@ def results(rows: list[dict]) -> str:
             megabytes = held[name, form, "none"]["weights"] / 1e6
             cells = (f"{token / 1e3:.1f}" for token in tokens)
             lines.append((f"{name}, {form} kernels", *cells, f"{more:+.2%}", f"{megabytes:.0f}"))
-    columns = (f"kB a token, remat `{remat}`" for remat in REMAT)
+    columns = (f"kB per token, remat `{remat}`" for remat in REMAT)
     header = ("", *columns, "over frozen only", "MB of weights kept")
     return table(header, lines)
 

@@ -166,8 +166,8 @@ def tables(results: dict[str, dict]) -> str:
     ]
     shared = [
         (
-            f"{p.topology}, {p.model} chip{'s' * (p.model > 1)} a copy, "
-            f"{p.rows} x {p.tokens} tokens a copy",
+            f"{p.topology}, {p.model} chip{'s' * (p.model > 1)} per copy, "
+            f"{p.rows} x {p.tokens} tokens per copy",
             _peak(results[p.name]),
             f"{results[p.name]['traffic']['payload_bytes'] / GIB:.2f}",
             f"{results[p.name]['traffic']['ring_bytes'] / GIB:.2f}",
@@ -176,9 +176,9 @@ def tables(results: dict[str, dict]) -> str:
         for p in SHARED
         if "traffic" in results.get(p.name, {})
     ]
-    parts = [table(("step", "peak, GiB a chip", "aim"), asked)]
+    parts = [table(("step", "peak, GiB per chip", "aim"), asked)]
     if shared:
-        header = ("mesh", "peak, GiB a chip", "collectives, GiB a step", "over links, GiB",
+        header = ("mesh", "peak, GiB per chip", "collectives, GiB per step", "over links, GiB",
                   "efficiency, nothing hidden")  # fmt: skip
         parts.append(table(header, shared))
     if all("peak_gib" in results.get(p.name, {}) for p in SIZES):

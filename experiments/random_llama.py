@@ -48,8 +48,8 @@ def batch_shapes(rows: int, tokens: int, vit) -> dict:
 
     side, answer = vit.image_size, tokens // 4
     text = {name: shape(tokens - 1) for name in ("tokens", "image_index")}  # <Encode> is added
-    numbers = ("length", "answer_start", "wrong_offset", "target_image")
-    weights = {name: shape(dtype=jnp.float32) for name in ("wrong_weight", "row_weight")}
+    numbers = ("length", "answer_start", "mismatch_offset", "target_image")
+    weights = {name: shape(dtype=jnp.float32) for name in ("mismatch_weight", "row_weight")}
     return {
         "images": shape(1, side, side, vit.channels, dtype=jnp.uint8),
         **text,

@@ -89,8 +89,8 @@ def _setting(run: Run) -> str:
             f"{m['data.test_images']:.0f} test images, {m['data.train_images']:.0f} to train on, "
             f"{m['data.validation_images']:.0f} to validate; "
             f"seed {run.config['seed']} (data: {run.config['data']['seed']}).{texts}",
-            f"Took {m['run.wall_seconds']:.0f} s without the installation, and "
-            f"{m['run.peak_memory_gib']:.2f} GiB at most. Reference product on that machine "
+            f"Took {m['run.wall_seconds']:.0f} s, excluding installation; peak memory "
+            f"{m['run.peak_memory_gib']:.2f} GiB. Reference matmul on that machine "
             f"(float32, 1024x1024): {m['run.matmul_gflops']:.0f} GFLOP/s.",
             f"Hardware: {e['processor']}, {e['cores']} cores; {e['device']}; jax {e['jax']}.",
         )

@@ -94,7 +94,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest saved step as seen by the first process, None if there is none."""
-        newest = hosts.as_first(max(_steps(self.directory), default=-1))
+        newest = hosts.from_first(max(_steps(self.directory), default=-1))
         return None if newest < 0 else newest
 
 
@@ -136,13 +136,13 @@ def new_folder(path: str | os.PathLike) -> Path:
     """
     path = Path(path).absolute()
     if path.exists() or path.is_symlink():  # also a broken link
-        raise CheckpointError(f"{path} already exists: delete it to write it again")
+        raise CheckpointError(f"{path} already exists: delete it first")
     _make_directory(path.parent)
     return path
 
 
 @contextmanager
-def appearing(
+def atomic_folder(
     path: str | os.PathLike, size: int = 0, reads: str | os.PathLike | None = None
 ) -> Iterator[Path]:
     """A temporary path for a folder of `size` bytes; it is renamed to `path` when complete.
@@ -211,7 +211,7 @@ def load_tree(path: str | os.PathLike, template: PyTree | None = None) -> tuple[
         try:
             leaves.update(_flatten(orbax.load(path, _nest(abstract)), path))
         except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged, cannot be read: {error}") from error
+            raise CheckpointError(f"{path}: damaged or unreadable: {error}") from error
     if template is None:
         return _nest(leaves), metadata["facts"]
     return jax.tree.unflatten(jax.tree.structure(template), leaves.values()), metadata["facts"]
@@ -279,12 +279,12 @@ def _check_same(path: Path, stored: dict[str, list], wanted: dict[str, list]) ->
         return f"{dtype}{shape}"
 
     rows = [
-        f"  {name}: stored {say(*stored[name])}, wanted {say(*wanted[name])}"
+        f"  {name}: stored {say(*stored[name])}, expected {say(*wanted[name])}"
         for name in stored
         if name in wanted and stored[name] != wanted[name]
     ]
-    rows += [f"  {n}: not stored, wanted {say(*wanted[n])}" for n in wanted if n not in stored]
-    rows += [f"  {n}: stored {say(*stored[n])}, not wanted" for n in stored if n not in wanted]
+    rows += [f"  {n}: not stored, expected {say(*wanted[n])}" for n in wanted if n not in stored]
+    rows += [f"  {n}: stored {say(*stored[n])}, not expected" for n in stored if n not in wanted]
     if rows:
         raise CheckpointError(f"{path}: made for another model or config:\n" + "\n".join(rows))
 

@@ -63,10 +63,10 @@ def _connect() -> None:
     On CPUs the first collective times out after 30 s, later ones never do, and compiling a large
     model may take one host longer than that.
     """
-    meet()
+    barrier()
     add = jax.pmap(lambda a: jax.lax.psum(a, "devices"), axis_name="devices")
     jax.block_until_ready(add(np.ones(jax.local_device_count())))
-    as_first(0)
+    from_first(0)
 
 
 def is_first() -> bool:
@@ -74,8 +74,8 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def meet() -> None:
-    """A barrier: returns once all hosts have called it."""
+def barrier() -> None:
+    """Returns once all hosts have called it."""
     # Not a device collective, because these time out within seconds on some devices.
     multihost.get_barrier_sync_fn()(key=f"slava{next(_meetings)}", timeout_ms=_LONGEST)
 
@@ -87,16 +87,16 @@ def first_before_others() -> Iterator[None]:
     If it raises on the first host, the others run it too and raise the same error.
     """
     if not is_first():
-        meet()
+        barrier()
     try:
         yield
     finally:
         if is_first():
-            meet()
-        meet()
+            barrier()
+        barrier()
 
 
-def as_first(numbers: Any) -> Any:
+def from_first(numbers: Any) -> Any:
     """Broadcasts the first host's numbers (a pytree), so that all hosts decide the same.
 
     Hosts may round a loss differently, or see files on a network disk later.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 
-from slava_jax.checkpoint import CheckpointError, appearing, lay_out
+from slava_jax.checkpoint import CheckpointError, atomic_folder, lay_out
 
 # Bytes per commit. A commit takes milliseconds, and its data stay in memory until then.
 _COMMIT = 2**26
@@ -38,7 +38,7 @@ def save_slices(
         `shapes`, or as in `save_tree`. Nothing is left behind.
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
-    with appearing(path, size) as unfinished:
+    with atomic_folder(path, size) as unfinished:
         lay_out(unfinished, shapes, facts)
         try:
             _write_slices(unfinished, shapes, slices)

@@ -23,7 +23,7 @@ from slava_jax import checkpoint
 from slava_jax.checkpoint import (
     CheckpointError,
     Checkpoints,
-    appearing,
+    atomic_folder,
     content_hash,
     load_tree,
     newest,
@@ -109,10 +109,10 @@ def test_every_difference_from_the_template_is_listed(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_tree(tmp_path / "t", template)
     assert str(caught.value).split("\n")[1:] == [
-        "  a/w: stored float32[2, 3], wanted float32[2, 5]",
-        "  b: stored float32[4], wanted bfloat16[4]",
-        "  d: not stored, wanted float32[1]",
-        "  c: stored float32[1], not wanted",
+        "  a/w: stored float32[2, 3], expected float32[2, 5]",
+        "  b: stored float32[4], expected bfloat16[4]",
+        "  d: not stored, expected float32[1]",
+        "  c: stored float32[1], not expected",
     ]
 
 
@@ -353,16 +353,16 @@ def test_the_content_hash_of_yesterday():
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     """Not while it is written, and not if writing fails."""
-    with appearing(tmp_path / "folder") as place:
+    with atomic_folder(tmp_path / "folder") as place:
         place.mkdir()
         (place / "file").write_text("all of it")
         assert not (tmp_path / "folder").exists()
     assert (tmp_path / "folder" / "file").read_text() == "all of it"
     refused = pytest.raises(CheckpointError, match="cannot be written: no room")
-    with refused, appearing(tmp_path / "other") as place:
+    with refused, atomic_folder(tmp_path / "other") as place:
         place.mkdir()
         raise OSError("no room")
-    with pytest.raises(CheckpointError, match="already exists"), appearing(tmp_path / "folder"):
+    with pytest.raises(CheckpointError, match="already exists"), atomic_folder(tmp_path / "folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -372,8 +372,11 @@ def test_what_a_killed_writer_left_does_not_take_its_own_room(tmp_path, monkeypa
     left.mkdir()
     (left / "half").write_text("of it")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 - left.exists()))
-    with appearing(tmp_path / "folder", size=5) as place:
+    with atomic_folder(tmp_path / "folder", size=5) as place:
         place.mkdir()
-    with pytest.raises(CheckpointError, match="GiB needed"), appearing(tmp_path / "other", size=6):
+    with (
+        pytest.raises(CheckpointError, match="GiB needed"),
+        atomic_folder(tmp_path / "other", size=6),
+    ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -71,10 +71,10 @@ def test_every_table_shows_ours_and_all_of_the_papers(number, finish):
     lines = [line for line in printed(number, finish()).splitlines() if line.startswith("| ")]
     paper = [line for line in lines if "paper" in line]
     assert len(paper) == len(TABLES[number].rows)
-    assert all("| not said | not said |" in line for line in paper)
+    assert all("| not stated | not stated |" in line for line in paper)
     shown = {f" {mean:.3f} " for row in TABLES[number].rows for mean, _ in row.values}
     assert not {value for value in shown if not any(value in line for line in paper)}
-    ours = [line for line in lines if "| procedural (drawn) | 0 | " in line]
+    ours = [line for line in lines if "| synthetic | 0 | " in line]
     assert len(ours) >= 2 and all("| 0 | 48 |" in x or "| 0 | 64 |" in x for x in ours)
 
 
@@ -83,14 +83,14 @@ def test_a_table_of_texts_says_of_what_everything_is(finish):
     scores = " | ".join(["0.750 ± 0.125"] * 6)
     for part in (
         "## Table 5: VQA on inter-class similarity",
-        "**Not the paper's data. Ours is of procedural (drawn), the paper's of SEM: ",
-        f"| slava_jax | procedural (drawn) | 0 | 48 | {scores} |",
-        "| paper: sLAVA | SEM | not said | not said | 0.771 ± 0.085 | 0.704 ± 0.105 |",
-        "± of ours: standard deviation over the n answers of one run; not over runs.",
-        "± of the paper: it does not say of what.",
-        "| no image: commonest training answer | procedural (drawn) | 0 | 48 | 0.700 ± 0.125 |",
-        "ROUGE-L above that with an image of another category: by +0.250; shows (bound 0.1).",
-        "ROUGE-L above that without an image: by +0.050; does **not** show (bound 0.1).",
+        "**Not the paper's data (ours: synthetic; the paper's: SEM). ",
+        f"| slava_jax | synthetic | 0 | 48 | {scores} |",
+        "| paper: sLAVA | SEM | not stated | not stated | 0.771 ± 0.085 | 0.704 ± 0.105 |",
+        "Our ±: the standard deviation over the n answers of one run, not over runs.",
+        "The paper does not state what its ± measures.",
+        "| no image: most common training answer | synthetic | 0 | 48 | 0.700 ± 0.125 |",
+        "ROUGE-L, gain over an image of another category: +0.250; supported (bound 0.1).",
+        "ROUGE-L, gain over no image: +0.050; **not** supported (bound 0.1).",
     ):
         assert part in text
 
@@ -99,24 +99,24 @@ def test_over_several_seeds_it_is_the_spread_of_the_runs(finish):
     workdirs = [finish(seed=seed, metrics=made_up(top1)) for seed, top1 in ((4, 0.5), (2, 0.25))]
     text = printed(7, *workdirs)
     scores = "0.375 ± 0.177 | 0.375 ± 0.177"
-    assert f"| slava_jax, zero-shot | procedural (drawn) | 2, 4 | 64 | {scores} |" in text
-    assert "standard deviation over 2 runs, one a seed" in text
-    assert "Few-shot top-1 above zero-shot: by +0.250; shows" in text
+    assert f"| slava_jax, zero-shot | synthetic | 2, 4 | 64 | {scores} |" in text
+    assert "standard deviation over 2 runs, one per seed" in text
+    assert "Few-shot top-1, gain over zero-shot: +0.250; supported" in text
 
 
 def test_one_run_has_no_deviation_of_a_share_but_a_bound_on_its_error(finish):
     text = printed(8, finish())
-    assert "| slava_jax, few-shot | procedural (drawn) | 0 | 64 | 0.750 | 0.750 |" in text
-    assert "labels of the shots permuted | procedural (drawn) | 0 | 64 | 0.250 | – |" in text
-    assert "a share of 64 has a standard error of 0.062 at most" in text
-    assert "The paper prints no ±." in text
+    assert "| slava_jax, few-shot | synthetic | 0 | 64 | 0.750 | 0.750 |" in text
+    assert "labels of the examples permuted | synthetic | 0 | 64 | 0.250 | – |" in text
+    assert "a proportion of n = 64 has a standard error of at most 0.062" in text
+    assert "The paper gives no ±." in text
 
 
-def test_a_claim_that_does_not_show_is_said_not_to(finish):
+def test_a_claim_without_support_is_reported_as_such(finish):
     metrics = made_up() | {f"{specs.FEW_SHOT}.top1": 0.25, "vqa_shuffled.rougeL": 0.7}
     workdir = finish(metrics=metrics)
-    assert "above zero-shot: by -0.250; does **not** show" in printed(7, workdir)
-    wrong = "an image of another category: by +0.050; does **not** show (bound 0.1)"
+    assert "gain over zero-shot: -0.250; **not** supported" in printed(7, workdir)
+    wrong = "an image of another category: +0.050; **not** supported (bound 0.1)"
     assert wrong in printed(3, workdir)
 
 
@@ -124,9 +124,9 @@ def test_a_difference_paired_by_image_has_its_standard_error(finish):
     few = specs.FEW_SHOT
     errors = {f"{few}.minus_zero_shot_error": 0.1, f"{few}.minus_majority_error": 0.2}
     text = printed(7, finish(metrics=made_up() | errors))
-    assert "zero-shot: by +0.250; shows (bound 0.001, standard error over images 0.100)." in text
-    assert "shows (bound 0.001, standard error over images 0.200, so that it may be" in text
-    assert "permuted labels: by +0.500; shows (bound 0.001)." in text  # a run of before it was kept
+    assert "zero-shot: +0.250; supported (bound 0.001, standard error over images 0.100)." in text
+    assert "supported (bound 0.001, standard error over images 0.200, within chance" in text
+    assert "permuted labels: +0.500; supported (bound 0.001)." in text  # not measured
 
 
 def test_on_the_papers_data_nothing_warns_and_other_runs_stay_out(finish):
@@ -142,7 +142,7 @@ def test_a_column_a_data_set(finish):
     assert row in text
     other = printed(22, finish("elpv"))
     assert "| n | ELPV (solar cells) | NEU-SDD | CMI | KTH-TIPS |" in other
-    assert "| 0 | 64 | 0.500 | – | – | – |" in other and "**Not the paper's data." in other
+    assert "| 0 | 64 | 0.500 | – | – | – |" in other and "**Not the paper's data (ours" in other
 
 
 def test_several_data_sets_have_a_row_each(finish):
@@ -153,11 +153,11 @@ def test_several_data_sets_have_a_row_each(finish):
 
 def test_a_class_has_rows_where_it_was_seen(finish):
     text = printed(9, finish())
-    data = "procedural (drawn) | 0 | 64"
+    data = "synthetic | 0 | 64"
     for part in (
         f"| Tips: slava_jax, zero-shot | {data} | 0.500 | 0.500 | 0.500 |\n"
         f"| Tips: slava_jax, few-shot | {data} | 0.750 | 0.750 | 0.750 |\n"
-        "| Tips: paper | SEM | not said | not said | 0.954 ± 0.005 | 0.967 ± 0.008 | 0.964 ± 0.01",
+        "| Tips: paper | SEM | not stated | not stated | 0.954 ± 0.005 | 0.967 ± 0.008 | 0.964 ±",
         f"| Gravel: slava_jax, zero-shot | {data} | 0.500",
         "Nanowires (0.995 above 0.9840)",
     ):
@@ -178,7 +178,7 @@ def test_what_was_not_measured_is_named_with_what_to_run(finish):
         printed(7, whole, workdir)
     assert str(caught.value).count(f"{few}top1") == 1
     for part in (
-        str(workdir / "metrics.json"), "Table 7", f"{few}top1", "with and without shots",
+        str(workdir / "metrics.json"), "Table 7", f"{few}top1", "with and without examples",
         "python -m slava_jax.main --config configs/tables.py --workdir",
     ):  # fmt: skip
         assert part in str(caught.value)
@@ -227,11 +227,11 @@ def test_all_tables_are_a_page_a_result_file_and_a_block_of_the_results(places, 
     page, readme = ((places / name).read_text() for name in ("tables.md", "results.md"))
     for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 21, 22, 29, 30, 31):
         assert f"\n## Table {number}: " in page
-    assert "`procedural-seed0`: procedural (drawn), seed 0 (data: 3), 70 images to train on" in page
-    assert "512 s on Fast & Co, 2 cores (reference product 123 GFLOP/s)" in page
-    assert max(map(len, page.splitlines())) < 300 and "Not made" not in page
+    assert "`procedural-seed0`: synthetic, seed 0 (data: 3), 70 images to train on" in page
+    assert "512 s on Fast & Co, 2 cores (reference matmul 123 GFLOP/s)" in page
+    assert max(map(len, page.splitlines())) < 300 and "Missing" not in page
     assert readme.startswith("before\n") and readme.endswith("\nafter\n") and "old" not in readme
-    assert "| 7 | few-shot top-1 | 0.750 (procedural (drawn)) | 0.987 (SEM) |" in readme
+    assert "| 7 | few-shot top-1 | 0.750 (synthetic) | 0.987 (SEM) |" in readme
     held = json.loads((places / "procedural.json").read_text())
     row = held["tables"]["5"][0]
     assert (row["who"], row["n"], row["ROUGE-L"]) == ("slava_jax", "48", [0.75, 0.125])
@@ -243,7 +243,7 @@ def test_one_table_that_cannot_be_made_spares_the_others(places, finish):
     with pytest.raises(SystemExit, match=r"inter_class\.rougeL"):
         tables.main(["--runs", str(workdir)])
     page = (places / "tables.md").read_text()
-    assert "Not made, for want of a run that measured them: Tables 5." in page
+    assert "Missing, because no run measured them: Tables 5." in page
     assert "## Table 6: " in page and "## Table 5: " not in page
     assert "| 5 | inter-class VQA, ROUGE-L | not measured (" in (places / "results.md").read_text()
 
@@ -286,10 +286,10 @@ def test_the_disagreements_of_the_texts_are_those_that_are_marked():
 def test_a_recomputed_table_lists_each_disagreement_and_whose_number_it_is():
     pairs = texts.scored()
     text = texts.markdown(2, pairs)
-    assert "28 of 30 printed scores come out to three decimals." in text
+    assert "28 of 30 printed scores are reproduced to three decimals." in text
     assert "Row 9, ROUGE-L: printed 0.735, recomputed " in text
     assert "; the score of Table 2, row 8." in text
-    assert "Row 1: scored with the candidate's final full stop put back." in text
+    assert "Row 1: scored with the candidate's final full stop restored." in text
     alone = texts.markdown(10, pairs)
     assert "| row | BLEU-2, recomputed | ROUGE-L, recomputed | METEOR, recomputed |" in alone
     assert "lacks the printed scores" in alone and "| mean | 0." in alone
@@ -309,4 +309,4 @@ def test_runs_that_are_missing_are_run_and_finished_ones_are_not_repeated(tmp_pa
     assert place.stat().st_mtime_ns == before
     with pytest.raises(runs.TablesError, match="failed with status 1"):  # of another config
         runs.run_all({"procedural": ""}, [5])
-    assert "| slava_jax | procedural (drawn) | 5 | 8 |" in build(1, [measured]).markdown()
+    assert "| slava_jax | synthetic | 5 | 8 |" in build(1, [measured]).markdown()

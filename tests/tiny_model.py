@@ -50,8 +50,8 @@ def random_batch(seed, rows=ROWS, kind="transformer", images=1):
         "length": length.astype(np.int32),
         "answer_start": start.astype(np.int32),
         "weights": (np.arange(U) < answer[:, None]).astype(np.float32),
-        "wrong_offset": offset.astype(np.int32),
-        "wrong_weight": (rng.random(rows) < 0.7).astype(np.float32),
+        "mismatch_offset": offset.astype(np.int32),
+        "mismatch_weight": (rng.random(rows) < 0.7).astype(np.float32),
         "target_image": np.full(rows, images - 1, np.int32),
         "example_id": np.arange(rows, dtype=np.uint32),
     }

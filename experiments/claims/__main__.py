@@ -42,9 +42,9 @@ def do(claim: str, seed: int, variant: str) -> None:
 def page(found: Mapping[str, dict]) -> str:
     """Markdown: a table per claim, with mean and standard deviation over the finished seeds."""
     parts = [
-        "# Claims put to the test",
-        "Written by `python -m experiments.claims`. Drawn micrographs; ± is the standard deviation "
-        "over seeds, n the images or questions of each score of one of them.",
+        "# Three claims of the paper, tested",
+        "Written by `python -m experiments.claims`. Synthetic micrographs; ± is the standard "
+        "deviation over seeds, n the number of images or questions per score and seed.",
     ]
     for claim, module in CLAIMS.items():
         parts.append("## " + " ".join(module.__doc__.split("\n\n")[0].split()))

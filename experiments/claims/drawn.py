@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from slava_jax.checkpoint import appearing
+from slava_jax.checkpoint import atomic_folder
 from slava_jax.data.images import encode_png
 from slava_jax.data.processes import map_in_processes
 from slava_jax.synthetic.micrographs import draw
@@ -28,7 +28,7 @@ def folder(place: Path, drawings: Iterable[Drawing]) -> Path:
     if place.exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(place) as unfinished:
+    with atomic_folder(place) as unfinished:
         for category, seed in drawings:
             path = unfinished / category / f"{seed}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,10 +36,10 @@ BEGIN, END = "<!-- tables:begin -->", "<!-- tables:end -->"
 PAGE = RESULTS_PAGE.with_name("tables.md")
 RESULTS = Path(__file__).parent / "procedural.json"
 ALL = sorted({*SPECS, *texts.TITLES})
-_INTRODUCTION = """# The paper's tables, ours beside
+_INTRODUCTION = """# The paper's tables, with our results
 
-Written by `python -m experiments.tables`. A row that begins with *paper:* is printed there and was
-not run here. *Not said*: the paper gives neither seeds nor the number of examples."""
+Written by `python -m experiments.tables`. Rows that begin with *paper:* are quoted from it, not run
+here. *Not stated*: the paper gives neither seeds nor the number of examples."""
 
 
 def overview(measured: Sequence[Measured]) -> str:
@@ -66,7 +66,7 @@ def about(measured: Sequence[Measured]) -> str:
                 f"- `{run.name}`: {data_names([m.data])}, seed {run.config['seed']} (data: "
                 f"{run.config['data']['seed']}), {held['data.train_images']:.0f} images to train "
                 f"on, {held['data.test_images']:.0f} to test; {held['run.wall_seconds']:.0f} s on "
-                f"{machine['processor']}, {machine['cores']} cores (reference product "
+                f"{machine['processor']}, {machine['cores']} cores (reference matmul "
                 f"{held['run.matmul_gflops']:.0f} GFLOP/s)."
             )
     return "Runs:\n\n" + "\n".join(lines)
@@ -111,7 +111,7 @@ def write(measured: Sequence[Measured], pieces: dict[int, str], tables: Sequence
     The page lists the tables that could not be made.
     """
     missing = [str(number) for number in ALL if number not in pieces]
-    gap = [f"Not made, for want of a run that measured them: Tables {', '.join(missing)}."]
+    gap = [f"Missing, because no run measured them: Tables {', '.join(missing)}."]
     names = [m.data for m in measured]
     own = names == ["procedural"]
     page = PAGE if own else RUNS / f"{'-'.join(names)}.md"

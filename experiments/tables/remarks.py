@@ -44,7 +44,7 @@ def _deviation_remark(number: int) -> list[str]:
         [deviation for _, deviation in row.values] == [deviation for _, deviation in base.values]
         for row, base in zip(TABLES[number].rows, TABLES[3].rows, strict=True)
     )
-    return ["The printed deviations are those of Table 3, number for number."] if same else []
+    return ["The printed deviations equal those of Table 3, number for number."] if same else []
 
 
 def impossible_f1() -> list[tuple[str, float, float]]:
@@ -65,6 +65,6 @@ def _f1_remark() -> list[str]:
     found = impossible_f1()
     classes = ", ".join(f"{name} ({f1:.3f} above {mean:.4f})" for name, f1, mean in found)
     return [
-        "F1 is never above the mean of precision and recall, nor are averages over runs; "
-        f"in print it is for {classes}."
+        "F1 cannot exceed the mean of precision and recall, nor can its average over runs; "
+        f"the printed one does for {classes}."
     ]

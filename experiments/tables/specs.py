@@ -11,8 +11,8 @@ from slava_jax.eval.text_metrics import SCORE_NAMES
 
 # Prefixes. Suffixes name the controls: `_shuffled` shows an image of another category; `_blind`
 # answers from the training answers, without an image (eval/blind.py); `_permuted` permutes the
-# labels of the shots; `_majority` answers the commonest label of the shots; `_zero_shot` uses the
-# same images without shots.
+# labels of the examples; `_majority` answers the most common label of the examples; `_zero_shot`
+# uses the same images without examples.
 CAPTION, VQA = "caption", "vqa"
 SHOTS = 4  # examples of the few-shot rows; one of data.shots in configs/tables.py
 ZERO_SHOT, FEW_SHOT = "classification", f"classification_few_shot_{SHOTS}"
@@ -61,42 +61,42 @@ class Spec:
 def _texts(task: str, asked: str) -> Spec:
     """Text answers with the right image, with a mismatched one, and without any."""
     controls = {
-        f"{task}_shuffled": "with an image of another category",
-        f"{task}_blind": "without an image",
+        f"{task}_shuffled": "an image of another category",
+        f"{task}_blind": "no image",
     }
     looks = tuple(
-        Target(f"ROUGE-L above that {what}", f"{task}.rougeL", 0.10, minus=f"{prefix}.rougeL")
+        Target(f"ROUGE-L, gain over {what}", f"{task}.rougeL", 0.10, minus=f"{prefix}.rougeL")
         for prefix, what in controls.items()
     )
     ours = (
         Ours("slava_jax", task),
         Ours("– image of another category", f"{task}_shuffled"),
-        Ours("no image: commonest training answer", f"{task}_blind"),
+        Ours("no image: most common training answer", f"{task}_blind"),
     )
     return Spec(SCORE_NAMES, ours, looks, f"{asked} in its instructions and its evaluation")
 
 
-_NEEDS_CLASSES = "the class questions with and without shots in its evaluation"
+_NEEDS_CLASSES = "the class questions with and without examples in its evaluation"
 _CLASSIFIERS = (
     Ours("slava_jax, zero-shot", ZERO_SHOT),
     Ours("slava_jax, few-shot", FEW_SHOT),
-    Ours("– few-shot, labels of the shots permuted", f"{FEW_SHOT}_permuted", 1),
-    Ours("– few-shot, commonest label of the shots", f"{FEW_SHOT}_majority", 1),
+    Ours("– few-shot, labels of the examples permuted", f"{FEW_SHOT}_permuted", 1),
+    Ours("– few-shot, most common label of the examples", f"{FEW_SHOT}_majority", 1),
     Ours("– zero-shot, image of another category", f"{ZERO_SHOT}_shuffled"),
     Ours("the vision classifier alone", f"{ZERO_SHOT}_vit", always=False),  # not if pretrained
     Ours("logistic regression on image statistics", f"{ZERO_SHOT}_classical"),
 )
 _SHOTS_HELP = tuple(
     Target(
-        f"Few-shot top-1 above {what}",
+        f"Few-shot top-1, gain over {what}",
         f"{FEW_SHOT}.top1",
         0.001,
         minus=f"{FEW_SHOT}{control}.top1",
     )
     for what, control in (
         ("zero-shot", "_zero_shot"),  # of the same images
-        ("the commonest label of the shots", "_majority"),
-        ("that with permuted labels", "_permuted"),
+        ("the most common label of the examples", "_majority"),
+        ("permuted labels", "_permuted"),
     )
 )
 # {subtrahend of a claim: the standard error of that difference, paired by image}
@@ -105,16 +105,16 @@ PAIRED_ERRORS = {
     for control in ("_zero_shot", "_majority", "_permuted")
 }
 _CLASSIFICATION = Spec(("top1", "top5"), _CLASSIFIERS, _SHOTS_HELP, _NEEDS_CLASSES)
-_SHOTS_NOT_SAID = "Whether the paper's prompts held shots, it does not say."
+_UNKNOWN_SHOTS = "The paper does not state whether its prompts contained examples."
 _CLASSES = Spec(
     ("precision", "recall", "f1"),
     _CLASSIFIERS[:2],
     (),
     _NEEDS_CLASSES,
     "classes",
-    _SHOTS_NOT_SAID,
+    _UNKNOWN_SHOTS,
 )
-_DATA_SETS = Spec(("top1",), _CLASSIFIERS, _SHOTS_HELP[:1], _NEEDS_CLASSES, "data", _SHOTS_NOT_SAID)
+_DATA_SETS = Spec(("top1",), _CLASSIFIERS, _SHOTS_HELP[:1], _NEEDS_CLASSES, "data", _UNKNOWN_SHOTS)
 
 _QUESTIONS = _texts(VQA, "questions of the task 'vqa'")
 

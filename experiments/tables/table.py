@@ -11,7 +11,7 @@ from experiments.tables.specs import PAIRED_ERRORS, SPECS, Ours, Spec
 from slava_jax.eval.paper_tables import TABLES, Number, PrintedRow, PrintedTable
 
 _DATA = {
-    "procedural": "procedural (drawn)",
+    "procedural": "synthetic",
     "sem": "SEM",
     "neu": "NEU-SDD",
     "cmi": "CMI",
@@ -19,7 +19,7 @@ _DATA = {
     "elpv": "ELPV (solar cells)",
     "folder": "own images",
 }
-_NOT_SAID = "not said"
+_NOT_STATED = "not stated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _printed(row: PrintedRow, data: Sequence[str], cells: Sequence[Number | None
     family = f" ({row.family})" if row.family not in ("", "sLAVA") else ""
     own = "sLAVA, " if row.family == "sLAVA" else ""
     who = f"paper: {own}{row.method}{family}"
-    return Line(who, data_names(data), _NOT_SAID, _NOT_SAID, tuple(cells) or row.values, False)
+    return Line(who, data_names(data), _NOT_STATED, _NOT_STATED, tuple(cells) or row.values, False)
 
 
 def _own_first(printed: PrintedTable) -> list[PrintedRow]:
@@ -183,8 +183,8 @@ def _cell(number: Number | None) -> str:
 
 def _other_data(measured: Sequence[Measured], printed: PrintedTable) -> str:
     return (
-        f"Not the paper's data. Ours is of {data_names([m.data for m in measured])}, the paper's "
-        f"of {data_names(printed.data)}: the same metric, and no comparison."
+        f"Not the paper's data (ours: {data_names([m.data for m in measured])}; the paper's: "
+        f"{data_names(printed.data)}). The metric is the same, but the scores are not comparable."
     )
 
 
@@ -192,17 +192,17 @@ def _deviations(spec: Spec, printed: PrintedTable, measured: Sequence[Measured])
     """The meaning of `±`, in ours and theirs."""
     several = max(len(m.runs) for m in measured)
     if several > 1:
-        yield f"± of ours: standard deviation over {several} runs, one a seed, on one split."
+        yield f"Our ±: the standard deviation over {several} runs, one per seed, on one split."
     elif spec.names[0] == "bleu2":
-        yield "± of ours: standard deviation over the n answers of one run; not over runs."
+        yield "Our ±: the standard deviation over the n answers of one run, not over runs."
     else:
         least = min(m.score(f"{spec.ours[0].prefix}.n")[0] for m in measured)
         yield (
-            f"Ours is one run, without ±: a share of {least:.0f} has a standard error of "
-            f"{0.5 / math.sqrt(least):.3f} at most."
+            f"Ours is one run, so it has no ±; a proportion of n = {least:.0f} has a standard "
+            f"error of at most {0.5 / math.sqrt(least):.3f}."
         )
     with_deviation = any(d is not None for row in printed.rows for _, d in row.values)
-    yield "± of the paper: it does not say of what." if with_deviation else "The paper prints no ±."
+    yield f"The paper {'does not state what its ± measures' if with_deviation else 'gives no ±'}."
     if spec.names[0] != "bleu2":
         yield "Zero-shot: no examples in the prompt. All classes were seen in training."
 
@@ -217,6 +217,6 @@ def _claims(spec: Spec, measured: Sequence[Measured]) -> Iterator[str]:
             if error is not None:
                 bound += f", standard error over images {error:.3f}"
                 if claim.reached(means) and value < 2 * error:
-                    bound += ", so that it may be chance"
-            shows = "shows" if claim.reached(means) else "does **not** show"
-            yield f"{claim.label}{of}: by {value:+.3f}; {shows} ({bound})."
+                    bound += ", within chance"
+            verdict = "supported" if claim.reached(means) else "**not** supported"
+            yield f"{claim.label}{of}: {value:+.3f}; {verdict} ({bound})."

@@ -67,11 +67,11 @@ def _column(values: list[float]) -> list[str]:
 
 def _notes(own: list[Mapping], rows: list[Mapping], printed: bool) -> Iterator[str]:
     if not printed:
-        yield "Our copy of the paper lacks the printed scores of this table: nothing to agree with."
+        yield "Our copy of the paper lacks the printed scores, so there is nothing to compare."
         return
     found = list(disagreements(own))
     total = len(own) * len(SCORES)
-    yield f"{total - len(found)} of {total} printed scores come out to three decimals."
+    yield f"{total - len(found)} of {total} printed scores are reproduced to three decimals."
     for row, score in found:
         value = row["ours"][score]
         yield (

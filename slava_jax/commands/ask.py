@@ -40,7 +40,7 @@ def _rank(rank: int | None, adapter) -> int | None:
     if rank is not None and adapter is None:
         raise UserError("--rank: this assistant has no adapters; leave it out")
     if rank is not None and not adapter.r_min <= rank <= adapter.r_max:
-        raise UserError(f"--rank: trained from {adapter.r_min} to {adapter.r_max}, not {rank}")
+        raise UserError(f"--rank: must be {adapter.r_min} to {adapter.r_max}, is {rank}")
     return rank
 
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("slava ask", description=__doc__.split(":")[0])
     options.add_argument(
         "images", nargs="+", metavar="image",
-        help="image file of any size and bit depth; with several, the question is about the last",
+        help="image file of any size and bit depth; of several, the last is asked about",
     )  # fmt: skip
     options.add_argument(
         "question",
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         help="e.g. 'What does this image show?'; with one <image> for each image, or none",
     )
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
-    options.add_argument("--base", help="its converted language model, if that was moved")
+    options.add_argument("--base", help="folder of its converted language model, if moved")
     options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, if known")
     options.add_argument("--magnification", type=_above_zero, help="if known, e.g. 25000")
     options.add_argument("--detailed", action="store_true", help="ask for a longer answer")
@@ -69,13 +69,13 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--seed", type=int, default=0, help="seed for sampling")
     options.add_argument("--rank", type=int, help="rank of the adapters (default: the largest)")
-    options.add_argument("--max_tokens", type=_count, default=96, help="of the answer (default 96)")
+    options.add_argument("--max_tokens", type=_count, default=96, help="length limit (default 96)")
     return options
 
 
 def _text(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("is empty")
+        raise argparse.ArgumentTypeError("must not be empty")
     return text.strip()
 
 

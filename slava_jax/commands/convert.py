@@ -34,12 +34,12 @@ def _import(asked: argparse.Namespace) -> str:
     source = convert_weights(asked.source, asked.to, asked.quantize == "int8", asked.image_size)
     names = (part.replace("vit", "vision").removesuffix("_model") for part in source.parts)
     options = " ".join(f"--config.start_from.{name}={asked.to}" for name in names)
-    return f"to start a run from it use {options}"
+    return f"to start a run from it, use {options}"
 
 
 def _export(asked: argparse.Namespace) -> str:
     from slava_jax.checkpoint import new_folder
-    from slava_jax.convert.leaving import write_adapted, write_base, write_converted
+    from slava_jax.convert.exporting import write_adapted, write_base, write_converted
     from slava_jax.convert.pretrained import is_converted
     from slava_jax.convert.rules import ConvertError
     from slava_jax.inference.assistant import load_assistant
@@ -48,7 +48,7 @@ def _export(asked: argparse.Namespace) -> str:
         new_folder(asked.to)
     if is_converted(asked.source):
         if asked.base is not None:
-            raise ConvertError(f"{asked.source}: is a base itself; leave out --base")
+            raise ConvertError(f"{asked.source}: is itself a base model; leave out --base")
         if asked.form != "base":
             raise ConvertError(f"{asked.source}: has no adapters; use --as base")
         return write_converted(asked.source, asked.to)
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--quantize", choices=("int8",), help="store language model kernels in int8"
     )
     options.add_argument(
-        "--image_size", type=int, help="image side for a vision encoder (default: its own)"
+        "--image_size", type=int, help="side in pixels of a vision encoder's images"
     )
     options.add_argument(
         "--as", dest="form", choices=FORMS,

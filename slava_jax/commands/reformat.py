@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{asked.source}: already in this project's format; choose the output with --as"
             )
         if not ours and not asked.images:
-            options.error("--images must be the folder that the file's paths are relative to")
+            options.error("--images is missing: the folder that image paths are relative to")
         images = ImageFiles(asked.images, bool(asked.to)) if asked.images else None
         if ours:
             form = asked.form or "llava"
@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
         "--as", dest="form", choices=FORMS, help="export this project's instructions to this format"
     )
     options.add_argument("--images", help="folder that image paths are relative to")
-    options.add_argument("--task", choices=TASKS, default="vqa", help="for entries without a task")
+    options.add_argument("--task", choices=TASKS, default="vqa", help="of records that state none")
     options.add_argument(
-        "--style", choices=STYLES, default="short", help="for entries without a style"
+        "--style", choices=STYLES, default="short", help="of records that state none"
     )
     options.add_argument(
         "--leave_out_text", action="store_true", help="leave out conversations without an image"

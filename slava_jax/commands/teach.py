@@ -28,7 +28,7 @@ def main(_) -> None:
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
     with reported():
         if "teacher" not in config:
-            raise TeacherError("config: no group teacher; derive it from configs/teacher.py")
+            raise TeacherError("config: has no group 'teacher'; derive it from configs/teacher.py")
         groups = config.to_dict()
         settings = groups.pop("teacher")
         check(groups)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, appearing
+from slava_jax.checkpoint import CheckpointError, atomic_folder
 from slava_jax.convert.decoders import decoder_settings, huggingface_table
 from slava_jax.convert.huggingface import INDEX, SINGLE
 from slava_jax.convert.peft import Lora
@@ -43,7 +43,7 @@ class Tensor:
     read: Callable[[], np.ndarray]
 
 
-class Leaving(Protocol):
+class Exportable(Protocol):
     """A model to export, read one tensor at a time so it is never whole in float32."""
 
     @property
@@ -63,7 +63,7 @@ class Leaving(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextModel:
-    """A language model to export; see Leaving. `read` returns arrays in our layout."""
+    """A language model to export; see Exportable. `read` returns arrays in our layout."""
 
     config: DecoderConfig
     read: Read
@@ -71,15 +71,15 @@ class TextModel:
 
     @property
     def vocab_size(self) -> int:
-        """See Leaving."""
+        """See Exportable."""
         return self.config.vocab_size
 
     def tensors(self) -> list[Tensor]:
-        """See Leaving."""
+        """See Exportable."""
         return tensors_of(huggingface_table(self.config), self.config.layers, self.read)
 
     def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-        """See Leaving."""
+        """See Exportable."""
         own = decoder_settings(self.config)
         return {"config.json": {**own, "torch_dtype": "float32", **text_limits(tokenizer)}}
 
@@ -160,11 +160,13 @@ def tensors_of(table: Table, layers: int, read: Read) -> list[Tensor]:
 def _undone(row: Row, layer: int | None, read: Read) -> np.ndarray:
     array = (row.undo or row.change)(read(row.path, layer))
     if array.shape != row.shape:
-        raise ConvertError(f"{row.path}: becomes {array.shape}, must be {row.shape}")
+        raise ConvertError(f"{row.path}: converted shape is {array.shape}, must be {row.shape}")
     return np.ascontiguousarray(array)
 
 
-def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: str | Path) -> None:
+def write_folder(
+    model: Exportable, tokenizer: PreTrainedTokenizerFast, directory: str | Path
+) -> None:
     """Writes a folder that transformers loads; it appears only when complete.
 
     Args:
@@ -178,14 +180,14 @@ def write_folder(model: Leaving, tokenizer: PreTrainedTokenizerFast, directory: 
     tensors = model.tensors()
     tokenizer = _with_added(tokenizer, model)
     files, shards = model.files(tokenizer), list(_shards(tensors))
-    with appearing(directory, sum(map(_size, tensors))) as folder:
+    with atomic_folder(directory, sum(map(_size, tensors))) as folder:
         save_tokenizer(tokenizer, folder)
         names = _names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             try:
                 save_file({t.name: t.read() for t in shard}, folder / name, _FORMAT)
             except SafetensorError as error:  # what safetensors raises when the disk is full
-                raise CheckpointError(f"{directory}: could not be written: {error}") from error
+                raise CheckpointError(f"{directory}: cannot be written: {error}") from error
         if len(shards) > 1:
             named = zip(names, shards, strict=True)
             places = {tensor.name: name for name, shard in named for tensor in shard}
@@ -221,17 +223,17 @@ def _names(count: int) -> list[str]:
     return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
 
 
-def _with_added(tokenizer: PreTrainedTokenizerFast, model: Leaving) -> PreTrainedTokenizerFast:
+def _with_added(tokenizer: PreTrainedTokenizerFast, model: Exportable) -> PreTrainedTokenizerFast:
     """A copy with the model's tokens that parses special tokens in text, as other tools expect."""
-    leaving = copy.deepcopy(tokenizer)
-    leaving.split_special_tokens = False
-    leaving.add_tokens(list(model.added), special_tokens=True)
-    if len(leaving) != model.vocab_size:
+    exported = copy.deepcopy(tokenizer)
+    exported.split_special_tokens = False
+    exported.add_tokens(list(model.added), special_tokens=True)
+    if len(exported) != model.vocab_size:
         raise ConvertError(
             f"the vocabulary already has one of {', '.join(model.added)}, which would clash with "
             "the assistant's own token"
         )
-    return leaving
+    return exported
 
 
 def text_limits(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, gree
 
 @dataclasses.dataclass(frozen=True)
 class LlavaModel:
-    """A LLaVA to export; see export.Leaving.
+    """A LLaVA to export; see export.Exportable.
 
     Attributes:
       vit: with three channels. read: arrays of `vit/...` and `connector/...` by path.
@@ -53,16 +53,16 @@ class LlavaModel:
 
     @property
     def vocab_size(self) -> int:
-        """See export.Leaving."""
+        """See export.Exportable."""
         return self.text.vocab_size
 
     @property
     def added(self) -> tuple[str, ...]:
-        """See export.Leaving."""
+        """See export.Exportable."""
         return self.text.added
 
     def tensors(self) -> list[Tensor]:
-        """See export.Leaving."""
+        """See export.Exportable."""
         text, vit = self.text.config, self.vit
         below = lambda part: lambda path, layer: self.read(f"{part}/{path}", layer)  # noqa: E731
         projector = projector_table(self.connector, vit, text, _NAMES)
@@ -91,7 +91,7 @@ class LlavaModel:
         return [Tensor(name, a.shape, functools.partial(np.copy, a)) for name, a in held.items()]
 
     def files(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-        """See export.Leaving. Answers must not contain the image token, whose row is untrained."""
+        """See export.Exportable. Answers may not contain the image token: its row is untrained."""
         config = llava_settings(self.vit, self.connector, self.text.config, self.image_token)
         limits = text_limits(tokenizer)
         ends = {name: limits[name] for name in limits if name.endswith("token_id")}

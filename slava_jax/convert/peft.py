@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from slava_jax.checkpoint import CheckpointError, appearing
+from slava_jax.checkpoint import CheckpointError, atomic_folder
 from slava_jax.convert.huggingface import Safetensors, read_json
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
 from slava_jax.convert.settings import flag, positive
@@ -104,7 +104,7 @@ def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
         raise ConvertError("the model has no adapters; export it with --as base")
     if not adapter.r_min <= rank <= adapter.r_max:
         raise ConvertError(
-            f"rank {rank}: adapters trained at ranks {adapter.r_min} to {adapter.r_max}"
+            f"rank {rank}: must be one that was trained, {adapter.r_min} to {adapter.r_max}"
         )
 
 
@@ -158,12 +158,12 @@ def write_peft(
         "bias": "none",
         "fan_in_fan_out": False,
     }
-    with appearing(directory, sum(array.nbytes for array in tensors.values())) as folder:
+    with atomic_folder(directory, sum(array.nbytes for array in tensors.values())) as folder:
         folder.mkdir()
         try:
             save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         except SafetensorError as error:  # what safetensors raises when the disk is full
-            raise CheckpointError(f"{directory}: could not be written: {error}") from error
+            raise CheckpointError(f"{directory}: cannot be written: {error}") from error
         (folder / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 

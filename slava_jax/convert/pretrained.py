@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax.checkpoint import CheckpointError, appearing, load_facts, load_tree
+from slava_jax.checkpoint import CheckpointError, atomic_folder, load_facts, load_tree
 from slava_jax.convert.rules import ConvertError, Step, Table, Tensors, placed, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.models.connectors import Connector, ConnectorConfig
@@ -100,7 +100,7 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
     }
     facts = {"from": Path(source.tensors.place).name, "image_token": source.image_token}
     size = sum(leaf.size * leaf.dtype.itemsize for of in held.values() for leaf in of.values())
-    with appearing(directory, size, reads=source.tensors.place) as unfinished:
+    with atomic_folder(directory, size, reads=source.tensors.place) as unfinished:
         for name, config in source.configs.items():
             own = [step for step in steps if step.row.path.split("/")[0] == name]
             pieces, to_int8 = slices(own, source.tensors), quantized and name == "language_model"

@@ -50,8 +50,8 @@ class AssistantBatches:
 
     Fields of a batch of this host's B rows, with I images per example: images
     uint8[B, I, P, P, ch]; tokens, image_index int32[B, T]; length, answer_start int32[B]; weights
-    float32[B, U] (collate.assistant_fields); wrong_offset int32[B], the offset, within the pair
-    block, of the row whose target image makes the mismatched pair; wrong_weight float32[B], 1 if
+    float32[B, U] (collate.assistant_fields); mismatch_offset int32[B], the offset, within the pair
+    block, of the row whose target image makes the mismatched pair; mismatch_weight float32[B], 1 if
     there is such a row; target_image int32[B], slot of the target image; example_id uint32[B], row
     of the global batch; index int32[B], the instruction; row_weight float32[B], 1.
     """
@@ -119,7 +119,7 @@ class AssistantEvaluation:
 
     Rows are sorted by bucket and shuffled within one, so that a pair block holds different images;
     `index` gives the instruction of each row. The last batch is padded with copies that have index
-    -1 and row_weight, weights and wrong_weight 0.
+    -1 and row_weight, weights and mismatch_weight 0.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class AssistantEvaluation:
         Args:
           rows: the instructions to evaluate; None for all.
           shown: int32[n], the image to show for each instruction of `data` instead of its target
-            image (AssistantData.exchanged); None for the target image itself.
+            image (AssistantData.mismatched); None for the target image itself.
 
         Raises:
           PipelineError: there are no rows, or batch_size is not divisible.
@@ -179,28 +179,28 @@ def _assemble(
     index = plan[shard_rows]
     rows = np.where(index < 0, plan[0], index)
     real = index >= 0
-    wrong_offset, wrong_weight = [], []
+    mismatch_offset, mismatch_weight = [], []
     for start in range(0, len(index), block):
         number = int(shard_rows[start]) // block
         rng = stream(position[0], STREAM_PAIRS, *position[1:], number)
         part = slice(start, start + block)
         chosen = data.pairs.choose(index[part], shown[rows[part]], rng)
-        wrong_offset.append(chosen[0])
-        wrong_weight.append(chosen[1])
-    wrong_offset = np.concatenate(wrong_offset)
-    wrong_weight = np.concatenate(wrong_weight)
+        mismatch_offset.append(chosen[0])
+        mismatch_weight.append(chosen[1])
+    mismatch_offset = np.concatenate(mismatch_offset)
+    mismatch_weight = np.concatenate(mismatch_weight)
     # The shape depends on all rows of the global batch, so that every host uses the same one.
     bucket = data.shape(plan[plan >= 0])
     slots = bucket[-1]
     examples = [data.examples[row] for row in rows.tolist()]
     fields = assistant_fields(examples, data.array_shape(bucket), data.every_answer)
     fields["weights"] *= real[:, None]
-    upright = _upright(data, rows, wrong_offset, wrong_weight)
+    upright = _upright(data, rows, mismatch_offset, mismatch_weight)
     return {
         "images": _pixels(data, (rows, slots), upright, position[:2], augmentation, shown),
         **fields,
-        "wrong_offset": wrong_offset,
-        "wrong_weight": wrong_weight,
+        "mismatch_offset": mismatch_offset,
+        "mismatch_weight": mismatch_weight,
         "target_image": ((data.image_rows[rows] >= 0).sum(1) - 1).astype(np.int32),
         "example_id": shard_rows.astype(np.uint32),
         "index": index,
@@ -211,8 +211,8 @@ def _assemble(
 def _upright(
     data: AssistantData,
     rows: np.ndarray,
-    wrong_offset: np.ndarray,
-    wrong_weight: np.ndarray,
+    mismatch_offset: np.ndarray,
+    mismatch_weight: np.ndarray,
 ) -> np.ndarray:
     """Returns bool[B], the rows that must not be mirrored or turned.
 
@@ -223,8 +223,8 @@ def _upright(
         [data.instructions[row].metadata["directional"] for row in rows.tolist()], bool
     )
     upright = directional.copy()
-    partner = np.arange(len(rows)) + wrong_offset
-    upright[partner[directional & (wrong_weight > 0)]] = True
+    partner = np.arange(len(rows)) + mismatch_offset
+    upright[partner[directional & (mismatch_weight > 0)]] = True
     return upright
 
 

@@ -10,7 +10,7 @@ from slava_jax.data.datasets.base import ImageSet, joined
 from slava_jax.data.instructions import Instruction, claims_hold
 from slava_jax.data.pairs import PairChooser
 from slava_jax.data.pipeline import (
-    STREAM_EXCHANGE,
+    STREAM_MISMATCH,
     ImageCache,
     JoinedCache,
     PipelineError,
@@ -97,17 +97,17 @@ class AssistantData:
     def __len__(self) -> int:
         return len(self.instructions)
 
-    def exchanged(self, seed: int) -> np.ndarray:
+    def mismatched(self, seed: int) -> np.ndarray:
         """Returns int32[n], a random image of another category (its row) for each instruction.
 
         Raises:
           PipelineError: all images are of one category.
         """
-        rng = stream(seed, STREAM_EXCHANGE)
+        rng = stream(seed, STREAM_MISMATCH)
         labels = self._split.labels
         others = {label: np.flatnonzero(labels != label) for label in set(labels.tolist())}
         if len(others) < 2:
-            raise PipelineError(f"{self.images.name}: all images are of one category")
+            raise PipelineError(f"{self.images.name}: all images are of one category; add another")
         choices = [rng.choice(others[label]) for label in labels[self.targets].tolist()]
         return np.asarray(choices, np.int32)
 

@@ -34,7 +34,7 @@ class Message:
 
     def __post_init__(self):
         if self.role not in ROLES:
-            raise ChatError(f"a message's role must be one of {', '.join(ROLES)}: {self.role!r}")
+            raise ChatError(f"a message's role must be one of {', '.join(ROLES)}, is {self.role!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ def neighbours(
     relation: str,
     query_labels: np.ndarray,
     pool_labels: np.ndarray,
-    itself: np.ndarray,
+    own_rows: np.ndarray,
     block: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the pool images that are in `relation` to each query, by exact cosine similarity.
@@ -39,8 +39,8 @@ def neighbours(
         images of other categories; 'intra_class', the least similar images of the same category.
       query_labels, pool_labels: int[q], int[n], categories. Ignored for few_shot, where an image
         without a category may have any number.
-      itself: int[q], the query's own row in the pool, which is never chosen; -1 if the query is not
-        in the pool.
+      own_rows: int[q], the query's own row in the pool, which is never chosen; -1 if the query is
+        not in the pool.
       block: queries compared at once; memory is about 30 bytes x block x n.
 
     Returns:
@@ -53,7 +53,7 @@ def neighbours(
     """
     if count < 1 or block < 1:
         raise DataError(f"count and block must be 1 or more, are {count} and {block}")
-    there = available(relation, query_labels, pool_labels, itself)
+    there = available(relation, query_labels, pool_labels, own_rows)
     queries, pool = _unit(queries, "queries"), _unit(pool, "pool")
     if queries.shape[1] != pool.shape[1]:
         raise DataError(
@@ -74,14 +74,14 @@ def neighbours(
     for part in _blocks(len(queries), block):
         found = queries[part] @ pool.T
         goodness = -found if relation == "intra_class" else found.copy()
-        goodness[~_allowed(relation, query_labels[part], pool_labels, itself[part])] = -np.inf
+        goodness[~_allowed(relation, query_labels[part], pool_labels, own_rows[part])] = -np.inf
         rows[part] = _best(goodness, count)
         similarities[part] = np.take_along_axis(found, rows[part], 1)
     return rows, similarities
 
 
 def available(
-    relation: str, query_labels: np.ndarray, pool_labels: np.ndarray, itself: np.ndarray
+    relation: str, query_labels: np.ndarray, pool_labels: np.ndarray, own_rows: np.ndarray
 ) -> np.ndarray:
     """Counts the pool images that are in `relation` to each query.
 
@@ -91,22 +91,22 @@ def available(
       int64[q]. May be 0 for a category with one image, or if there is only one category.
 
     Raises:
-      DataError: the relation is unknown, or `itself` is not a row of the pool or has another
+      DataError: the relation is unknown, or `own_rows` is not a row of the pool or has another
         category.
     """
     if relation not in RELATIONS:
         raise DataError(f"relation must be one of {', '.join(RELATIONS)}, is {relation!r}")
-    query_labels, pool_labels, itself = map(np.asarray, (query_labels, pool_labels, itself))
-    if itself.shape != query_labels.shape:
-        raise DataError(f"itself has shape {itself.shape}, query_labels {query_labels.shape}")
-    wrong = (itself < -1) | (itself >= len(pool_labels))
-    inside = np.where(wrong, -1, itself) >= 0
+    query_labels, pool_labels, own_rows = map(np.asarray, (query_labels, pool_labels, own_rows))
+    if own_rows.shape != query_labels.shape:
+        raise DataError(f"own_rows has shape {own_rows.shape}, query_labels {query_labels.shape}")
+    wrong = (own_rows < -1) | (own_rows >= len(pool_labels))
+    inside = np.where(wrong, -1, own_rows) >= 0
     if relation != "few_shot":
-        wrong[inside] = pool_labels[itself[inside]] != query_labels[inside]
+        wrong[inside] = pool_labels[own_rows[inside]] != query_labels[inside]
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"itself, row {row}: {itself[row]} is not the query's own row among the "
+            f"own_rows, row {row}: {own_rows[row]} is not the query's own row among the "
             f"{len(pool_labels)} of the pool; give that row, or -1 if the query is not in the pool"
         )
     if relation == "few_shot":
@@ -135,15 +135,15 @@ def _unit(embeddings: np.ndarray, name: str) -> np.ndarray:
     return np.rint(rows / lengths[:, None] / _STEP) * _STEP
 
 
-def _allowed(relation, query_labels, pool_labels, itself) -> np.ndarray:
+def _allowed(relation, query_labels, pool_labels, own_rows) -> np.ndarray:
     """Returns bool[q, n], the pool images that may be chosen."""
     if relation == "few_shot":
         allowed = np.ones((len(query_labels), len(pool_labels)), bool)
     else:
         same = np.asarray(query_labels)[:, None] == np.asarray(pool_labels)
         allowed = same if relation == "intra_class" else ~same
-    inside = np.flatnonzero(np.asarray(itself) >= 0)
-    allowed[inside, np.asarray(itself)[inside]] = False
+    inside = np.flatnonzero(np.asarray(own_rows) >= 0)
+    allowed[inside, np.asarray(own_rows)[inside]] = False
     return allowed
 
 

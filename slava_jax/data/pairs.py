@@ -1,4 +1,4 @@
-"""Mismatched image-text pairs for the matching loss, without false negatives (design: four parts).
+"""Mismatched image-text pairs for the matching loss, without false negatives.
 
 Most answers are true of many images, so an image only counts as mismatched if its facts contradict
 the answer's claims. For an instruction without claims (real data), it must be of another category
@@ -37,7 +37,7 @@ class PairChooser:
             answers.add(item.answer)
             self._categories.setdefault(image, item.category)
 
-    def is_wrong(self, instruction: int, image: int) -> bool:
+    def is_mismatch(self, instruction: int, image: int) -> bool:
         """Returns whether the instruction's answer is known to be false for the image."""
         item = self._instructions[instruction]
         if item.claims:
@@ -57,12 +57,12 @@ class PairChooser:
           shown: int32[rows], index of the target image that each row shows.
 
         Returns:
-          wrong_offset int32[rows], the offset (negative is up) to the row whose target image makes
-          the mismatched pair, 0 if there is none; wrong_weight float32[rows], 1 if there is one,
-          else 0.
+          mismatch_offset int32[rows], the offset (negative is up) to the row whose target image
+          makes the mismatched pair, 0 if there is none; mismatch_weight float32[rows], 1 if there
+          is one, else 0.
         """
         count = len(rows)
-        wrong_offset = np.zeros(count, np.int32)
+        mismatch_offset = np.zeros(count, np.int32)
         weight = np.zeros(count, np.float32)
         orders = np.argsort(rng.random((count, count)), axis=1)
         instructions, images = rows.tolist(), shown.tolist()
@@ -70,11 +70,11 @@ class PairChooser:
             if instructions[row] < 0:
                 continue
             for other in order:
-                if instructions[other] >= 0 and self.is_wrong(instructions[row], images[other]):
-                    wrong_offset[row] = other - row
+                if instructions[other] >= 0 and self.is_mismatch(instructions[row], images[other]):
+                    mismatch_offset[row] = other - row
                     weight[row] = 1
                     break
-        return wrong_offset, weight
+        return mismatch_offset, weight
 
 
 def _asked(item: Instruction) -> tuple:

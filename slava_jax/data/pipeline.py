@@ -19,7 +19,7 @@ from slava_jax.data.images import Symmetry, augment, read_image, symmetric
 from slava_jax.errors import UserError, too_small
 
 # The purposes of random streams; part of the seed, so that no two streams coincide.
-STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_EXCHANGE = range(4)
+STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_MISMATCH = range(4)
 
 
 class PipelineError(UserError, ValueError):
@@ -51,7 +51,7 @@ class Shard:
             raise PipelineError(
                 f"batch size {batch_size} is not a multiple of {self.count} host(s) x "
                 f"{self.devices} device(s) x {self.microbatches} microbatch(es) x {multiple} "
-                "row(s) a pair block; change batch_size, microbatches or pair_block"
+                "row(s) per pair block; change batch_size, microbatches or pair_block"
             )
         rows = np.arange(batch_size, dtype=np.int32)
         return rows.reshape(self.microbatches, self.count, -1)[:, self.index].reshape(-1)
@@ -283,7 +283,7 @@ class LanguageBatches:
         self._texts = [_plain_text(example, eos_id) for example in examples]
         tokens = sum(len(text) for text in self._texts)
         self.batches_per_epoch = whole_batches(
-            (tokens - 1) // length, batch_size, f"text of {tokens} tokens in rows of {length}"
+            (tokens - 1) // length, batch_size, f"a text of {tokens} tokens in rows of {length}"
         )
         self._length, self._batch_size, self._seed = length, batch_size, seed
         self._epochs, self._rows = epochs, shard.rows(batch_size)

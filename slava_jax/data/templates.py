@@ -234,7 +234,8 @@ def _tail(behind: list[str | int], end_id: int) -> tuple[str, list[str | int]]:
     if not ids or behind[ids[0]] != end_id:
         has = f"token {behind[ids[0]]}" if ids else "no token"
         raise ChatError(
-            f"ends an answer with {has}, not with token {end_id}, at which the model stops; set "
-            "end_id to the template's own end token"
+            f"ends an answer with {has}, not with token {end_id}, the tokenizer's eos_token, at "
+            "which the model stops; set eos_token in tokenizer_config.json to the token that the "
+            "template writes, or use another template"
         )
     return "".join(behind[: ids[0]]), behind[ids[0] + 1 :]

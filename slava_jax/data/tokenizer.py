@@ -65,7 +65,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike
     except OSError:
         raise
     except Exception as error:  # tokenizers reports a full disk this way
-        raise OSError(f"{folder}: the tokenizer could not be written: {error}") from error
+        raise OSError(f"{folder}: the tokenizer cannot be written: {error}") from error
 
 
 def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:

@@ -44,12 +44,12 @@ def blind_answers(asked: Sequence[Instruction], known: Sequence[Instruction]) ->
         for item in known:
             if (pool := pools.get(alike(item))) is not None:
                 pool.append(item.answer)
-        found = {key: commonest(pool) for key, pool in pools.items() if pool}
+        found = {key: medoid(pool) for key, pool in pools.items() if pool}
         answers |= {i: found[key] for i, key in left.items() if key in found}
     return [answers[i] for i in range(len(asked))]
 
 
-def commonest(texts: Sequence[str]) -> str:
+def medoid(texts: Sequence[str]) -> str:
     """The text with the highest mean word F1 against all the others; the first of equals.
 
     More than 200 texts are subsampled evenly to 200.

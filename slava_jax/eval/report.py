@@ -34,10 +34,10 @@ _SCORE_TITLES = {
 # Rows of the controls table: suffix of the metric names, label, what the control shows.
 _CONTROLS = (
     ("", "Assistant, correct image", "the result of this run"),
-    ("shuffled", "Assistant, image of another category", "must drop, or it ignores the image"),
+    ("shuffled", "Assistant, image of another category", "must drop, or the image is ignored"),
     ("zero_b", "Assistant, adapters off (B = 0)", "the difference is what the adapters add"),
     ("untrained", "Assistant before its training stage", "the starting point"),
-    ("blind", "No image: most common training answer", "what the question alone gives away"),
+    ("blind", "No image: most common training answer", "what the question alone reveals"),
     ("vit", "ViT classifier alone", "what the vision encoder knows without the language model"),
     ("classical", "Classical baseline", "logistic regression on simple image statistics"),
     ("majority", "Always the most frequent class", "needs no image"),
@@ -62,7 +62,7 @@ class ReportExample:
     """One test image with its question and the answers to it.
 
     `image`: an encoded PNG, JPEG or GIF, embedded unchanged.
-    `wrong_image_answer`: the answer to the same question about an image of `wrong_category`;
+    `mismatched_answer`: the answer to the same question about an image of `mismatched_category`;
     empty if it was not asked.
     """
 
@@ -72,8 +72,8 @@ class ReportExample:
     answer: str
     image: bytes | None = None
     category: str = ""
-    wrong_image_answer: str = ""
-    wrong_category: str = ""
+    mismatched_answer: str = ""
+    mismatched_category: str = ""
 
 
 def write_report(
@@ -87,7 +87,7 @@ def write_report(
     confusion: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     examples: Sequence[ReportExample] = (),
-    images_stay: str = "",
+    images_withheld: str = "",
     experts: Mapping[str, np.ndarray] | None = None,
     rank_scores: Mapping[str, Mapping[int, float]] | None = None,
     config_text: str = "",
@@ -102,7 +102,7 @@ def write_report(
     history: {stage: [{'step', 'loss', 'val_loss', ...}]} in display order.
     confusion: int[classes, classes], rows are the true classes; needs class_names.
     examples: test images.
-    images_stay: why images may not be redistributed in the report; '' if they may.
+    images_withheld: why images may not be redistributed in the report; '' if they may.
     experts: {adapter: float[layers, experts]}, each expert's share of the gate mass.
     rank_scores: {metric: {rank: score}}.
     config_text, environment: printed unchanged at the end.
@@ -113,12 +113,12 @@ def write_report(
     text = _template().render(
         **_score_sections(metrics, targets, confusion, class_names),
         **_plot_sections(history or {}, experts or {}, rank_scores or {}),
-        examples=[_example(example, not images_stay) for example in examples],
+        examples=[_example(example, not images_withheld) for example in examples],
         title=title,
         description=description,
         score_titles=list(_SCORE_TITLES.values()),
         control_columns=[column for *_, column in CONTROL_COLUMNS],
-        images_stay=images_stay,
+        images_withheld=images_withheld,
         config_text=config_text,
         environment=dict(environment or {}),
     )

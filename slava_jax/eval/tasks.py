@@ -19,7 +19,7 @@ class Losses:
     Attributes:
       types: question type of each.
       nats, tokens: float[n], summed over each answer.
-      match, match_wrong: float[n], match logits with the correct and with a mismatched image;
+      match, match_mismatched: float[n], match logits with the correct and with a mismatched image;
         `None` for a model without a match head. paired: bool[n], whether a mismatched image exists.
     """
 
@@ -27,7 +27,7 @@ class Losses:
     nats: np.ndarray
     tokens: np.ndarray
     match: np.ndarray | None = None
-    match_wrong: np.ndarray | None = None
+    match_mismatched: np.ndarray | None = None
     paired: np.ndarray | None = None
 
 
@@ -49,7 +49,7 @@ def matching(losses: Losses, control: str = "") -> Iterator[tuple[str, float]]:
     rows = np.flatnonzero(losses.paired)
     types = [losses.types[i] for i in rows]
     labels = np.repeat([1, 0], len(rows))
-    scores = np.concatenate([losses.match[rows], losses.match_wrong[rows]])
+    scores = np.concatenate([losses.match[rows], losses.match_mismatched[rows]])
     for name, value in auc_by_type(labels, scores, types + types).items():
         yield f"itm{control}.auc.{name}", float(value)
         if name == "class":

@@ -62,7 +62,7 @@ except wordnet.WordNetError as error:
 
 
 class WordNetError(UserError, RuntimeError):
-    """WordNet is missing, unreadable or could not be installed; the message says what to do."""
+    """WordNet is missing, unreadable or cannot be installed; the message says what to do."""
 
 
 def lexnames_text() -> str:
@@ -121,7 +121,7 @@ def install(prefix: Path | None = None, download_timeout: float = 60.0) -> str:
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
     raise WordNetError(
-        "WordNet could not be installed, so METEOR cannot be computed. Tried:\n"
+        "WordNet cannot be installed, so METEOR cannot be computed. Tried:\n"
         + "\n".join(failures)
         + f"\nTo install it by hand, put the files of WordNet 3.0 ({', '.join(_FILES)}) into "
         f"{data / 'corpora' / 'wordnet'}, readable but not writable by others, and run {COMMAND} "
@@ -227,7 +227,7 @@ def _put_in_place(root: Path, data: Path) -> str | None:
             os.replace(target, root / "what_was_there")
         os.replace(root / "corpora" / "wordnet", target)
     except OSError as error:
-        return f"downloaded, but could not be moved into place: {error}"
+        return f"downloaded, but cannot be moved into place: {error}"
     return None
 
 

@@ -285,8 +285,8 @@ def save_assistant(
         try:
             save_tokenizer(assistant.tokenizer, folder / _TOKENIZER)
         except OSError as error:
-            raise CheckpointError(f"{folder}: could not be written: {error}") from error
-    hosts.meet()  # so that no other host writes before leftovers are removed
+            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+    hosts.barrier()  # so that no other host writes before leftovers are removed
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),

@@ -113,7 +113,7 @@ def score_batch(model: VisionLanguageModel, variables, batch: Batch, rank):
 
     Returns:
       nats float32[B] (summed over the answer), tokens float32[B]; and for a model with matching,
-      the logits match and match_wrong float32[B] (wrong: for the mismatched images).
+      the logits match and match_mismatched float32[B] (the latter for the mismatched images).
     """
     out = model.apply(variables, batch, AdapterCall(rank), each=True, method="outputs")
     scores = {
@@ -121,7 +121,7 @@ def score_batch(model: VisionLanguageModel, variables, batch: Batch, rank):
         "tokens": jnp.sum(batch.weights, axis=-1),
     }
     if out.match is not None:
-        scores.update(match=out.match, match_wrong=out.match_exchanged)
+        scores.update(match=out.match, match_mismatched=out.match_mismatched)
     return scores
 
 

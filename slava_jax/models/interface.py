@@ -42,14 +42,14 @@ class Batch:
       answer_start: int32[B], start of the first scored answer. From there on U tokens are
         predicted; tokens between two answers of a conversation have weight 0.
       weights: float32[B, U], weights of those predictions.
-      exchange: int32[B, I], the mismatched images of each text, as row-major indices into the
+      mismatched: int32[B, I], the mismatched images of each text, as row-major indices into the
         batch's B * I images; `None` for models and stages without matching.
     """
 
     prompt: Prompt
     answer_start: jax.Array
     weights: jax.Array
-    exchange: jax.Array | None = None
+    mismatched: jax.Array | None = None
 
     @property
     def predicted(self) -> int:
@@ -72,12 +72,12 @@ class Outputs:
       nats: float32[B, U], the unweighted cross-entropy of each predicted token; or float32[], its
         sum weighted by `Batch.weights`.
       match: float32[B], logit that text and images belong together (ITM); `None` without matching.
-        match_exchanged: the same for the mismatched images of `Batch.exchange`.
+        match_mismatched: the same for the mismatched images of `Batch.mismatched`.
     """
 
     nats: jax.Array
     match: jax.Array | None = None
-    match_exchanged: jax.Array | None = None
+    match_mismatched: jax.Array | None = None
 
 
 @flax.struct.dataclass

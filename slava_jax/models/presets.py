@@ -56,8 +56,8 @@ def variable_shapes(model: VisionLanguageModel) -> dict:
     side, number = vit.image_size, jnp.zeros((1, 2), jnp.int32)
     images = jnp.zeros((1, 1, side, side, vit.channels), jnp.uint8)
     prompt = Prompt(images, number, number - 1, number[:, 0] + 2)
-    exchange = jnp.zeros((1, 1), jnp.int32) if model.matches else None
-    batch = Batch(prompt, number[:, 0] + 1, jnp.ones((1, 1)), exchange)
+    mismatched = jnp.zeros((1, 1), jnp.int32) if model.matches else None
+    batch = Batch(prompt, number[:, 0] + 1, jnp.ones((1, 1)), mismatched)
     init = functools.partial(model.init, method="outputs")
     shapes = jax.eval_shape(init, jax.random.key(0), batch, AdapterCall(jnp.int32(1)))
     return {"params": shapes["params"], "frozen": shapes.get("frozen", {})}

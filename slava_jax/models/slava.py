@@ -294,21 +294,21 @@ class Slava(nn.Module):
         text = _marked(prompt, base, batch.answer_start)
         inputs = text.inputs(call)
         states = self.encode_text(self.embed(text.tokens), inputs)
-        fused, match, exchanged = self._matched(states, image_tokens, text, batch.exchange)
+        fused, *matches = self._matched(states, image_tokens, text, batch.mismatched)
         memory = self.memory(fused, image_tokens, text)
         targets = batch.window(prompt.tokens)
         begin = jnp.full_like(targets[:, :1], base + _DECODE)
         answers = self._answer(jnp.concatenate([begin, targets[:, :-1]], axis=1), memory, call)
         if self.is_initializing():
             self.language_model.vocabulary()  # creates the whole base for either decoder
-            return Outputs(jnp.float32(0), match, exchanged)
+            return Outputs(jnp.float32(0), *matches)
         if each:
             nats = token_nats(self.vocabulary(), answers, targets)
         else:
             nats = summed_nats(self.vocabulary(), answers, targets, batch.weights)
-        return Outputs(nats, match, exchanged)
+        return Outputs(nats, *matches)
 
-    def _matched(self, states, image_tokens, text: Text, exchange):
+    def _matched(self, states, image_tokens, text: Text, mismatched):
         """(fused text float[B, T, E], match logits, match logits with the mismatched images).
 
         Correct and mismatched images go through the small stack together; the language model runs
@@ -316,15 +316,15 @@ class Slava(nn.Module):
         concatenating two halves would move them.
         """
         inputs, before, last = text.inputs(), text.images_before, text.length - 1
-        if exchange is None:
+        if mismatched is None:
             fused = self.fuse(states, image_tokens, inputs, before)
             return fused, self.encoder.match_logits(fused, last), None
-        other = image_tokens.reshape(-1, *image_tokens.shape[2:])[exchange]
+        other = image_tokens.reshape(-1, *image_tokens.shape[2:])[mismatched]
         both = _side_by_side(image_tokens, other)
         twice = jax.tree.map(lambda a: _side_by_side(a, a), (states, inputs, before, last))
         fused = self.fuse(twice[0], both, twice[1], twice[2])
-        match, exchanged = self.encoder.match_logits(fused, twice[3]).reshape(-1, 2).T
-        return fused[::2], match, exchanged
+        match, match_mismatched = self.encoder.match_logits(fused, twice[3]).reshape(-1, 2).T
+        return fused[::2], match, match_mismatched
 
 
 def _side_by_side(first, second):

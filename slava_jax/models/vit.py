@@ -79,7 +79,7 @@ class VitConfig:
         return (self.image_size // self.patch) ** 2 + 1
 
 
-def fold(x, side: int):
+def space_to_depth(x, side: int):
     """Space to depth: [B, h, w, c] -> [B, h/side, w/side, side * side * c]."""
     B, h, w, c = x.shape
     x = x.reshape(B, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
@@ -130,7 +130,7 @@ def _embed(module, images):
     x = ((unit - jnp.array(c.mean)) / jnp.array(c.deviation)).astype(module.dtype)
     if c.frontend == "gradients":
         x = gradient_cells(x)
-    x = fold(x, x.shape[1] * c.patch // c.image_size)
+    x = space_to_depth(x, x.shape[1] * c.patch // c.image_size)
     x = Linear(c.width, c.patch_bias, dtype=module.dtype, name="patch_embedding")(x)
     x = x.reshape(B, -1, c.width)
     cls = module.param("cls", nn.initializers.normal(0.02), (1, 1, c.width))

@@ -33,7 +33,7 @@ _TRAINED_NUMBERS = 2  # numbers of examples per training image
 # images of other classes reveal the target's class nearly as well as the target itself, so the
 # model would ignore the target. These companions are also similar to each other, so that the two
 # cases cannot be told apart.
-_EXCHANGED = 1 / 2
+_SWAPPED = 1 / 2
 OTHERS = 2  # images before the target of a challenge
 MOST_SHOTS = 8
 
@@ -99,7 +99,7 @@ def multi_image_instructions(
     return items
 
 
-def groups_by_likeness(
+def similar_groups(
     images: ImageSet,
     pool: ImageSet,
     embeddings: tuple[np.ndarray, np.ndarray],
@@ -128,7 +128,7 @@ class _Company:
     def __init__(self, images, pool, embeddings):
         self._images, self._pool = images, pool
         # The row of each image in the pool, -1 if it is not in it.
-        self._itself = np.arange(len(images)) if images is pool else np.full(len(images), -1)
+        self._own_rows = np.arange(len(images)) if images is pool else np.full(len(images), -1)
         self._queries, self._embedded = embeddings
 
     def of(self, relation: str, count: int, rows: np.ndarray, among=None) -> dict[int, list[int]]:
@@ -138,16 +138,16 @@ class _Company:
         """
         among = np.arange(len(self._pool)) if among is None else among
         place = {row: i for i, row in enumerate(among.tolist())}
-        itself = np.asarray([place.get(i, -1) for i in self._itself[rows].tolist()], int)
+        own_rows = np.asarray([place.get(i, -1) for i in self._own_rows[rows].tolist()], int)
         labels = self._images.labels[rows], self._pool.labels[among]
         if relation != FEW_SHOT:
-            enough = available(relation, *labels, itself) >= count
-            rows, itself = rows[enough], itself[enough]
+            enough = available(relation, *labels, own_rows) >= count
+            rows, own_rows = rows[enough], own_rows[enough]
             labels = self._images.labels[rows], labels[1]
         if not len(rows):
             return {}
         found, _ = neighbours(
-            self._queries[rows], self._embedded[among], count, relation, *labels, itself
+            self._queries[rows], self._embedded[among], count, relation, *labels, own_rows
         )
         return dict(zip(rows.tolist(), among[found].tolist(), strict=True))
 
@@ -226,7 +226,7 @@ def _challenge_items(kind, images, pool, company, seed, tested) -> list[Instruct
         key, facts = images.keys[row], images.facts[row]
         choices = random.Random(f"{seed}/{key}/{kind}")
         asked = choices.choice(_QUESTIONS[kind])
-        if kind == "inter_class" and not tested and choices.random() < _EXCHANGED:
+        if kind == "inter_class" and not tested and choices.random() < _SWAPPED:
             others = _without_class(images.labels[row], companies, pool, choices)
         keys = (*(pool.keys[i] for i in others), key)
         known = [pool.facts[i] for i in others]

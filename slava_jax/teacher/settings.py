@@ -149,4 +149,4 @@ def _budget_problems(budget: Mapping, prices: Mapping) -> Iterator[str]:
     if not any(budget.values()):
         yield "teacher.budget: must limit requests, tokens or money (money needs teacher.prices)"
     if budget["money"] and not any(prices.values()):
-        yield "teacher.prices: must be the prices per million tokens for teacher.budget.money"
+        yield "teacher.prices: must give prices per million tokens, as teacher.budget.money is set"

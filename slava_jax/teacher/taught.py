@@ -259,5 +259,5 @@ def _ending(job: Job, ledger: Ledger, outcome: Outcome, left: int) -> list[str]:
     if outcome.stopped and not outcome.broken:
         lines.append(f"stopped: {outcome.stopped}")
     if left:
-        lines.append(f"{left} requests are not answered; the same command resumes with them")
+        lines.append(f"{left} requests are unanswered; the same command continues with them")
     return lines

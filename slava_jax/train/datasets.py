@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from slava_jax import hosts
-from slava_jax.checkpoint import appearing
+from slava_jax.checkpoint import atomic_folder
 from slava_jax.convert.pretrained import TOKENIZER, is_converted
 from slava_jax.data.chat import Example, TextForm, encode_examples
 from slava_jax.data.datasets.base import DataError, ImageSet
@@ -295,7 +295,7 @@ def _tokenizer(config, folder: Path, images: ImageSet, train: list[Instruction],
             texts += [item.metadata.get("supplement", "") for item in items]
             texts = [text.replace("<image> ", "") for text in texts + answers]
             tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
-        with appearing(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             save_tokenizer(tokenizer, unfinished)
     return load_tokenizer(folder)
 

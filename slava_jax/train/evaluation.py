@@ -20,9 +20,9 @@ from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
 from slava_jax.errors import too_small
 from slava_jax.eval import tasks
 from slava_jax.eval.blind import blind_answers
+from slava_jax.eval.classical import class_probabilities, features
 from slava_jax.eval.classification import confusion_matrix, predictions
 from slava_jax.eval.report import ReportExample
-from slava_jax.eval.yardstick import class_probabilities, features
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.train.datasets import Datasets
@@ -32,8 +32,8 @@ from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
 
 # Training images for the classical baseline. The same number set the difficulty of the synthetic
-# micrographs (experiments/yardstick.json).
-_YARDSTICK_IMAGES = 2800
+# micrographs (experiments/classical.json).
+_CLASSICAL_IMAGES = 2800
 
 
 def setting_problems(evaluation: Mapping, r_max: int) -> Iterator[str]:
@@ -89,7 +89,7 @@ def evaluate(
     views = _views(config)
     controls = [
         ("", trained, None, views),
-        ("_shuffled", trained, test.exchanged, (UPRIGHT,)),
+        ("_shuffled", trained, test.mismatched, (UPRIGHT,)),
         ("_untrained", untrained, None, (UPRIGHT,)),
     ]
     if trained.model.adapter is not None:
@@ -235,15 +235,15 @@ def _examples(assistant, test) -> list[ReportExample]:
         return []
     rows = np.asarray(sorted(chosen))
     answers = written(assistant, test, rows)
-    wrong = written(assistant, test, rows, test.exchanged)
+    mismatched = written(assistant, test, rows, test.mismatched)
     out = []
-    for row, answer, other in zip(rows.tolist(), answers, wrong, strict=True):
+    for row, answer, other in zip(rows.tolist(), answers, mismatched, strict=True):
         item, shown = data.instructions[row], int(data.targets[row])
         out.append(
             ReportExample(
                 item.target, item.question.replace("<image>", "").strip(), item.answer, answer,
                 data.images.encoded(shown), item.category, other,
-                data.images.category(int(test.exchanged[row])),
+                data.images.category(int(test.mismatched[row])),
             )
         )  # fmt: skip
     return out
@@ -269,13 +269,13 @@ def evaluate_vision(config, stage, params: dict, datasets: Datasets) -> Findings
 def image_statistics(datasets: Datasets) -> Statistics:
     """The image statistics that the classical baselines are fitted and tested on."""
     train, test = datasets.train, datasets.test
-    fitted = np.asarray(evenly(len(train.images), _YARDSTICK_IMAGES))
+    fitted = np.asarray(evenly(len(train.images), _CLASSICAL_IMAGES))
     pixels = [train.pixels[i] for i in fitted]
     rows = features([*pixels, *(test.pixels[i] for i in range(len(test.images)))])
     return Statistics(fitted, rows[: len(fitted)], rows[len(fitted) :])
 
 
-def yardstick_metrics(datasets: Datasets, statistics: Statistics) -> dict[str, float]:
+def classical_metrics(datasets: Datasets, statistics: Statistics) -> dict[str, float]:
     """`classification_classical.*` and `classification_majority.*`, on the test split."""
     known, labels = datasets.train.images.labels, datasets.test.images.labels
     names, seen = datasets.class_names, known[statistics.fitted]

@@ -77,7 +77,7 @@ class FactQuestions:
             return None
         rows = np.split(np.arange(len(items)), np.cumsum([len(g) for g in kinds.values()])[:-1])
         data = _data(config, datasets, items)
-        asked = dataclasses.replace(test, data=data, exchanged=data.exchanged(config.seed))
+        asked = dataclasses.replace(test, data=data, mismatched=data.mismatched(config.seed))
         return cls(asked, *rows)
 
     def facts(self, row: int) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def truth_metrics(
     test, rows = questions.test, questions.fact_rows
     items = [test.data.instructions[row] for row in rows]
     answers = {
-        control: written(assistant, test, rows, test.exchanged if mismatched else None)
+        control: written(assistant, test, rows, test.mismatched if mismatched else None)
         for control, assistant, mismatched in controls
     }
     answers["_blind"] = blind_answers(items, datasets.train.instructions)

@@ -228,7 +228,7 @@ def _train(stage, directory: Path, seed: int, optimizer, begin: _Begin, hashes, 
                 watch.add(position, batch, metrics)
                 progress.update(1, **watch.shown)
             means, state = watch.means(), runner.fetch(placed)
-            values = hosts.as_first(validate(state.params, runner.local(held)))
+            values = hosts.from_first(validate(state.params, runner.local(held)))
             watch.check_validation(position, values)
             if plateau.update(values["loss"]) and best.latest() != position:
                 best.save(position, state.params, {"validation": values})

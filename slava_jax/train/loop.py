@@ -25,7 +25,7 @@ from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
 from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
-from slava_jax.teacher.multi_image import groups_by_likeness
+from slava_jax.teacher.multi_image import similar_groups
 from slava_jax.train import stages
 from slava_jax.train.datasets import (
     Datasets,
@@ -35,10 +35,10 @@ from slava_jax.train.datasets import (
 )
 from slava_jax.train.evaluation import (
     Findings,
+    classical_metrics,
     evaluate,
     evaluate_vision,
     image_statistics,
-    yardstick_metrics,
 )
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
@@ -114,14 +114,14 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     with clock.part("assistant"):
         start = stages.assistant_start(config, datasets, vision, language, encoder)
         untrained, trained = _trained_assistant(config, datasets, start, workdir)
-    if not hosts.as_first(has_assistant(workdir)):
+    if not hosts.from_first(has_assistant(workdir)):
         save_assistant(trained, config, workdir, base_place(config) if trained.base else None)
     with clock.part("evaluation"):
         statistics = image_statistics(datasets)
         found = evaluate(config, datasets, trained, untrained, statistics, _say)
         if vision_stage is not None:  # a pretrained encoder has no classifier
             found.add(evaluate_vision(config, vision_stage, vision, datasets))
-        found.metrics.update(yardstick_metrics(datasets, statistics))
+        found.metrics.update(classical_metrics(datasets, statistics))
     return _finish(config, workdir, clock, datasets, found)
 
 
@@ -215,7 +215,7 @@ def _write_groups(kinds, datasets: Datasets, embedded, path: Path) -> None:
         images = getattr(datasets, name).images
         if None in images.records:
             pair = (vectors, embedded["train"])
-            lines += [json.dumps(line) for line in groups_by_likeness(images, pool, pair, kinds)]
+            lines += [json.dumps(line) for line in similar_groups(images, pool, pair, kinds)]
     if lines:
         write_atomically(path, "\n".join(lines) + "\n")
 
@@ -272,7 +272,7 @@ def _table(class_names, predictions) -> str:
     return out.getvalue()
 
 
-def _why_images_stay(data: str) -> str:
+def _why_images_withheld(data: str) -> str:
     """Why a report, which may be shared, must not show the images; '' if it may."""
     if data == "elpv":
         return "CC BY-NC-SA 4.0, non-commercial"
@@ -316,7 +316,7 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
         confusion=found.confusion,
         class_names=datasets.class_names,
         examples=found.examples,
-        images_stay=_why_images_stay(config.data.name),
+        images_withheld=_why_images_withheld(config.data.name),
         experts=found.experts,
         rank_scores=found.rank_scores,
         config_text=str(config),

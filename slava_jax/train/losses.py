@@ -15,10 +15,10 @@ def class_cross_entropy(logits, labels, weights, smoothing: float = 0.0):
     return -jnp.sum(((1 - smoothing) * chosen + smoothing * log_p.mean(axis=-1)) * weights)
 
 
-def match_cross_entropy(match, match_wrong, weights):
+def match_cross_entropy(match, match_mismatched, weights):
     """Summed binary cross-entropy of pairs (4.5.1): matching is 1, mismatched 0; all `[B]`.
 
     A row of weight 0 (no mismatched image available) counts in neither class, which keeps the
     classes balanced.
     """
-    return jnp.sum((jax.nn.softplus(-match) + jax.nn.softplus(match_wrong)) * weights)
+    return jnp.sum((jax.nn.softplus(-match) + jax.nn.softplus(match_mismatched)) * weights)

@@ -86,7 +86,7 @@ class Assistant:
         """Answer tokens, and matching and mismatched pairs, of the batch."""
         return {
             "tokens": jnp.sum(batch["weights"]),
-            "pairs": 2 * jnp.sum(batch["wrong_weight"]),
+            "pairs": 2 * jnp.sum(batch["mismatch_weight"]),
         }
 
     def loss(self, params, held, batch, totals, key, rank):
@@ -99,7 +99,7 @@ class Assistant:
         lm = out.nats / jnp.maximum(totals["tokens"], 1)
         if not self.model.matches:
             return lm, {"loss": lm, "lm": lm}
-        itm = match_cross_entropy(out.match, out.match_exchanged, batch["wrong_weight"])
+        itm = match_cross_entropy(out.match, out.match_mismatched, batch["mismatch_weight"])
         itm = itm / jnp.maximum(totals["pairs"], 1)
         return lm + itm, {"loss": lm + itm, "lm": lm, "itm": itm}
 
@@ -115,11 +115,11 @@ def variables_of(params: dict, held: dict) -> dict:
 def model_batch(model: VisionLanguageModel, fields: dict) -> Batch:
     """Converts the fields of an assistant batch (data/assistant_batches.py) to model inputs."""
     prompt = Prompt(fields["images"], fields["tokens"], fields["image_index"], fields["length"])
-    exchange = exchanged_images(fields) if model.matches else None
-    return Batch(prompt, fields["answer_start"], fields["weights"], exchange)
+    mismatched = mismatched_images(fields) if model.matches else None
+    return Batch(prompt, fields["answer_start"], fields["weights"], mismatched)
 
 
-def exchanged_images(fields: dict):
+def mismatched_images(fields: dict):
     """int32[B, I]: indices of the batch's images, each target image replaced by a mismatched one.
 
     Images are numbered row by row. The pipeline chooses the row that each replacement comes from
@@ -127,7 +127,7 @@ def exchanged_images(fields: dict):
     """
     B, I = fields["images"].shape[:2]  # noqa: E741
     rows, target = jnp.arange(B), jnp.asarray(fields["target_image"])
-    partner = rows + fields["wrong_offset"]
+    partner = rows + fields["mismatch_offset"]
     wrong = partner * I + target[partner]
     return jnp.arange(B * I).reshape(B, I).at[rows, target].set(wrong)
 

@@ -66,12 +66,12 @@ def _stage_order(config: Mapping) -> Iterator[str]:
     if not stages or tuple(stages) != tuple(name for name in STAGES if name in stages):
         yield f"stages: must be some of {', '.join(STAGES)}, in this order, is {tuple(stages)}"
     if "alignment" in stages and ("assistant" not in stages or config["model"] != "inline"):
-        yield "stages: 'alignment' needs a following 'assistant' stage of an inline model"
+        yield "stages: 'alignment' needs model 'inline' and an 'assistant' stage after it"
     for name in ("vision", "language"):
         if "assistant" in stages and name not in stages and not start[name]:
             yield (
                 f"start_from.{name}: must be a work directory with a finished {name} stage, or "
-                f"converted weights, because stages leaves out {name!r}"
+                f"converted weights, because stages lacks {name!r}"
             )
 
 
@@ -81,9 +81,9 @@ def _image_problems(config: Mapping) -> Iterator[str]:
     yield from _below("image.augmentation", problems)
     if vit["frozen_layers"]:
         if change["shift"]:
-            yield "image.augmentation.shift: must be 0, because vit.frozen_layers are computed once"
+            yield "image.augmentation.shift: must be 0, because vit.frozen_layers run only once"
         if not config["start_from"]["vision"]:
-            yield "start_from.vision: must be converted weights for vit.frozen_layers"
+            yield "start_from.vision: must be converted weights, because vit.frozen_layers is set"
 
 
 def _stage_problems(name: str, stage: Mapping) -> Iterator[str]:
@@ -107,6 +107,6 @@ def _room_problems(config: Mapping) -> Iterator[str]:
     room = max(images for _, _, images in buckets)
     if max(data["shots"], default=0) >= room:
         most = max(data["shots"])
-        yield f"data.shots: {most} examples and the image need a bucket of {most + 1}"
+        yield f"data.shots: {most} examples and the image need a bucket of {most + 1} images"
     if data["challenges"] and room < 3:
-        yield "data.challenges: need a bucket of 3 images in assistant.buckets"
+        yield "data.challenges: needs a bucket of 3 images in assistant.buckets"

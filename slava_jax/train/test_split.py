@@ -34,7 +34,7 @@ class TestSplit:
       challenge_rows: {one of multi_image.CHALLENGES: instructions}, without empty ones.
       few_shot_rows, permuted_rows: {number of examples: instructions}, for the images of
         `class_rows` in the same order.
-      exchanged: for each instruction a target image of another category.
+      mismatched: for each instruction a target image of another category.
     """
 
     __test__ = False  # else pytest would collect it
@@ -48,7 +48,7 @@ class TestSplit:
     challenge_rows: dict[str, np.ndarray]
     few_shot_rows: dict[int, np.ndarray]
     permuted_rows: dict[int, np.ndarray]
-    exchanged: np.ndarray
+    mismatched: np.ndarray
 
     @classmethod
     def of(cls, config: ConfigDict, datasets: Datasets) -> "TestSplit":
@@ -78,7 +78,7 @@ class TestSplit:
             {kind: rows for kind, rows in challenges.items() if len(rows)},
             {n: same_images((FEW_SHOT, n)) for n in sorted(config.data.shots)},
             {n: same_images((PERMUTED, n)) for n in sorted(config.data.shots)},
-            data.exchanged(config.seed),
+            data.mismatched(config.seed),
         )  # fmt: skip
 
     @property
@@ -163,7 +163,7 @@ def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -
         got = decode.score_batch(assistant.model, assistant.variables, inputs, rank)
         real = batch["index"] >= 0
         if assistant.model.matches:
-            got["paired"] = batch["wrong_weight"] > 0
+            got["paired"] = batch["mismatch_weight"] > 0
         for name, values in got.items():
             parts.setdefault(name, []).append(np.asarray(values)[real])
         index.append(batch["index"][real])

@@ -65,7 +65,7 @@ def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
                 do += f", or only its {REPORT} to evaluate again with these settings"
             told = "\n  ".join(differences if finished else lasting)
             raise WorkdirError(
-                f"{workdir} contains a run of another config; {do}. Different:\n  {told}"
+                f"{workdir} contains a run with another config; {do}. Different:\n  {told}"
             )
         if differences:
             write_atomically(path, json.dumps(wanted, indent=1, sort_keys=True))

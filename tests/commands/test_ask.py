@@ -115,7 +115,7 @@ def test_a_question_that_asks_for_more_images_is_refused(workdir, image):
 
 
 def test_ranks_it_was_not_trained_for_are_refused(workdir, image):
-    assert "trained from 2 to 4, not 9" in refusal(workdir, image, QUESTION, "--rank", 9)
+    assert "must be 2 to 4, is 9" in refusal(workdir, image, QUESTION, "--rank", 9)
 
 
 def test_a_directory_without_an_assistant(tmp_path, image):
@@ -149,7 +149,7 @@ def test_a_checkpoint_whose_arrays_are_not_those_of_its_config(copy, image):
     edit_metadata(copy, widen)
     text = refusal(copy, image, QUESTION)
     assert "made for another model or config" in text
-    assert "text_projection/kernel: stored float32[16, 16], wanted float32[16, 32]" in text
+    assert "text_projection/kernel: stored float32[16, 16], expected float32[16, 32]" in text
 
 
 def test_a_checkpoint_without_its_tokenizer(copy, image):

@@ -98,7 +98,11 @@ def test_without_a_command_the_usage_goes_to_stderr():
         (("train", "--workdir", "w"), 1, "--config must have a value"),
         (("train", "--config", "none.py", "--workdir", "w"), 1, "none.py"),
         (("teach", "--config", "none.py", "--workdir", "w"), 1, "none.py"),
-        (("teach", f"--config={ROOT / 'configs/folder.py'}", "--workdir", "w"), 1, "no group tea"),
+        (
+            ("teach", f"--config={ROOT / 'configs/folder.py'}", "--workdir", "w"),
+            1,
+            "no group '",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

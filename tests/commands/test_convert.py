@@ -110,7 +110,7 @@ def test_a_run_whose_base_has_moved_leaves_all_the_same(tmp_path):
     found = read_back(tmp_path / "out", tmp_path / "ours")
     wanted = logits_of(model, assistant.variables)
     np.testing.assert_allclose(plain_logits(found, TOKENS), wanted, atol=1e-4)
-    with pytest.raises(SystemExit, match="is a base itself"):
+    with pytest.raises(SystemExit, match="is itself a base"):
         main(
             ["--from", f"{tmp_path}/moved", "--to", f"{tmp_path}/x", "--as", "base", "--base", "b"]
         )
@@ -124,8 +124,11 @@ def test_what_cannot_leave_ends_in_one_error(run, tmp_path, capsys):
     cases = [
         (["4", "--as", "peft"], "4 experts and a router that depends on the token"),
         (["4", "--as", "huggingface"], "--merge_at_mean_routing"),
-        (["1", "--as", "peft", "--rank", "7"], "rank 7: adapters trained at ranks 2 to 6"),
-        (["4", "--as", "peft", "--rank", "7", *merge], "rank 7: adapters trained at ranks 2 to 6"),
+        (["1", "--as", "peft", "--rank", "7"], "rank 7: must be one that was trained, 2 to 6"),
+        (
+            ["4", "--as", "peft", "--rank", "7", *merge],
+            "rank 7: must be one that was trained, 2 to 6",
+        ),
         (["4", "--as", "huggingface", *merge, "--to", str(run)], "already exists"),
         (["1", "--as", "peft", *merge], "there are no experts to merge"),
         (["none", "--as", "peft"], "no trained assistant here"),

@@ -127,7 +127,7 @@ def test_a_disk_that_fills_while_the_tokenizer_is_written(tmp_path, small_files)
     base = export.base_model(model.config.language_model, variables["frozen"]["language_model"])
     with pytest.raises(CheckpointError, match=r"out: cannot be written: .*File too large"):
         export.write_folder(base, tokenizer(), tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"model: could not be written: .*File too large"):
+    with pytest.raises(CheckpointError, match=r"model: cannot be written: .*File too large"):
         save_assistant(Assistant(model, variables, tokenizer()), as_config(model), tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert not has_assistant(tmp_path / "run")

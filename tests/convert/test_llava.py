@@ -14,7 +14,7 @@ from reference_models import PIXELS, VOCABULARY, randomise, save_tiny_tokenizer
 from safetensors.numpy import load_file, save_file
 from tiny_model import random_variables
 
-from slava_jax.convert import leaving, routing
+from slava_jax.convert import exporting, routing
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.peft import lora_of, read_peft
 from slava_jax.convert.pretrained import load, write
@@ -162,7 +162,7 @@ def test_the_cls_token_is_read_where_the_strategy_is_full(images, tmp_path):
     reference = wanted(model, p, MEAN, DEVIATION)
     np.testing.assert_allclose(logits(*ours(loaded), p), reference, atol=1e-4)
     assert ours(loaded)[0].text_form(2).image_tokens == M + 1
-    leaving.write_converted(tmp_path / "ours", tmp_path / "out")
+    exporting.write_converted(tmp_path / "ours", tmp_path / "out")
     again = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     out = p.replace(tokens=np.where(p.tokens == IMAGE, 270, p.tokens))
     found = wanted(again, out, MEAN, DEVIATION)
@@ -225,7 +225,7 @@ def test_what_came_in_goes_out_the_same(tmp_path):
     """Export gives a LLaVA that transformers loads, and importing it again is bitwise equal."""
     model, p = theirs("qwen3"), prompt()
     loaded = convert(save(model, tmp_path / "theirs"), tmp_path / "ours")
-    leaving.write_converted(tmp_path / "ours", tmp_path / "out")
+    exporting.write_converted(tmp_path / "ours", tmp_path / "out")
     again = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     assert again.config.vision_config.num_hidden_layers == 2
     found = wanted(
@@ -282,7 +282,9 @@ def their_logits(folder, p, vit=CLIP):
 def test_an_assistant_leaves_as_a_llava(kind, shape, tmp_path):
     """With adapters merged and int8 dequantised; it can be imported again."""
     model, variables = assistant(kind, **shape)
-    said = leaving.write_adapted("huggingface", model, variables, tokenizer(), 4, tmp_path / "out")
+    said = exporting.write_adapted(
+        "huggingface", model, variables, tokenizer(), 4, tmp_path / "out"
+    )
     assert "a LLaVA with its adapters of rank 4" in said
     asked, p = exported_prompt()
     reference = logits(model, variables, p, 4)
@@ -299,7 +301,7 @@ def test_several_experts_leave_merged(tmp_path):
     model, variables = assistant(experts=4)
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "<image>is the film thin?"}\n{"text": "nm?"}\n')
-    said = leaving.write_adapted(
+    said = exporting.write_adapted(
         "huggingface", model, variables, tokenizer(), 6, tmp_path / "out", texts
     )
     assert "KL" in said
@@ -316,7 +318,7 @@ def test_grey_images_become_coloured_ones(tmp_path):
     """The kernel is weighted by luminance, so grey images give the same result."""
     vit = dataclasses.replace(CLIP, channels=1, mean=(0.4,), deviation=(0.2,))
     model, variables = assistant(vit=vit)
-    leaving.write_base(model, variables, tokenizer(), tmp_path / "out")
+    exporting.write_base(model, variables, tokenizer(), tmp_path / "out")
     asked, p = exported_prompt(vit)
     asked = asked.replace(images=np.repeat(asked.images, 3, axis=-1))
     reference = logits(*_without_adapters(model, variables), p)
@@ -326,7 +328,7 @@ def test_grey_images_become_coloured_ones(tmp_path):
 def test_frozen_layers_leave_with_the_others(tmp_path):
     vit = dataclasses.replace(CLIP, frozen_layers=2)
     model, variables = assistant(vit=vit)
-    leaving.write_base(model, variables, tokenizer(), tmp_path / "out")
+    exporting.write_base(model, variables, tokenizer(), tmp_path / "out")
     asked, p = exported_prompt(vit)
     reference = logits(*_without_adapters(model, variables), p)
     np.testing.assert_allclose(their_logits(tmp_path / "out", asked), reference, atol=1e-4)
@@ -344,8 +346,8 @@ def test_adapters_leave_for_peft(tmp_path):
     """On the LLaVA without adapters; its encoder has projections of the same names, untouched."""
     peft = pytest.importorskip("peft")
     model, variables = assistant()
-    leaving.write_base(model, variables, tokenizer(), tmp_path / "base")
-    leaving.write_adapted("peft", model, variables, tokenizer(), 6, tmp_path / "adapter")
+    exporting.write_base(model, variables, tokenizer(), tmp_path / "base")
+    exporting.write_adapted("peft", model, variables, tokenizer(), 6, tmp_path / "adapter")
     base = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "base").eval()
     adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert sum("lora_A" in name for name, _ in adapted.named_parameters()) == 2 * 4
@@ -364,7 +366,7 @@ def test_adapters_leave_for_peft(tmp_path):
 def test_the_processor_of_transformers_reads_the_folder(tmp_path):
     """It inserts as many image tokens as the model expects; pixels equal ours."""
     model, variables = assistant()
-    leaving.write_base(model, variables, tokenizer(), tmp_path / "out")
+    exporting.write_base(model, variables, tokenizer(), tmp_path / "out")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
     p = prompt()
     picture = p.images[0, 0]

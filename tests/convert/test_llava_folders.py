@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from slava_jax.checkpoint import CheckpointError
 from slava_jax.config import ConfigError, default_config
-from slava_jax.convert import export, export_llava, leaving
+from slava_jax.convert import export, export_llava, exporting
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import described, load, write
 from slava_jax.convert.reading import read
@@ -41,14 +41,14 @@ def test_three_parts_come_in_and_go_out(settings, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     kernel = first.tree["connector"]["second"]["kernel"]
     np.testing.assert_array_equal(kernel, tensors["multi_modal_projector.linear_2.weight"].T)
-    leaving.write_converted(tmp_path / "first", tmp_path / "out")
+    exporting.write_converted(tmp_path / "first", tmp_path / "out")
     second = converted(tmp_path / "out", tmp_path / "second")
     for part in ("vit", "connector"):
         assert second.configs[part] == first.configs[part]
         assert_same(second.tree[part], first.tree[part])
     blocks = [of.tree["language_model"]["blocks"] for of in (first, second)]
     assert_same(*blocks)
-    leaving.write_converted(tmp_path / "second", tmp_path / "again")  # now it has an <image>
+    exporting.write_converted(tmp_path / "second", tmp_path / "again")  # now it has an <image>
     third = converted(tmp_path / "again", tmp_path / "third")
     assert third.configs == second.configs and third.image_token == second.image_token == 270
     assert_same(third.tree, second.tree)
@@ -59,7 +59,7 @@ def test_a_projector_of_one_layer(tmp_path):
     folder = tiny_llava(tmp_path / "theirs", projector_hidden_act="linear")
     first = converted(folder, tmp_path / "first")
     assert first.configs["connector"] == ConnectorConfig("linear")
-    leaving.write_converted(tmp_path / "first", tmp_path / "out")
+    exporting.write_converted(tmp_path / "first", tmp_path / "out")
     path = tmp_path / "out/model.safetensors"
     tensors = load_file(path)
     name = "multi_modal_projector.linear_2.weight"

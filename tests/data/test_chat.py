@@ -331,7 +331,7 @@ def test_unknown_forms_and_roles():
         TextForm("alpaca", 1, 0, 0)
     with pytest.raises(ChatError, match="image_tokens"):
         TextForm("plain", 0, 0, 0)
-    with pytest.raises(ChatError, match="role must be one of system, user, assistant: 'tool'"):
+    with pytest.raises(ChatError, match="role must be one of system, user, assistant, is 'tool'"):
         Message("tool", "x")
 
 

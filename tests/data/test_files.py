@@ -58,7 +58,7 @@ def test_copies_in_any_file_format_are_left_out(folder, capsys):
     (folder.parent / "data").rename(folder.parent / "before")
     assert keys(build(folder)) == whole  # the first by name is kept
     said = capsys.readouterr().err
-    assert "folder: 8 copies left out" in said and "gold/x0.bmp = gold/0.png" in said
+    assert "folder: 8 duplicates dropped" in said and "gold/x0.bmp = gold/0.png" in said
     assert notes(folder)["copies"][-1] == "iron/x3.tif = iron/3.png"
     assert not notes(folder)["in_several_classes"]
 
@@ -68,14 +68,14 @@ def test_a_picture_in_two_classes_is_left_out_of_both_and_named(folder, capsys):
     left = keys(build(folder))
     assert "gold/2.png" not in left and "iron/wrong.bmp" not in left and len(left) == 11
     assert notes(folder)["in_several_classes"] == ["gold/2.png = iron/wrong.bmp"]
-    assert "1 picture(s) that occur in several classes left out" in capsys.readouterr().err
+    assert "1 image(s) found in several classes dropped" in capsys.readouterr().err
 
 
 def test_a_class_made_of_copies_of_others_is_an_error(folder):
     save(folder / "iron" / "wrong.bmp", noise(2))  # of two other classes
     for i in range(3):
         save(folder / "tin" / f"{i}.png", noise(10 + i))
-    with pytest.raises(DataError, match=r"every picture of the class 'tin' .*iron/0\.png = tin/0"):
+    with pytest.raises(DataError, match=r"every image of the class 'tin' .*iron/0\.png = tin/0"):
         build(folder)
 
 

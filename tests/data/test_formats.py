@@ -358,4 +358,4 @@ def test_wrong_commands(tmp_path, images, capsys):
     assert f"{nowhere}: there is no such folder" in text
     for command in (("--from", theirs), ("--from", ours, "--as", "llava", "--embed")):
         assert refusal(*command) == "2"
-    assert "--images must be the folder" in capsys.readouterr().err
+    assert "--images is missing: the folder" in capsys.readouterr().err

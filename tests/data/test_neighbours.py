@@ -7,11 +7,11 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.neighbours import RELATIONS, available, neighbours
 
 
-def twin(queries, pool, count, relation, query_labels, pool_labels, itself):
+def twin(queries, pool, count, relation, query_labels, pool_labels, own_rows):
     """Naive search: one pair at a time, sorted by similarity and row."""
     rows, similarities = [], []
     queries, pool = queries.astype(np.float64), pool.astype(np.float64)
-    for query, label, own in zip(queries, query_labels, itself, strict=True):
+    for query, label, own in zip(queries, query_labels, own_rows, strict=True):
         found = []
         for row, (vector, other) in enumerate(zip(pool, pool_labels, strict=True)):
             wanted = {
@@ -43,7 +43,7 @@ def embedded(seed, n=60, queries=25, width=4, categories=3):
         "pool": pool,
         "query_labels": np.concatenate([labels[inside], np.arange(len(others)) % categories]),
         "pool_labels": labels,
-        "itself": np.concatenate([inside, np.full(len(others), -1)]),
+        "own_rows": np.concatenate([inside, np.full(len(others), -1)]),
     }
 
 
@@ -64,7 +64,7 @@ def test_equals_a_plain_search_including_ties(relation, seed):
 def test_relations_restrict_the_candidates(relation):
     given = embedded(2)
     rows, similarities = neighbours(**given, count=6, relation=relation)
-    assert not (rows == given["itself"][:, None]).any()
+    assert not (rows == given["own_rows"][:, None]).any()
     assert all(len(set(row)) == len(row) for row in rows.tolist())
     same = given["pool_labels"][rows] == given["query_labels"][:, None]
     steps = np.diff(similarities)
@@ -81,8 +81,8 @@ def test_block_size_and_order_do_not_matter(relation):
     pool = rng.standard_normal((301, 37)).astype(np.float32)
     pool[150:170] = pool[10]  # copies have bitwise equal similarities for any block
     labels = np.arange(301) % 4
-    itself = np.arange(301)
-    given = (pool, 7, relation, labels, labels, itself)
+    own_rows = np.arange(301)
+    given = (pool, 7, relation, labels, labels, own_rows)
     rows, similarities = neighbours(pool, *given, block=301)
     for block in (1, 2, 100):
         again = neighbours(pool, *given, block=block)
@@ -108,7 +108,7 @@ def test_ties_go_to_the_lower_row():
 def test_a_query_of_another_split_may_match_its_copy():
     """Only the query's own row is excluded, not near duplicates."""
     given = embedded(5)
-    given["itself"] = np.full_like(given["itself"], -1)
+    given["own_rows"] = np.full_like(given["own_rows"], -1)
     _, similarities = neighbours(**given, count=1, relation="few_shot")
     assert similarities[:12] == pytest.approx(1)
     assert (similarities[12:] < 1).all()
@@ -124,7 +124,7 @@ def test_few_shot_needs_no_category_of_the_query():
 
 def test_no_queries_give_no_neighbours():
     given = embedded(7)
-    for name in ("queries", "query_labels", "itself"):
+    for name in ("queries", "query_labels", "own_rows"):
         given[name] = given[name][:0]
     rows, similarities = neighbours(**given, count=3, relation="intra_class")
     assert rows.shape == similarities.shape == (0, 3)
@@ -177,9 +177,9 @@ def test_zero_and_non_finite_embeddings_are_named(where, value, said):
         ({"pool": np.ones(60, np.float32)}, r"pool: must be a matrix.*\(60,\)"),
         ({"queries": np.ones((3, 4), np.float32)}, "queries: 3 embeddings, but 25 labels"),
         ({"pool_labels": np.zeros(61, int)}, "pool: 60 embeddings, but 61 labels"),
-        ({"itself": np.full(25, 60)}, "itself, row 0: 60 is not the query's own row"),
-        ({"itself": np.full(25, -2)}, "itself, row 0: -2 is not"),
-        ({"itself": np.full(24, -1)}, r"itself has shape \(24,\)"),
+        ({"own_rows": np.full(25, 60)}, "own_rows, row 0: 60 is not the query's own row"),
+        ({"own_rows": np.full(25, -2)}, "own_rows, row 0: -2 is not"),
+        ({"own_rows": np.full(24, -1)}, r"own_rows has shape \(24,\)"),
     ],
 )
 def test_invalid_arguments_are_named(changes, said):
@@ -190,6 +190,6 @@ def test_invalid_arguments_are_named(changes, said):
 
 def test_a_row_of_another_category_is_not_the_query():
     given = embedded(10)
-    given["itself"] = np.roll(given["itself"], 1)
+    given["own_rows"] = np.roll(given["own_rows"], 1)
     with pytest.raises(DataError, match="not the query's own row"):
         neighbours(**given, count=1, relation="intra_class")

@@ -44,8 +44,8 @@ def test_shapes_and_types():
         "length": ((8,), "int32"),
         "answer_start": ((8,), "int32"),
         "weights": ((8, answer), "float32"),
-        "wrong_offset": ((8,), "int32"),
-        "wrong_weight": ((8,), "float32"),
+        "mismatch_offset": ((8,), "int32"),
+        "mismatch_weight": ((8,), "float32"),
         "target_image": ((8,), "int32"),
         "example_id": ((8,), "uint32"),
         "index": ((8,), "int32"),
@@ -144,7 +144,7 @@ def test_mismatched_pairs_are_false(claims):
         batch = batches[i]
         for row, index in enumerate(batch["index"]):
             block = row // 4 * 4
-            other = row - block + batch["wrong_offset"][row]
+            other = row - block + batch["mismatch_offset"][row]
             item = data.instructions[index]
             images = [data.targets[k] for k in batch["index"][block : block + 4]]
             if item.claims:
@@ -152,9 +152,9 @@ def test_mismatched_pairs_are_false(claims):
             else:
                 wrong = [differs(data, item, k) for k in images]
             assert 0 <= other < 4
-            assert batch["wrong_weight"][row] == any(wrong)
+            assert batch["mismatch_weight"][row] == any(wrong)
             assert wrong[other] or not any(wrong)
-            weights.append(batch["wrong_weight"][row])
+            weights.append(batch["mismatch_weight"][row])
     assert 0 < np.mean(weights) < 1
 
 
@@ -181,7 +181,7 @@ def test_an_answer_to_another_question_is_not_a_mismatch():
         vqa("c", "k2", "Is it large?", "Yes."),
     ]
     data = make_data(items)
-    assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
+    assert [data.pairs.is_mismatch(0, image) for image in (0, 1, 2)] == [False, False, True]
 
 
 def test_a_question_after_others_is_another_question():
@@ -198,7 +198,7 @@ def test_a_question_after_others_is_another_question():
         vqa("c", "k2", "grains", "Large."),
     ]
     data = make_data(items)
-    assert [data.pairs.is_wrong(0, image) for image in (0, 1, 2)] == [False, False, True]
+    assert [data.pairs.is_mismatch(0, image) for image in (0, 1, 2)] == [False, False, True]
 
 
 def test_mismatched_pairs_are_drawn_uniformly():
@@ -226,8 +226,8 @@ def test_images_of_directional_answers_stay_upright():
         for row, index in enumerate(batch["index"]):
             if data.instructions[index].metadata["directional"]:
                 upright.add(row)
-                if batch["wrong_weight"][row]:  # a turn could make the mismatched image match
-                    upright.add(row + int(batch["wrong_offset"][row]))
+                if batch["mismatch_weight"][row]:  # a turn could make the mismatched image match
+                    upright.add(row + int(batch["mismatch_offset"][row]))
         for row, index in enumerate(batch["index"]):
             same = np.array_equal(batch["images"][row, 0], data.cache[data.targets[index]])
             assert same or row not in upright
@@ -293,7 +293,7 @@ def test_examples_may_be_training_images_and_targets_may_not():
     held = data("k4", "t3")
     (batch,) = AssistantEvaluation(held, 2, 2)
     assert np.array_equal(batch["images"][0, :2], np.stack([caches[1][4], caches[0][3]]))
-    assert held.exchanged(0)[0] < 6  # an image of the split
+    assert held.mismatched(0)[0] < 6  # an image of the split
     with pytest.raises(PipelineError, match="its target image 'k4' is not in image set but in the"):
         data("t3", "k4")
 
@@ -307,21 +307,21 @@ def test_evaluation_sees_every_instruction_once():
         filling = batch["index"] < 0
         assert np.array_equal(batch["row_weight"], ~filling)
         assert not batch["weights"][filling].any()
-        assert not batch["wrong_weight"][filling].any()
+        assert not batch["mismatch_weight"][filling].any()
         for row, i in enumerate(batch["index"]):
             if i >= 0:
                 assert np.array_equal(batch["images"][row, 0], data.cache[data.targets[i]])
-                partner = row + batch["wrong_offset"][row]
-                assert batch["wrong_weight"][row] == 0 or batch["index"][partner] >= 0
+                partner = row + batch["mismatch_offset"][row]
+                assert batch["mismatch_weight"][row] == 0 or batch["index"][partner] >= 0
     some = AssistantEvaluation(data, 4, 4, rows=[3, 50, 9])
     assert sorted(np.concatenate([b["index"] for b in some]).tolist()) == [-1, 3, 9, 50]
 
 
 def test_mismatched_images_are_of_another_category():
     data = make_data()
-    shown = data.exchanged(seed=3)
+    shown = data.mismatched(seed=3)
     assert (data.images.labels[shown] != data.images.labels[data.targets]).all()
-    assert np.array_equal(shown, data.exchanged(seed=3))
+    assert np.array_equal(shown, data.mismatched(seed=3))
     batches = AssistantEvaluation(data, 16, 16, shown=shown)
     for batch in batches:
         for row, i in enumerate(batch["index"]):

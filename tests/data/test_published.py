@@ -124,7 +124,7 @@ def test_every_layout_gives_the_published_classes_and_counts(which, layout, tmp_
     assert len(set(keys)) == len(keys) == EACH * len(names)
     said = capsys.readouterr().err
     assert "published" not in said  # nothing differs
-    assert ("15 copies left out" in said) == (which == "cmi")
+    assert ("15 duplicates dropped" in said) == (which == "cmi")
 
 
 def test_the_counts_are_those_of_the_papers(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from slava_jax.data.instructions import Instruction
-from slava_jax.eval.blind import blind_answers, commonest
+from slava_jax.eval.blind import blind_answers, medoid
 
 
 def item(question, answer="", task="vqa", style="short", question_type="size", turns=()):
@@ -15,14 +15,14 @@ def item(question, answer="", task="vqa", style="short", question_type="size", t
 
 def test_it_is_the_answer_that_has_most_in_common_with_the_others():
     texts = ["They are small.", "They are large and round.", "They are round.", "Nothing is seen."]
-    assert commonest(texts) == "They are round."
-    assert commonest(texts[::-1]) == "They are round."
-    assert commonest(["b", "a"]) == "b"  # the first of equals
-    assert commonest(["rare words"] + ["a few words"] * 1000) == "a few words"
+    assert medoid(texts) == "They are round."
+    assert medoid(texts[::-1]) == "They are round."
+    assert medoid(["b", "a"]) == "b"  # the first of equals
+    assert medoid(["rare words"] + ["a few words"] * 1000) == "a few words"
 
 
 def test_a_long_answer_does_not_win_by_its_length():
-    assert commonest(["a b", "a c", "a b c d e f g h"]) == "a b"
+    assert medoid(["a b", "a c", "a b c d e f g h"]) == "a b"
 
 
 def test_only_answers_to_the_same_question_in_the_same_style_count():

@@ -81,8 +81,8 @@ def demo(rng, image=micrograph):
             question="How large are the features, and how far apart do they stand?",
             truth=f"They measure about {rng.integers(20, 400)} nm and stand close together.",
             answer=f"They measure about {rng.integers(20, 400)} nm and stand apart.",
-            wrong_image_answer="The surface shows parallel lines of even width.",
-            wrong_category=CATEGORIES[(i + 3) % 10],
+            mismatched_answer="The surface shows parallel lines of even width.",
+            mismatched_category=CATEGORIES[(i + 3) % 10],
         )
         for i, name in enumerate(CATEGORIES)
     ]  # fmt: skip
@@ -190,7 +190,7 @@ def test_nothing_is_fetched_from_outside_and_nothing_runs(text):
 def test_hostile_strings_are_shown_and_not_obeyed(tmp_path, inputs):
     example = ReportExample(
         key=HOSTILE, question=HOSTILE, truth=HOSTILE, answer=HOSTILE, category=HOSTILE,
-        wrong_image_answer=HOSTILE, wrong_category=HOSTILE, image=inputs["examples"][0].image,
+        mismatched_answer=HOSTILE, mismatched_category=HOSTILE, image=inputs["examples"][0].image,
     )  # fmt: skip
     names = [HOSTILE, r"$\frac$"]  # a dollar sign must not start a formula
     write_report(
@@ -209,7 +209,7 @@ def test_hostile_strings_are_shown_and_not_obeyed(tmp_path, inputs):
 
 
 def test_images_that_may_not_be_passed_on_are_not_in_the_file(tmp_path, inputs):
-    shown = inputs | {"images_stay": "for research only"}
+    shown = inputs | {"images_withheld": "for research only"}
     write_report(tmp_path / "r.html", **shown)
     text = (tmp_path / "r.html").read_text()
     assert "data:image" not in text and "<img" not in text

@@ -109,7 +109,7 @@ def test_room_for_more_images_changes_nothing(decoder):
     noise = np.random.default_rng(2).integers(0, 256, (4, 3, 32, 32, 1), dtype=np.uint8)
     roomy = {**fields, "images": np.concatenate([fields["images"], noise], axis=1)}
     out, same = outputs(decoder)(fields), outputs(decoder)(roomy)
-    for name in ("nats", "match", "match_exchanged"):
+    for name in ("nats", "match", "match_mismatched"):
         np.testing.assert_allclose(getattr(out, name), getattr(same, name), atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_padding_and_bucket_length_change_nothing():
     real = fields["weights"] > 0
     np.testing.assert_allclose(b.nats[:, :8][real], a.nats[real], atol=2e-5)
     np.testing.assert_allclose(b.match, a.match, atol=1e-5)
-    np.testing.assert_allclose(b.match_exchanged, a.match_exchanged, atol=1e-5)
+    np.testing.assert_allclose(b.match_mismatched, a.match_mismatched, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -163,13 +163,13 @@ def test_the_answers_nats_are_those_of_the_logits(decoder):
 
 
 def test_wrong_pairs_are_the_same_text_with_the_partners_image():
-    """`match_exchanged` is `match` of a batch with those images."""
+    """`match_mismatched` is `match` of a batch with those images."""
     fields = batch_of()
-    partner = np.arange(4) + fields["wrong_offset"]
+    partner = np.arange(4) + fields["mismatch_offset"]
     swapped = {**fields, "images": fields["images"][partner]}
     run = outputs()
-    np.testing.assert_allclose(run(fields).match_exchanged, run(swapped).match, atol=1e-5)
-    assert np.abs(run(fields).match - run(fields).match_exchanged).min() > 1e-4
+    np.testing.assert_allclose(run(fields).match_mismatched, run(swapped).match, atol=1e-5)
+    assert np.abs(run(fields).match - run(fields).match_mismatched).min() > 1e-4
 
 
 def test_the_llama_decoder_starts_as_the_language_model_it_was():

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from slava_jax.eval import yardstick
+from slava_jax.eval import classical
 from slava_jax.synthetic import detector
 from slava_jax.synthetic.micrographs import draw
 from slava_jax.synthetic.records import CATEGORIES, GroundTruth
@@ -291,7 +291,7 @@ def test_the_bar_alone_does_not_reveal_the_category():
             micrograph = draw(category, seed)
             assert np.array_equal(micrograph.image[-micrograph.bar_height :, ::3].ravel(), bars[-1])
     rows, labels = np.array(bars, np.float32) / 255, np.array(labels)
-    predicted, _ = yardstick.fit_predict_rows(rows[:600], labels[:600], rows[600:])
+    predicted, _ = classical.fit_predict_rows(rows[:600], labels[:600], rows[600:])
     assert (predicted == labels[600:]).mean() < 0.165
 
 
@@ -303,7 +303,7 @@ def test_the_pictures_have_not_changed(category, count, blocks):
     """Means of 4 x 4 blocks of seed 7 at 256 px, drawn when the difficulty was measured.
 
     A hash would not work, since the last bit of a sine depends on the processor. After changing the
-    pictures, run `experiments/yardstick.py` again, then update these values.
+    pictures, run `experiments/classical.py` again, then update these values.
     """
     micrograph = draw(category, 7)
     assert micrograph.truth.count == count

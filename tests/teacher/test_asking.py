@@ -133,7 +133,7 @@ def test_one_request_that_cannot_be_answered_is_left_out(tmp_path):
     assert len(api.bodies) == 6  # 400 is not tried again
     assert len(read_jsonl(task.instructions("train"))) == 5 * 25 + 1
     assert "1 requests failed: HTTP 400: image too small" in report
-    assert "1 requests are not answered" in report
+    assert "1 requests are unanswered" in report
 
 
 def test_failures_between_answers_are_not_in_a_row(tmp_path):

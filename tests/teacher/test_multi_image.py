@@ -19,8 +19,8 @@ from slava_jax.teacher.multi_image import (
     FEW_SHOT,
     OTHERS,
     PERMUTED,
-    groups_by_likeness,
     multi_image_instructions,
+    similar_groups,
 )
 from slava_jax.teacher.procedural import class_answer, facts
 
@@ -184,7 +184,7 @@ def test_half_of_the_inter_class_prompts_to_train_on_show_the_company_of_another
 
 def test_groups_for_a_teacher_are_those_of_the_instructions():
     pair = embedded(UNSEEN, 1), embedded(POOL)
-    lines = list(groups_by_likeness(UNSEEN, POOL, pair, CHALLENGES[:2]))
+    lines = list(similar_groups(UNSEEN, POOL, pair, CHALLENGES[:2]))
     told = {(i.question_type, i.images) for i in about(challenges=CHALLENGES[:2])}
     assert {(line["kind"], tuple(line["images"])) for line in lines} == told
     assert len(lines) == 2 * len(UNSEEN)

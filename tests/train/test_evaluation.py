@@ -73,7 +73,7 @@ def metrics(held, monkeypatch):
         shown = targets(batch.prompt.images, batch.prompt.image_index)
         label = np.asarray([seen[image.tobytes()] for image in shown], float)
         nats, one = label if looks(variables) else label + 100, np.ones_like(label)
-        return {"nats": nats, "tokens": one, "match": one, "match_wrong": 0 * one}
+        return {"nats": nats, "tokens": one, "match": one, "match_mismatched": 0 * one}
 
     monkeypatch.setattr(decode, "score_batch", score_batch)
     weights = {"frozen": {"q": {"lora_a": jnp.ones(2), "lora_b": jnp.ones(2)}}}
@@ -86,13 +86,13 @@ def metrics(held, monkeypatch):
 def test_each_control_shows_what_it_takes_away(held, metrics):
     test = TestSplit.of(*held)
     labels, rows = test.labels(test.class_rows), test.class_rows
-    exchanged = test.data.images.labels[test.exchanged[rows]]
+    mismatched = test.data.images.labels[test.mismatched[rows]]
     assert metrics["classification.top1"] == metrics["classification_generated.top1"] == 1
     assert metrics["classification_shuffled.top1"] == 0
     chance = np.mean(labels == 0)
     assert metrics["classification_zero_b.top1"] == chance < 0.5
     assert metrics["classification_untrained.top1"] == chance
-    for control, cost in (("", labels), ("_shuffled", exchanged), ("_zero_b", labels + 100)):
+    for control, cost in (("", labels), ("_shuffled", mismatched), ("_zero_b", labels + 100)):
         assert metrics[f"lm.nats_per_token{control}.class"] == pytest.approx(cost.mean())
 
 

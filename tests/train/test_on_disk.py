@@ -52,5 +52,5 @@ def test_a_published_set_is_read_by_its_name(tmp_path):
 def test_a_report_shows_drawn_images_and_ones_own_alone():
     """A report may be shared, but no other data set has a licence that allows it."""
     for name in (*PUBLISHED, "elpv"):
-        assert loop._why_images_stay(name)
-    assert not loop._why_images_stay("procedural") and not loop._why_images_stay("folder")
+        assert loop._why_images_withheld(name)
+    assert not loop._why_images_withheld("procedural") and not loop._why_images_withheld("folder")

@@ -113,10 +113,10 @@ class ImageFiles(ImageBuilder):
         pairs = [f"{self._key(copy)} = {self._key(first)}" for copy, first in copies]
         quarrels = [" = ".join(self._key(file) for file in group) for group in disputed]
         if pairs:
-            said.append(f"{len(pairs)} copies left out (left out = kept):")
+            said.append(f"{len(pairs)} duplicates dropped (dropped = kept):")
             said.append(f"  {_listed(pairs)}")
         if quarrels:
-            said.append(f"{len(quarrels)} picture(s) that occur in several classes left out:")
+            said.append(f"{len(quarrels)} image(s) found in several classes dropped:")
             said.append(f"  {_listed(quarrels)}")
         if pairs or quarrels:
             said.append(f"full list: {self._place}/metadata.json")
@@ -127,7 +127,7 @@ class ImageFiles(ImageBuilder):
         if lost:
             held = (lost[0] in {file.label for file in group} for group in disputed)
             raise DataError(
-                f"{self._folder}: every picture of the class {lost[0]!r} also occurs in another "
+                f"{self._folder}: every image of the class {lost[0]!r} also occurs in another "
                 f"class ({next(itertools.compress(quarrels, held))}); remove the wrong copies"
             )
 
@@ -138,7 +138,7 @@ class ImageFiles(ImageBuilder):
         left = Counter(file.label for file in kept)
         for name, number in (self._published or {}).items():
             if number not in (found[name], left[name]):
-                without = f" ({left[name]:,} different ones)" if left[name] < found[name] else ""
+                without = f" ({left[name]:,} distinct)" if left[name] < found[name] else ""
                 yield f"{name}: {found[name]:,} images{without}, {number:,} published"
 
 

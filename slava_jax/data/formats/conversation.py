@@ -50,7 +50,7 @@ class Conversation:
     rest: dict[str, Any]
 
 
-def wrong(field: str, problem: str) -> InstructionError:
+def field_error(field: str, problem: str) -> InstructionError:
     """Returns the error for a record field; the middle of a long message is cut out."""
     if len(problem) > _LONGEST:
         problem = f"{problem[: _LONGEST // 2]} ... {problem[-_LONGEST // 2 :]}"
@@ -78,10 +78,12 @@ def parse(record: Any) -> Conversation:
     if isinstance(record.get("system"), str) and not reader.system:
         reader.system = record["system"]
     elif record.get("system"):
-        raise wrong("system", "must be a single string, given only once")
+        raise field_error("system", "must be a single string, given only once")
     listed = _listed(record)
     if listed and reader.images:
-        raise wrong(reader.images[0].field, "the record already lists its images; keep only one")
+        raise field_error(
+            reader.images[0].field, "the record already lists its images; keep only one"
+        )
     images = listed or reader.images
     turns = _placed(reader.turns, images, name)
     rest = {field: value for field, value in record.items() if field not in RESERVED}
@@ -103,29 +105,31 @@ class _Messages:
 
     def read(self, messages: Any) -> None:
         if not isinstance(messages, list) or not messages:
-            raise wrong(self._name, "must be a non-empty list of messages")
+            raise field_error(self._name, "must be a non-empty list of messages")
         role_key, text_key = _MESSAGES[self._name]
         asked: list[str] = []
         for i, message in enumerate(messages):
             field = f"{self._name}[{i}]"
             if not isinstance(message, dict):
-                raise wrong(field, f"must be an object, is {message!r}")
+                raise field_error(field, f"must be an object, is {message!r}")
             role = _role(message.get(role_key), f"{field}.{role_key}")
             text = self._content(message.get(text_key), f"{field}.{text_key}", role)
             if role == "system":
                 if i:
-                    raise wrong(field, "a system prompt must be the first message; move it there")
+                    raise field_error(
+                        field, "a system prompt must be the first message; move it there"
+                    )
                 self.system = text
             elif role == "user":
                 asked.append(text)
             elif not asked:
-                raise wrong(field, "an answer without a preceding question; remove it")
+                raise field_error(field, "an answer without a preceding question; remove it")
             else:
                 self.turns.append(("\n".join(asked), text))
                 asked = []
             self._keep(field, message, (role_key, text_key))
         if asked or not self.turns:
-            raise wrong(self._name, "ends without an answer; add one or remove the question")
+            raise field_error(self._name, "ends without an answer; add one or remove the question")
 
     def _keep(self, field: str, held: dict, known: tuple[str, ...]) -> None:
         """Records the unknown fields of an object."""
@@ -140,11 +144,11 @@ class _Messages:
         elif isinstance(content, str):
             text = content
         else:
-            raise wrong(field, f"must be a string or a list of parts, is {content!r}")
+            raise field_error(field, f"must be a string or a list of parts, is {content!r}")
         if not text.strip():
-            raise wrong(field, "must not be empty; fill it in or remove the record")
+            raise field_error(field, "must not be empty; fill it in or remove the record")
         if IMAGE_TOKEN in text and role != "user":
-            raise wrong(field, f"{IMAGE_TOKEN} is only allowed in questions; move it there")
+            raise field_error(field, f"{IMAGE_TOKEN} is only allowed in questions; move it there")
         return text
 
     def _part(self, part: Any, field: str) -> str:
@@ -154,7 +158,7 @@ class _Messages:
             self._keep(field, part, ("type", kind))
         if kind == "text":
             if not isinstance(part.get("text"), str):
-                raise wrong(f"{field}.text", f"must be a string, is {part.get('text')!r}")
+                raise field_error(f"{field}.text", f"must be a string, is {part.get('text')!r}")
             return part["text"]
         if kind == "image_url":
             field, named = f"{field}.image_url", part.get("image_url")
@@ -167,7 +171,7 @@ class _Messages:
             if "image" in part:  # otherwise it is the next image that the record lists
                 self.images.append(_image(f"{field}.image", part["image"]))
             return IMAGE_TOKEN
-        raise wrong(f"{field}.type", f"must be text, image_url or image, is {kind!r}")
+        raise field_error(f"{field}.type", f"must be text, image_url or image, is {kind!r}")
 
 
 def _placed(turns: list, images: list[Image], name: str) -> list:
@@ -177,7 +181,7 @@ def _placed(turns: list, images: list[Image], name: str) -> list:
         (question, answer), *others = turns
         return [("\n".join([IMAGE_TOKEN] * len(images) + [question]), answer), *others]
     if tokens != len(images):
-        raise wrong(
+        raise field_error(
             name,
             f"{tokens} {IMAGE_TOKEN} for {len(images)} image(s); write one for each image",
         )
@@ -186,12 +190,12 @@ def _placed(turns: list, images: list[Image], name: str) -> list:
 
 def _own(own: Any) -> dict[str, Any]:
     if not isinstance(own, dict):
-        raise wrong(OWN, f"must be an object, is {own!r}")
+        raise field_error(OWN, f"must be an object, is {own!r}")
     for field in own:
         if field not in OWN_FIELDS:
-            raise wrong(f"{OWN}.{field}", f"is not one of {', '.join(OWN_FIELDS)}; remove it")
+            raise field_error(f"{OWN}.{field}", f"is not one of {', '.join(OWN_FIELDS)}; remove it")
     if not isinstance(own.get("metadata", {}), dict):
-        raise wrong(f"{OWN}.metadata", f"must be an object, is {own['metadata']!r}")
+        raise field_error(f"{OWN}.metadata", f"must be an object, is {own['metadata']!r}")
     return own
 
 
@@ -200,13 +204,13 @@ def _id(record: dict) -> str:
     if found is None:
         return ""
     if isinstance(found, bool) or not isinstance(found, str | int) or not str(found).strip():
-        raise wrong("id", f"must be a string or an integer, is {found!r}")
+        raise field_error("id", f"must be a string or an integer, is {found!r}")
     return str(found)
 
 
 def _role(role: Any, field: str) -> str:
     if not isinstance(role, str) or role not in _ROLES:
-        raise wrong(field, f"must be one of {', '.join(_ROLES)}, is {role!r}")
+        raise field_error(field, f"must be one of {', '.join(_ROLES)}, is {role!r}")
     return _ROLES[role]
 
 
@@ -214,7 +218,7 @@ def _listed(record: dict) -> list[Image]:
     """Returns the images in `image` or `images`, either of which may be a path or a list."""
     given = [name for name in ("image", "images") if record.get(name)]
     if len(given) > 1:
-        raise wrong("images", "is given together with 'image'; keep only one")
+        raise field_error("images", "is given together with 'image'; keep only one")
     if not given:
         return []
     (name,) = given
@@ -225,5 +229,5 @@ def _listed(record: dict) -> list[Image]:
 
 def _image(field: str, named: Any) -> Image:
     if not isinstance(named, str) or not named.strip():
-        raise wrong(field, f"must name an image, is {named!r}")
+        raise field_error(field, f"must name an image, is {named!r}")
     return Image(field, named)

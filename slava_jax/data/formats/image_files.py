@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from slava_jax.data.formats.conversation import wrong
+from slava_jax.data.formats.conversation import field_error
 from slava_jax.data.images import SUFFIXES, ImageError, read_image
 from slava_jax.data.instructions import InstructionError, new_file
 
@@ -47,13 +47,15 @@ class ImageFiles:
         if reference[:5].lower() == "data:":
             return self._embedded(field, reference, wanted)
         if reference.lower().startswith(("http://", "https://")):
-            raise wrong(field, f"{reference!r} is a web address; download it and name the file")
+            raise field_error(
+                field, f"{reference!r} is a web address; download it and name the file"
+            )
         path = Path(reference)
         if reference.lower().startswith("file://"):
             try:
                 path = Path(unquote(urlsplit(reference).path))
             except ValueError as error:
-                raise wrong(field, f"{reference!r} is not a file: URL ({error})") from error
+                raise field_error(field, f"{reference!r} is not a file: URL ({error})") from error
         real = path.is_absolute() and path.is_relative_to(self._root)  # symlinks resolved
         below = os.path.relpath(self._folder / path, self._root if real else self._folder)
         key = wanted or Path(below).as_posix()
@@ -72,48 +74,54 @@ class ImageFiles:
 
     def _check(self, field: str, reference: str, key: str) -> None:
         if ".." in Path(key).parts or Path(key).is_absolute():
-            raise wrong(field, f"{reference!r} is outside {self._folder}; copy it there")
+            raise field_error(field, f"{reference!r} is outside {self._folder}; copy it there")
         try:
             found = (self._folder / key).is_file()
         except (OSError, ValueError):  # not a valid file name
             found = False
         if not found:
-            raise wrong(
+            raise field_error(
                 field, f"{reference!r} is not a file in {self._folder}; correct it or --images"
             )
         path = self._folder / key
         if path.suffix.lower() not in SUFFIXES:
-            raise wrong(field, f"{reference!r} is not an image ({', '.join(SUFFIXES)}); correct it")
+            raise field_error(
+                field, f"{reference!r} is not an image ({', '.join(SUFFIXES)}); correct it"
+            )
         if not path.stat().st_size:
-            raise wrong(field, f"{reference!r} is empty (0 bytes); copy it again")
+            raise field_error(field, f"{reference!r} is empty (0 bytes); copy it again")
 
     def _embedded(self, field: str, reference: str, wanted: str) -> str:
         head = _DATA.match(reference)
         if not head:
-            raise wrong(field, f"{reference[:40]!r}... must start with data:image/KIND;base64,")
+            raise field_error(
+                field, f"{reference[:40]!r}... must start with data:image/KIND;base64,"
+            )
         try:
             content = base64.b64decode(reference[head.end() :], validate=True)
         except binascii.Error as error:
-            raise wrong(field, f"is not valid base64 ({error}); is it truncated?") from error
+            raise field_error(field, f"is not valid base64 ({error}); is it truncated?") from error
         try:
             read_image(content, 1, 1, "the image")
         except ImageError as error:
-            raise wrong(field, str(error)) from error
+            raise field_error(field, str(error)) from error
         kind = head[1].lower()
         name = f"{hashlib.sha256(content).hexdigest()[:20]}.{_SUFFIXES.get(kind, kind)}"
         key = wanted or f"{EMBEDDED}/{name}"
         if ".." in Path(key).parts or Path(key).is_absolute():
-            raise wrong(field, f"{key!r} is outside {self._folder}; correct it")
+            raise field_error(field, f"{key!r} is outside {self._folder}; correct it")
         try:
             self._keep(field, self._folder / key, content)
         except (OSError, ValueError) as error:
-            raise wrong(field, f"cannot be saved under its key: {error}") from error
+            raise field_error(field, f"cannot be saved under its key: {error}") from error
         return key
 
     def _keep(self, field: str, path: Path, content: bytes) -> None:
         if path.exists():
             if path.read_bytes() != content:
-                raise wrong(field, f"{path} already holds a different image; rename that file")
+                raise field_error(
+                    field, f"{path} already holds a different image; rename that file"
+                )
         elif self._writes:
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as file:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from slava_jax.data.formats.conversation import OWN, RESERVED, Conversation, wrong
+from slava_jax.data.formats.conversation import OWN, RESERVED, Conversation, field_error
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction
 
 FORMS = ("llava", "sharegpt", "openai")
@@ -105,7 +105,9 @@ def own_key(conversation: Conversation, i: int) -> str:
         return ""
     named = isinstance(keys, list) and all(isinstance(key, str) and key for key in keys)
     if not named or len(keys) != len(conversation.images):
-        raise wrong(f"{OWN}.images", f"must list {len(conversation.images)} image(s), is {keys!r}")
+        raise field_error(
+            f"{OWN}.images", f"must list {len(conversation.images)} image(s), is {keys!r}"
+        )
     return keys[i]
 
 
@@ -115,7 +117,7 @@ def _without_supplement(question: str, metadata: dict) -> str:
         return question
     start = f"{supplement}\n"
     if not isinstance(supplement, str) or not question.startswith(start):
-        raise wrong(
+        raise field_error(
             f"{OWN}.metadata.supplement",
             "the question does not start with it; make both the same, or remove it here",
         )
@@ -130,7 +132,7 @@ def _turns(item: Instruction, system: str) -> list[tuple[str, str]]:
     texts += [(f"turns[{i}][1]", told) for i, (_, told) in enumerate(item.turns)]
     for field, text in texts:
         if IMAGE_TOKEN in text:
-            raise wrong(field, f"{IMAGE_TOKEN} is only allowed in questions; remove it")
+            raise field_error(field, f"{IMAGE_TOKEN} is only allowed in questions; remove it")
     return [(f"{supplement}\n{question}" if supplement else question, answer), *others]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slava_jax.data.formats.conversation import parse, wrong
+from slava_jax.data.formats.conversation import field_error, parse
 from slava_jax.data.formats.files import read_records
 from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.formats.mapping import Reading, instruction_of, own_key
@@ -102,6 +102,8 @@ class Conversations:
 def _marked(item: Instruction, times: int) -> Instruction:
     known = item.metadata.get("conversation", {})
     if not isinstance(known, dict):
-        raise wrong("metadata.conversation", f"must be an object for a repeated id, is {known!r}")
+        raise field_error(
+            "metadata.conversation", f"must be an object for a repeated id, is {known!r}"
+        )
     metadata = {**item.metadata, "conversation": {"id": item.id, **known}}
     return dataclasses.replace(item, id=f"{item.id}#{times}", metadata=metadata)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slava_jax.eval import yardstick
+from slava_jax.eval import classical
 
-RESULT = Path(__file__).parents[2] / "experiments" / "yardstick.json"
+RESULT = Path(__file__).parents[2] / "experiments" / "classical.json"
 
 
 def textures(n, seed):
@@ -29,40 +29,40 @@ def textures(n, seed):
 def test_features_are_finite_and_of_one_length():
     images, _ = textures(4, 0)
     images[0] = 7  # a constant picture has no gradients, contrast or spectrum
-    rows = yardstick.features(images)
+    rows = classical.features(images)
     assert rows.shape[0] == 4 and rows.dtype == np.float32
     assert np.isfinite(rows).all()
-    assert np.array_equal(yardstick.features(images[1:2])[0], rows[1])
+    assert np.array_equal(classical.features(images[1:2])[0], rows[1])
 
 
 def test_colour_channels_are_averaged():
     images, _ = textures(2, 0)
     assert np.allclose(
-        yardstick.features(np.repeat(images[..., None], 3, 3)),
-        yardstick.features(images),
+        classical.features(np.repeat(images[..., None], 3, 3)),
+        classical.features(images),
         atol=1e-4,
     )
 
 
 def test_power_of_a_wave_is_in_its_ring():
     x = np.arange(128)
-    edges = np.geomspace(1 / 128, 0.5, yardstick.BANDS + 1)
+    edges = np.geomspace(1 / 128, 0.5, classical.BANDS + 1)
     for ring in (3, 6, 9):
         frequency = np.sqrt(edges[ring] * edges[ring + 1])
         wave = np.tile(np.sin(2 * np.pi * frequency * x), (128, 1))
-        assert np.argmax(yardstick._spectrum(wave)) == ring
+        assert np.argmax(classical._spectrum(wave)) == ring
 
 
 def test_learns_textures_and_gives_probabilities():
     train, labels = textures(60, 1)
     test, truth = textures(30, 2)
-    train, test = yardstick.features(train), yardstick.features(test)
-    scores = yardstick.class_probabilities(train, labels, test, 3)
+    train, test = classical.features(train), classical.features(test)
+    scores = classical.class_probabilities(train, labels, test, 3)
     assert (scores.argmax(1) == truth).mean() > 0.9
     assert scores.shape == (30, 3)
     assert np.allclose(scores.sum(1), 1)
     shuffled = np.random.default_rng(0).permutation(labels)
-    scores = yardstick.class_probabilities(train, shuffled, test, 3)
+    scores = classical.class_probabilities(train, shuffled, test, 3)
     assert (scores.argmax(1) == truth).mean() < 0.7
 
 
@@ -71,15 +71,15 @@ def test_a_class_without_a_training_image_has_probability_0():
     train, labels = textures(60, 1)
     test, truth = textures(30, 2)
     kept = labels != 1
-    train, test = yardstick.features(train[kept]), yardstick.features(test)
-    scores = yardstick.class_probabilities(train, labels[kept], test, 4)
+    train, test = classical.features(train[kept]), classical.features(test)
+    scores = classical.class_probabilities(train, labels[kept], test, 4)
     assert scores.shape == (30, 4) and not scores[:, [1, 3]].any()
     assert (np.argmax(scores, 1) == truth)[truth != 1].mean() > 0.9
 
 
 def test_wrong_shape_is_named():
     with pytest.raises(ValueError, match=r"\(4, 4\)"):
-        yardstick.features(np.zeros((4, 4), np.uint8))
+        classical.features(np.zeros((4, 4), np.uint8))
 
 
 def test_committed_result_keeps_the_promise():
@@ -94,7 +94,7 @@ def test_committed_result_keeps_the_promise():
 
 @pytest.mark.slow
 def test_difficulty_measured_again():
-    from experiments import yardstick as experiment
+    from experiments import classical as experiment
 
     committed = json.loads(RESULT.read_text())
     result = experiment.measure(280, 80, 256, workers=2)

@@ -1,10 +1,10 @@
 """How hard are the synthetic micrographs? Measured before any model is trained on them.
 
-    python -m experiments.yardstick            # about two minutes on two idle cores
+    python -m experiments.classical            # about two minutes on two idle cores
 
-Generates a balanced set, fits the classical baseline (`slava_jax.eval.yardstick`) on 2,800 images
+Generates a balanced set, fits the classical baseline (`slava_jax.eval.classical`) on 2,800 images
 and tests it on 800 others; fits logistic regression on the data bar alone, which must stay near
-chance; and times the generation. Writes `experiments/yardstick.json`.
+chance; and times the generation. Writes `experiments/classical.json`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import scipy
 import sklearn
 
-from slava_jax.eval import yardstick
+from slava_jax.eval import classical
 from slava_jax.synthetic.micrographs import draw
 from slava_jax.synthetic.records import CATEGORIES
 
@@ -33,12 +33,12 @@ def rows(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The baseline's features and the data bar's pixels of one image per category."""
     drawn = [draw(category, seed, size) for category in CATEGORIES]
     bars = np.stack([d.image[-d.bar_height :, :].ravel() for d in drawn])
-    return yardstick.features(np.stack([d.image for d in drawn])), bars
+    return classical.features(np.stack([d.image for d in drawn])), bars
 
 
 def score(train, labels, test, truth) -> tuple[float, np.ndarray]:
     """Top-1 and the confusion matrix int[10, 10] (rows are the truth)."""
-    predicted, _ = yardstick.fit_predict_rows(train, labels, test)
+    predicted, _ = classical.fit_predict_rows(train, labels, test)
     confusion = np.zeros((len(CATEGORIES),) * 2, int)
     np.add.at(confusion, (truth, predicted), 1)
     return float((predicted == truth).mean()), confusion

@@ -106,9 +106,9 @@ def _write(
     directory: str | Path,
     lora: Lora | None = None,
 ) -> None:
-    leaving: export.Leaving = export.merged_model(model, variables, lora)
+    exported: export.Exportable = export.merged_model(model, variables, lora)
     if _inline(variables):
         vit, connector = model.config.vit, model.config.connector
         read = export_llava.trained_parts(vit, variables)
-        leaving = export_llava.llava_model(vit, connector, leaving, read, tokenizer)
-    export.write_folder(leaving, tokenizer, directory)
+        exported = export_llava.llava_model(vit, connector, exported, read, tokenizer)
+    export.write_folder(exported, tokenizer, directory)
