@@ -93,5 +93,6 @@ def _plan_stages(config: ConfigDict) -> None:
         classification=800,
         captions=96,
         answers=256,
+        truth=96,
         examples=12,
     )

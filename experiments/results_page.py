@@ -17,6 +17,7 @@ from pathlib import Path
 
 from slava_jax.eval.report import CONTROL_COLUMNS, controls_table, target_rows
 from slava_jax.eval.targets import QUICKSTART
+from slava_jax.eval.truth_table import shown_columns, truth_rows, verdict
 from slava_jax.train.workdir import write_atomically
 
 README = Path(__file__).parent.parent / "README.md"
@@ -72,10 +73,9 @@ def _beside(workdir: Path, name: str) -> str:
 
 
 def block(runs: list[Run]) -> str:
-    """Markdown of all runs: settings, metrics with targets, controls."""
-    return "\n\n".join(
-        part for run in runs for part in (_setting(run), _metrics(run), _controls(run))
-    )
+    """Markdown of all runs: settings, truth, metrics with targets, controls."""
+    parts = [p for run in runs for p in (_setting(run), _truth(run), _metrics(run), _controls(run))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _setting(run: Run) -> str:
@@ -95,6 +95,26 @@ def _setting(run: Run) -> str:
             f"Hardware: {e['processor']}, {e['cores']} cores; {e['device']}; jax {e['jax']}.",
         )
     )
+
+
+def _truth(run: Run) -> str:
+    """The verdict and the facts, '' if the run's images have no ground truth."""
+    columns = shown_columns(run.metrics)
+    if not columns:
+        return ""
+    rows = [
+        (
+            row["label"],
+            f"{row['n']}",
+            f"{row['missing']:.2f}",
+            *(f"{cell:.2f}" for cell in row["cells"]),
+        )
+        for row in truth_rows(run.metrics)
+    ]
+    skills = (f"{run.metrics[f'{name}.skill']:.2f}" for name, _ in columns)
+    rows.append(("Skill", "", "", *skills))
+    header = ("fact", "n", "not stated", *(label for _, label in columns))
+    return f"{verdict(run.metrics)}\n\n{table(header, rows)}"
 
 
 def _metrics(run: Run) -> str:
@@ -117,21 +137,31 @@ def _controls(run: Run) -> str:
     return table(("control", *(title for *_, title in CONTROL_COLUMNS)), rows)
 
 
+# Label, group and score in metrics.json, the control without an image, n.
 _SUMMARY = (
-    ("Class named correctly (10 classes)", "classification", "top1", "classification_majority"),
-    ("Caption, ROUGE-L", "caption", "rougeL", "caption_blind"),
-    ("Other questions, ROUGE-L", "vqa", "rougeL", "vqa_blind"),
-)
+    ("Feature size within 25 %", "truth", "mean_size_nm.score", "_constant", "mean_size_nm.n"),
+    ("Number of features within 25 %", "truth", "count.score", "_constant", "count.n"),
+    ("Charging, balanced accuracy", "truth", "artefact_charging.score", "_constant",
+     "artefact_charging.n"),
+    ("Skill over all facts (1: always right)", "truth", "skill", "_constant", ""),
+    ("Class named correctly (10 classes)", "classification", "top1", "_majority", "n"),
+    ("Caption, ROUGE-L", "caption", "rougeL", "_blind", "n"),
+    ("Other questions, ROUGE-L", "vqa", "rougeL", "_blind", "n"),
+)  # fmt: skip
 
 
 def summary(run: Run) -> str:
-    """Markdown: the assistant, with a mismatched image, and what is likely without an image."""
+    """Markdown: the assistant, a mismatched image, no image, and the classical baseline."""
     rows = []
-    for label, group, score, blind in _SUMMARY:
-        held = [run.metrics.get(f"{g}.{score}") for g in (group, f"{group}_shuffled", blind)]
-        count = run.metrics.get(f"{group}.n", 0)
-        rows.append((label, *("–" if x is None else f"{x:.2f}" for x in held), f"{count:.0f}"))
-    header = (run.name, "assistant", "mismatched image", "no image", "n")
+    for label, group, score, blind, n in _SUMMARY:
+        shown = ("", "_shuffled", blind, "_classical")
+        held = [run.metrics.get(f"{group}{control}.{score}") for control in shown]
+        if held[0] is None and group == "truth":
+            continue
+        count = run.metrics.get(f"{group}.{n}")
+        cells = ["–" if x is None else f"{x:.2f}".replace("-", "−") for x in held]
+        rows.append((label, *cells, "" if count is None else f"{count:.0f}"))
+    header = (run.name, "assistant", "mismatched image", "no image", "classical baseline", "n")
     m, e = run.metrics, run.environment
     where = f"{e['processor']}, {e['cores']} cores, {m['run.wall_seconds'] / 60:.0f} minutes"
     return table(header, rows) + f"\n\nSeed {run.config['seed']}; {where}."

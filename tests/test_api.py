@@ -35,6 +35,7 @@ def test_every_public_name_is_there_and_documented():
         _ = slava_jax.load_asistant
 
 
+@pytest.mark.slow
 def test_the_snippets_run(tmp_path, monkeypatch):
     """All of docs/api.md, one after the other, on a run of seconds."""
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,21 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 ENVIRONMENT = {"device": "1 x cpu (cpu)", "processor": "Fast & Co", "cores": 2, "jax": "0.10.2"}
+TRUTH = {
+    "truth.mean_size_nm.score": 0.4,
+    "truth.mean_size_nm.missing": 0.02,
+    "truth.mean_size_nm.n": 96.0,
+    "truth_shuffled.mean_size_nm.score": 0.1,
+    "truth_constant.mean_size_nm.score": 0.2,
+    "truth_blind.mean_size_nm.score": 0.15,
+    "truth_classical.mean_size_nm.score": 0.3,
+    "truth.skill": 0.25,
+    "truth_shuffled.skill": -0.125,
+    "truth_constant.skill": 0.0,
+    "truth_classical.skill": 0.125,
+    "truth.gain_low": 0.05,
+    "truth.gain_high": 0.2,
+}
 
 
 def test_the_tree_names_every_folder_of_the_package():
@@ -58,6 +73,7 @@ def metrics_file(tmp_path):
         "run.matmul_gflops": 123.4,
         "data.test_images": 800.0,
         "data.train_images": 2800.0,
+        **TRUTH,
         "data.validation_images": 400.0,
     }
     config = {"seed": 7, "data": {"name": "procedural", "seed": 3}}
@@ -80,8 +96,10 @@ def test_results_are_those_of_the_run(tmp_path, metrics_file):
     )
     command = [str(metrics_file), "--readme", str(short), "--page", str(path)]
     results_page.main(command)
-    row = "| Class named correctly (10 classes) | 0.88 | 0.06 | – | 0 |"
-    assert row in short.read_text() and "Fast & Co, 2 cores, 9 minutes" in short.read_text()
+    row = "| Class named correctly (10 classes) | 0.88 | 0.06 | – | – |  |"
+    size = "| Feature size within 25 % | 0.40 | 0.10 | 0.20 | 0.30 | 96 |"
+    assert row in short.read_text() and size in short.read_text()
+    assert "Fast & Co, 2 cores, 9 minutes" in short.read_text()
     text = path.read_text()
     assert text.startswith(f"before\n{begin}\n") and text.endswith(f"\n{end}\nafter\n")
     assert "old" not in text
@@ -89,6 +107,8 @@ def test_results_are_those_of_the_run(tmp_path, metrics_file):
         "| Top-1 accuracy | 0.875 | at least 0.85: reached |",
         "| Top-1 above the classical baseline | – | at least 0.10: no value |",
         "| Wall clock | 512 s | at most 600 s: reached |",
+        "| Feature size | 96 | 0.02 | 0.40 | 0.10 | 0.20 | 0.30 |",
+        "better than the classical baseline: skill 0.25 against 0.12",
         "| Assistant, image of another category | 0.062 |",
         "| ViT classifier alone | 0.750 |",
         "800 test images",

@@ -125,7 +125,12 @@ def evaluate(
         found.metrics.update(_few_shot(trained, test, count, alone, datasets.class_names))
     if (questions := FactQuestions.of(config, datasets, test)) is not None:
         progress("facts")
-        asked = [(name, assistant, shown is not None) for name, assistant, shown, _ in controls]
+        # The untrained assistant states no facts.
+        asked = [
+            (name, assistant, shown is not None)
+            for name, assistant, shown, _ in controls
+            if assistant is not untrained
+        ]
         found.metrics.update(truth_metrics(questions, datasets, asked, statistics))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))

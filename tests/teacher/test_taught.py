@@ -167,6 +167,7 @@ def folder_of_images(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_and_a_run_that_reads_what_it_wrote(tmp_path, monkeypatch):
     images, workdir = folder_of_images(tmp_path / "images"), tmp_path / "run"
     home = tmp_path / "mustermann"

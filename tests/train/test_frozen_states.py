@@ -203,7 +203,7 @@ def test_what_no_pattern_chooses_is_held(config, datasets):
     jax.tree.map(np.testing.assert_array_equal, stages.whole(held.params, held), start.params)
     batch = device_fields(free.batches[0])
     losses = [
-        stage.objective.loss(
+        jax.jit(stage.objective.loss)(
             stage.params, stage.held, batch, stage.objective.counts(batch), None, jnp.int32(2)
         )[0]
         for stage in (free, held)

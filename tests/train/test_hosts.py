@@ -89,12 +89,11 @@ def outcome(workdir: Path) -> dict:
     [
         (("vision",), "vision"),
         pytest.param(
-            ("vision", "language", "assistant"),
-            "assistant",
-            marks=[pytest.mark.slow, pytest.mark.timeout(1500)],
+            ("vision", "language", "assistant"), "assistant", marks=pytest.mark.timeout(1500)
         ),
     ],
 )
+@pytest.mark.slow
 def test_one_process_goes_on_with_what_two_hosts_began(tmp_path, stages, killed_in):
     """Losses within 1e-6 of one process with four devices; only one host writes."""
     settings = {"stages": stages}

@@ -83,9 +83,9 @@ def largest_difference(a, b):
     ("kind", "strategy"),
     [
         ("transformer", "pmap"),
-        ("transformer", "mesh"),
-        ("transformer", "mesh with a model axis"),
-        ("inline", "pmap"),
+        pytest.param("transformer", "mesh", marks=pytest.mark.slow),
+        pytest.param("transformer", "mesh with a model axis", marks=pytest.mark.slow),
+        pytest.param("inline", "pmap", marks=pytest.mark.slow),
         ("inline", "mesh with a model axis"),
     ],
 )
@@ -140,6 +140,7 @@ def test_a_model_axis_splits_outputs_and_what_reads_them(monkeypatch):
     assert specs == {(None, None, None, "model")}
 
 
+@pytest.mark.slow
 def test_more_devices_send_no_more_each(monkeypatch):
     """Logits are computed in parts; each part's gradient of the table is summed over devices."""
     objective, optimizer, state, frozen = setup()

@@ -78,6 +78,7 @@ def test_it_speaks_the_models_own_tokens(start):
     assert isinstance(assistant.answers(prompts, 4)[0], str)
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_with_its_report(config, tmp_path):
     """Trains, evaluates with the untrained control, and writes what ask reads."""
     metrics = run(config, tmp_path / "run")

@@ -127,6 +127,7 @@ def test_the_plateau_scale_scales_the_update():
     assert float(half.lr_scale) == 0.5 and np.abs(move(full)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rank_normalisation_can_be_left_out():
     """The gradient of B is larger then; everything else is the same."""
     model, _ = tiny_model()
