@@ -77,7 +77,8 @@ def config_of(encoder: str) -> ConfigDict:
         batch_size=8,
         microbatches=1,
         optimizer="adam",
-        learning_rate=2e-3,
+        # A step of Adam moves an output by the rate times the encoder's width.
+        learning_rate=2e-3 if encoder.startswith(S14) else 1.2e-2,
         warmup=20,
         trainable=("connector/**",),
         rates=(),

@@ -30,7 +30,7 @@ def features(images: Sequence[np.ndarray]) -> np.ndarray:
     shape = np.shape(images[0]) if len(images) else ()
     if len(shape) not in (2, 3):
         raise ValueError(
-            f"images have shape {(len(images), *shape)}; expected [n, S, S] with n of 1 or more"
+            f"images have shape {(len(images), *shape)}; expected [n, P, P] with n of 1 or more"
         )
     workers = len(os.sched_getaffinity(0)) if len(images) >= _MANY else 1
     return np.stack(list(map_in_processes(_features, images, workers))).astype(np.float32)
