@@ -28,6 +28,7 @@ def truths(words=None):
     return st.builds(
         GroundTruth,
         category=text(*CATEGORIES),
+        width_px=st.integers(64, 4096),
         nm_per_pixel=st.floats(0.1, 5000),
         magnification=st.integers(20, 500_000),
         kv=st.floats(1, 30),

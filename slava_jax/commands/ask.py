@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from slava_jax.errors import UserError, reported
-from slava_jax.synthetic.facts import supplement_text
 from slava_jax.teacher.procedural import DETAIL_REQUEST
 
 
@@ -19,21 +18,16 @@ def main(arguments: list[str] | None = None) -> None:
     from slava_jax.inference.assistant import load_assistant
 
     logging.set_verbosity(logging.ERROR)
-    question, supplement = prompt(asked)
+    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
     with reported():
         assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.adapter)
         answer = assistant.ask(
-            asked.images, question, supplement, max_tokens=asked.max_tokens, rank=rank,
+            asked.images, question, asked.pixel_size, asked.magnification,
+            max_tokens=asked.max_tokens, rank=rank,
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
     print(answer)
-
-
-def prompt(asked: argparse.Namespace) -> tuple[str, str]:
-    """Question and supplement, worded as in training."""
-    question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
-    return question, supplement_text(asked.pixel_size, asked.magnification)
 
 
 def _rank(rank: int | None, adapter) -> int | None:
@@ -58,8 +52,12 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--checkpoint", required=True, help="the work directory of a finished run")
     options.add_argument("--base", help="folder of its converted language model, if moved")
-    options.add_argument("--pixel_size", type=_above_zero, help="nm per pixel, if known")
-    options.add_argument("--magnification", type=_above_zero, help="if known, e.g. 25000")
+    options.add_argument(
+        "--pixel_size", type=_above_zero, help="nm per pixel of the file, if it does not say"
+    )
+    options.add_argument(
+        "--magnification", type=_above_zero, help="such as 25000, if the file does not say"
+    )
     options.add_argument("--detailed", action="store_true", help="ask for a longer answer")
     options.add_argument(
         "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"

@@ -122,6 +122,18 @@ def read_image(
     return pixels.reshape(size, size, channels)
 
 
+def read_width(path: str | os.PathLike) -> int:
+    """The width of an image file in pixels, as it is shown.
+
+    Raises:
+      ImageError: not an image; names the file.
+    """
+    name = os.fspath(path)
+    with _errors_named(name), _opened(path, name) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5  # EXIF: a quarter turn
+        return image.size[1 if turned else 0]
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encodes uint8[height, width] or uint8[height, width, 1 or 3] as PNG bytes."""
     if pixels.ndim == 3 and pixels.shape[-1] == 1:

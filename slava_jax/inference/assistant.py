@@ -24,8 +24,10 @@ from slava_jax.checkpoint import (
 from slava_jax.convert.pretrained import is_converted, part_place
 from slava_jax.data.chat import Message, TextForm, encode_answers, encode_prompt, user_text
 from slava_jax.data.collate import prompt_part, text_fields
-from slava_jax.data.images import read_image
+from slava_jax.data.images import read_image, read_width
+from slava_jax.data.scale import read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
+from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.inference import decode
 from slava_jax.models.interface import Prompt, VisionLanguageModel
 from slava_jax.models.presets import build_model, variable_shapes
@@ -124,23 +126,20 @@ class Assistant:
         scores = decode.answer_log_probs(self.model, self.variables, state, rank, answers, weights)
         return np.asarray(scores)
 
-    def prompts(
-        self, images: Sequence[Sequence[np.ndarray]], questions: Sequence[str], supplement: str = ""
-    ) -> dict:
+    def prompts(self, images: Sequence[Sequence[np.ndarray]], questions: Sequence[str]) -> dict:
         """A batch of prompts.
 
         Args:
           images: the images of each question in order, uint8[P, P, channels] each (see `read`);
             the question is about the last one.
           questions: with one `<image>` per image at its place, or none; images then come first.
-          supplement: pixel size and magnification as text, if known.
 
         Raises:
           ChatError: a question has `<image>` tokens, but not one for each of its images.
         """
         encoded = [
             encode_prompt(
-                (Message("user", user_text(question, supplement, len(shown))),),
+                (Message("user", user_text(question, images=len(shown))),),
                 self.tokenizer, self.form, len(shown),
             )
             for question, shown in zip(questions, images, strict=True)
@@ -163,17 +162,24 @@ class Assistant:
         self,
         paths: str | Path | Sequence[str | Path],
         question: str,
-        supplement: str = "",
+        pixel_size: float | None = None,
+        magnification: float | None = None,
         **sampling,
     ) -> str:
         """Answers one question about one or more image files; `sampling` as in `answers`.
 
         With several images the question is about the last one (see `prompts`).
+
+        Args:
+          pixel_size: nm per pixel of that file; by default what its metadata says. Without either,
+            lengths are answered in percent of the image's width.
+          magnification: the same for the magnification, which is not mentioned if unknown.
         """
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = [self.read(path) for path in paths]
-        batch = self.prompts([images], [question], supplement)
-        return self.answers(batch, **{"max_tokens": 96, **sampling})[0]
+        scale = _scale(Path(paths[-1]), pixel_size, magnification)
+        batch = self.prompts([images], [to_shares(question, scale)])
+        return to_units(self.answers(batch, **{"max_tokens": 96, **sampling})[0], scale)
 
     def _rank(self, rank: int | None):
         if rank is None:
@@ -190,6 +196,15 @@ class Assistant:
         for i, row in enumerate(rows):
             answers[i, : len(row)], weights[i, : len(row)] = row, 1
         return answers, weights
+
+
+def _scale(path: Path, pixel_size: float | None, magnification: float | None) -> Scale:
+    known = read_scale(path)
+    return Scale(
+        pixel_size or known.get("nm_per_pixel"),
+        read_width(path),
+        magnification or known.get("magnification"),
+    )
 
 
 def load_assistant(

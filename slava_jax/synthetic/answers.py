@@ -72,7 +72,7 @@ def size_short(w: Writer) -> str:
 def size_detailed(w: Writer) -> str:
     parts = []
     if w.has("mean_size_nm"):
-        parts.append(f"{w.the} {w.are} {w.say('size_scale')}, {w.size()}.")
+        parts.append(f"{w.the} {w.are} {w.size()}.")
         if not w.single:
             parts.append(f"They are {w.say('uniformity')} and {w.say('order')}.")
     else:

@@ -82,11 +82,6 @@ _WORDS: dict[str, dict[str | bool, str]] = {
         "continuous": r"\bcontinuous\b",
     },
     "texture": {"smooth": r"\bsmooth\b", "grainy": r"\bgrainy\b", "rough": r"\brough\b"},
-    "size_scale": {
-        "nanoscale": r"\bnanoscale\b",
-        "submicron": r"\bsubmicron\b",
-        "micron-scale": r"\bmicron-scale\b",
-    },
     "composition": {
         "uniform": r"\bhomogeneous\b",
         "bright second phase": "bright second phase",

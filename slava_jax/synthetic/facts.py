@@ -12,10 +12,9 @@ from slava_jax.synthetic.records import GroundTruth
 COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))
 UNIFORMITIES = ((0.15, "uniform"), (0.35, "varied"), (math.inf, "broad"))  # std / mean
 PACKINGS = ((1.5, "dense"), (3.0, "loose"), (math.inf, "sparse"))  # spacing / mean size
-SIZE_SCALES = ((100.0, "nanoscale"), (1000.0, "submicron"), (math.inf, "micron-scale"))  # nm
 ARTEFACTS = ("charging", "drift", "shading", "noise")
 
-# Steps are at most a third apart, so rounding a length to one is off by less than 16 %.
+# Steps are at most a third apart, so rounding a number to one is off by less than 16 %.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
@@ -39,6 +38,7 @@ def facts(truth: GroundTruth) -> dict[str, str | float | int | bool]:
         "composition": truth.composition,
         "coverage": truth.coverage,
         "coverage_level": level(truth.coverage, COVERAGE_LEVELS),
+        "width_px": truth.width_px,
         "nm_per_pixel": truth.nm_per_pixel,
         "magnification": truth.magnification,
         "kv": truth.kv,
@@ -66,7 +66,6 @@ def _size_facts(truth: GroundTruth) -> dict[str, str | float]:
             table[f"{name}_size_nm"] = value
             table[f"{name}_size_px"] = value / truth.nm_per_pixel
         table["size_kind"] = size.kind
-        table["size_scale"] = level(size.mean, SIZE_SCALES)
         table["uniformity"] = level(size.std / size.mean, UNIFORMITIES)
     if truth.spacing_nm is not None:
         table["spacing_nm"] = truth.spacing_nm
@@ -146,7 +145,11 @@ _WORDS = ("category", "feature", "shape", "order", "aggregation", "texture", "co
 
 
 def _check(truth: GroundTruth) -> None:
-    positive = {"nm_per_pixel": truth.nm_per_pixel, "magnification": truth.magnification}
+    positive = {
+        "width_px": truth.width_px,
+        "nm_per_pixel": truth.nm_per_pixel,
+        "magnification": truth.magnification,
+    }
     if truth.size_nm is not None:
         positive["size_nm.mean"] = truth.size_nm.mean
         for name in ("std", "minimum", "maximum"):

@@ -64,6 +64,7 @@ def _record(category, taken, scene: Scene, artefacts, size: int) -> GroundTruth:
         sizes = SizeDistribution(scene.kind, *values)
     return GroundTruth(
         category=category,
+        width_px=size,
         nm_per_pixel=_round(taken.field_nm / size),
         magnification=taken.magnification,
         kv=taken.kv,

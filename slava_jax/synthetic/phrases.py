@@ -113,9 +113,6 @@ class Writer:
         value = self.claim(name)
         if name == "direction":
             self.directional = True
-        if name == "size_scale":
-            del self.seen_claims[name]
-            self._see_size_scale(value)
         return TERMS.get((name, value), value)
 
     def material(self) -> str:
@@ -158,12 +155,17 @@ class Writer:
         return plural(stem) if self.single else stem
 
     def length(self, name: str) -> str:
-        """Returns e.g. 'about 40 nm' for the fact `{name}_nm` and claims it within 20 %."""
-        said = fact_rules.about(self.facts[f"{name}_nm"])
+        """Returns e.g. 'about 43 nm' for the fact `{name}_nm` and claims it within 20 %.
+
+        The length is rounded as a share of the image's width, which is what a model reads
+        (data.units), and then written with two digits.
+        """
         scale = self.facts["nm_per_pixel"]
+        width = scale * self.facts["width_px"]
+        said = fact_rules.about(100 * self.facts[f"{name}_nm"] / width) / 100 * width
         self.claims[f"{name}_nm"] = _interval(0.8 * said, 1.2 * said)
         self.seen_claims[f"{name}_px"] = _interval(0.8 * said / scale, 1.2 * said / scale)
-        return f"about {fact_rules.length_text(said)}"
+        return f"about {fact_rules.length_text(fact_rules.round_digits(said))}"
 
     def size(self) -> str:
         """Returns e.g. 'about 40 nm in diameter'; requires `mean_size_nm`."""
@@ -260,16 +262,6 @@ class Writer:
 
     def _between(self, name: str, low: float, high: float) -> None:
         self.claims[name] = self.seen_claims[name] = _interval(low, high)
-
-    def _see_size_scale(self, word: str) -> None:
-        scale = self.facts["nm_per_pixel"]
-        low = 0.0
-        for bound, name in fact_rules.SIZE_SCALES:
-            if name == word:
-                break
-            low = bound
-        limits = [low / scale, min(bound, _UNLIMITED) / scale]
-        self.seen_claims.setdefault("mean_size_px", limits)
 
 
 def _interval(low: float, high: float) -> list[float]:

@@ -39,6 +39,7 @@ class GroundTruth:
 
     category: str
     # Acquisition.
+    width_px: int  # of the recorded image
     nm_per_pixel: float
     magnification: int
     kv: float

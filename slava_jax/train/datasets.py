@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from slava_jax.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from slava_jax.data.units import Scale, in_shares
 from slava_jax.errors import too_small
 from slava_jax.models.presets import build_model, hashable
 from slava_jax.models.vit import VitConfig
@@ -115,7 +116,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
-    tokenizer = _tokenizer(config, folder, images["train"], instructions["train"], answers)
+    read = worded_for_model(images["train"], instructions["train"])
+    tokenizer = _tokenizer(config, folder, images["train"], read, answers)
     model = build_model(config, len(tokenizer))
     form = model.text_form(tokenizer.eos_token_id)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
@@ -125,12 +127,23 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
         items = instructions[name]
         if not model.every_answer:
             items = [turn for item in items for turn in item.each_turn()]
-        examples = encode_examples(items, tokenizer, form)
+        examples = encode_examples(worded_for_model(images[name], items), tokenizer, form)
         splits[name] = Split(images[name], pixels, pixels, items, examples)
     return Datasets(
         **splits, tokenizer=tokenizer, class_names=names, class_answers=answers, form=form,
         every_answer=model.every_answer,
     )  # fmt: skip
+
+
+def worded_for_model(images: ImageSet, items: Sequence[Instruction]) -> list[Instruction]:
+    """The instructions as the model reads them, with lengths as shares of the target's width."""
+    return [in_shares(item, scale_of(images, item)) for item in items]
+
+
+def scale_of(images: ImageSet, item: Instruction) -> Scale:
+    """The scale of an instruction's target image; an unknown one for an unknown image."""
+    row = images.index.get(item.target)
+    return Scale() if row is None else Scale.of(images.facts[row])
 
 
 def with_frozen_states(
@@ -178,7 +191,10 @@ def with_multi_image(
         splits[name] = dataclasses.replace(
             split,
             instructions=split.instructions + items,
-            examples=split.examples + encode_examples(items, datasets.tokenizer, datasets.form),
+            examples=split.examples
+            + encode_examples(
+                worded_for_model(split.images, items), datasets.tokenizer, datasets.form
+            ),
         )
     return dataclasses.replace(datasets, **splits)
 

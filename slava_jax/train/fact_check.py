@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.chat import encode_examples
 from slava_jax.data.instructions import Instruction
+from slava_jax.data.units import Scale
 from slava_jax.eval import truth
 from slava_jax.eval.blind import blind_answers
 from slava_jax.inference.assistant import Assistant
@@ -22,7 +23,7 @@ from slava_jax.synthetic.claims import claims_of
 from slava_jax.synthetic.facts import round_digits
 from slava_jax.synthetic.records import GroundTruth
 from slava_jax.teacher import procedural as teacher
-from slava_jax.train.datasets import Datasets, Split
+from slava_jax.train.datasets import Datasets, Split, worded_for_model
 from slava_jax.train.stages import assistant_data
 from slava_jax.train.test_split import TestSplit, written
 
@@ -49,14 +50,12 @@ class FactQuestions:
 
     Attributes:
       test: the test split with these questions instead of its own.
-      fact_rows: the questions about facts. given_rows, withheld_rows: captions of the same images
-        with pixel size and magnification in the prompt, and without.
+      fact_rows: the questions about facts. caption_rows: captions of the same images.
     """
 
     test: TestSplit
     fact_rows: np.ndarray
-    given_rows: np.ndarray
-    withheld_rows: np.ndarray
+    caption_rows: np.ndarray
 
     @classmethod
     def of(cls, config: ConfigDict, datasets: Datasets, test: TestSplit) -> "FactQuestions | None":
@@ -64,21 +63,19 @@ class FactQuestions:
         images = datasets.test.images
         known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
         chosen = np.random.default_rng(config.seed).permutation(known)[: config.evaluation.truth]
-        kinds: dict[str, list[Instruction]] = {"fact": [], "given": [], "withheld": []}
+        asked: list[Instruction] = []
+        captions: list[Instruction] = []
         for i in np.sort(chosen).tolist():
             record, key = GroundTruth.from_dict(images.records[i]), images.keys[i]
-            kinds["fact"] += teacher.fact_questions(key, record, config.seed)
+            asked += teacher.fact_questions(key, record, config.seed)
             items = teacher.instructions(key, record, config.seed)
-            caption = next(item for item in items if item.task == "caption")
-            kinds["given"].append(caption)
-            kinds["withheld"].append(_without_scale(caption))
-        items = [item for group in kinds.values() for item in group]
-        if not items:
+            captions.append(next(item for item in items if item.task == "caption"))
+        if not asked:
             return None
-        rows = np.split(np.arange(len(items)), np.cumsum([len(g) for g in kinds.values()])[:-1])
-        data = _data(config, datasets, items)
-        asked = dataclasses.replace(test, data=data, mismatched=data.mismatched(config.seed))
-        return cls(asked, *rows)
+        rows = np.split(np.arange(len(asked) + len(captions)), [len(asked)])
+        data = _data(config, datasets, asked + captions)
+        test = dataclasses.replace(test, data=data, mismatched=data.mismatched(config.seed))
+        return cls(test, *rows)
 
     def facts(self, row: int) -> dict[str, Any]:
         """The true facts of the image of a question."""
@@ -98,17 +95,13 @@ class FactQuestions:
     def scored(self) -> dict[str, list[int]]:
         """{fact: its places}, of the facts that enough images have."""
         places = {fact: self.asked_for(fact) for fact in (*truth.NUMBERS, *truth.WORDS)}
-        few = min(_FEW, len(self.given_rows) // 2)
+        few = min(_FEW, len(self.caption_rows) // 2)
         return {fact: rows for fact, rows in places.items() if len(rows) > few}
 
 
-def _without_scale(item: Instruction) -> Instruction:
-    metadata = {**item.metadata, "supplement": ""}
-    return dataclasses.replace(item, id=f"{item.id}/no scale", metadata=metadata)
-
-
 def _data(config, datasets: Datasets, items: Sequence[Instruction]) -> AssistantData:
-    examples = encode_examples(items, datasets.tokenizer, datasets.form)
+    read = worded_for_model(datasets.test.images, items)
+    examples = encode_examples(read, datasets.tokenizer, datasets.form)
     split: Split = dataclasses.replace(datasets.test, instructions=list(items), examples=examples)
     return assistant_data(config, dataclasses.replace(datasets, test=split), split)
 
@@ -145,13 +138,13 @@ def truth_metrics(
             told = truth.Asked([facts[fact] for facts in true], values)
             asked.setdefault(control.lstrip("_"), {})[fact] = told
     return {
-        **_scored(asked, images, datasets.test.images.facts, test.config.data.size),
+        **_scored(asked, images, datasets.test.images.facts),
         **dict(_prompt_numbers(questions, controls[0][1])),
     }
 
 
-def _scored(asked, images, facts: Sequence[dict], side: int) -> dict[str, float]:
-    """The metrics of all controls. `side`: width of the images in pixels."""
+def _scored(asked, images, facts: Sequence[dict]) -> dict[str, float]:
+    """The metrics of all controls."""
     metrics, scores = {}, {}
     for control, by_fact in asked.items():
         prefix = f"truth_{control}" if control else "truth"
@@ -159,7 +152,7 @@ def _scored(asked, images, facts: Sequence[dict], side: int) -> dict[str, float]
             found = truth.fact_scores(fact, told)
             scores.setdefault(control, {})[fact] = found["score"]
             if fact in truth.LENGTHS:
-                widths = [facts[image]["nm_per_pixel"] * side for image in images[fact]]
+                widths = [Scale.of(facts[image]).width_nm for image in images[fact]]
                 found["impossible"] = truth.share_above(told.said, widths)
             metrics.update({f"{prefix}.{fact}.{name}": value for name, value in found.items()})
     for control in scores:
@@ -186,10 +179,11 @@ def _baselines(
 
 
 def _prompt_numbers(questions: FactQuestions, assistant) -> Iterator[tuple[str, float]]:
-    """How captions state the magnification that is in the prompt, and when none is."""
-    for name, rows in (("given", questions.given_rows), ("withheld", questions.withheld_rows)):
-        texts = written(assistant, questions.test, rows)
+    """How captions state the magnification if it is known, and if it is not."""
+    rows = questions.caption_rows
+    given = [round_digits(questions.facts(row)["magnification"]) for row in rows]
+    for name, scale in (("given", None), ("withheld", Scale())):
+        texts = written(assistant, questions.test, rows, scale=scale)
         stated = [claims_of(text).get("magnification") for text in texts]
-        given = [round_digits(questions.facts(row)["magnification"]) for row in rows]
         for what, value in truth.copied(stated, given):
             yield f"truth.magnification_{name}.{what}", value

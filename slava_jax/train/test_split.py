@@ -14,12 +14,13 @@ from slava_jax.data.assistant_data import AssistantData
 from slava_jax.data.images import UPRIGHT
 from slava_jax.data.instructions import Instruction
 from slava_jax.data.pipeline import SymmetricView
+from slava_jax.data.units import Scale, to_units
 from slava_jax.eval import tasks
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.synthetic.phrases import readable
 from slava_jax.teacher.multi_image import CHALLENGES, FEW_SHOT, PERMUTED
-from slava_jax.train.datasets import Datasets
+from slava_jax.train.datasets import Datasets, scale_of
 from slava_jax.train.recipes import model_batch
 from slava_jax.train.stages import assistant_data
 
@@ -172,8 +173,14 @@ def losses(assistant: Assistant, test: TestSplit, rows, shown=None, rank=None) -
     return tasks.Losses(types, **columns)
 
 
-def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str]:
-    """Generated answers in the order of `rows`."""
+def written(
+    assistant: Assistant, test: TestSplit, rows, shown=None, scale: Scale | None = None
+) -> list[str]:
+    """Generated answers in the order of `rows`, with units.
+
+    `scale`: that of every image; by default what is known of each target image, whichever image is
+    shown.
+    """
     # Every question gets the longest answer length. With the length of its own true answer, a
     # verbose answer would be truncated in its favour.
     length = max(answer for _, answer, _ in test.config.assistant.buckets)
@@ -181,4 +188,6 @@ def written(assistant: Assistant, test: TestSplit, rows, shown=None) -> list[str
     for batch in test.batches(rows, shown):
         got = assistant.answers(batch, length)
         answers.update(zip(batch["index"].tolist(), got, strict=True))
-    return [answers[row] for row in rows.tolist()]
+    data = test.data
+    scales = (scale or scale_of(data.images, data.instructions[row]) for row in rows.tolist())
+    return [to_units(answers[r], s) for r, s in zip(rows.tolist(), scales, strict=True)]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 from tiny_run import get_config
 
 from slava_jax.commands import ask
 from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
-from slava_jax.synthetic.facts import supplement_text
 from slava_jax.train import stages
 from slava_jax.train.datasets import prepare
 
@@ -75,18 +75,32 @@ def test_it_prints_the_answer_of_the_assistant(capsys, workdir, image):
     assert got != assistant.ask(image, QUESTION, max_tokens=5, rank=2, **{**drawn, "seed": 4})
 
 
-def test_supplement_and_detail_are_worded_as_in_training(capsys, workdir, image):
-    item = json.loads((workdir / "data/instructions/train.jsonl").read_text().splitlines()[1])
-    assert item["metadata"]["supplement"].startswith("Pixel size ")
-    assert supplement_text(2.0, 50_000) == "Pixel size 2 nm, magnification 50,000x."
-    assert supplement_text(None, 50_000) == "Magnification 50,000x."
-    assert supplement_text(1200.0, None) == "Pixel size 1.2 µm."
-    assert supplement_text(None, None) == ""
+def test_the_scale_is_put_into_the_answer_by_the_program(capsys, workdir, image, monkeypatch):
+    """The model reads and writes shares of the width; this image is 60 pixels wide."""
+    asked = []
+
+    def answers(self, batch, max_tokens, **sampling):
+        asked.append(self.tokenizer.decode(batch["tokens"][0][: batch["length"][0]]))
+        return ["About 30 percent of the width, magnified as given."]
+
+    monkeypatch.setattr(Assistant, "answers", answers)
     options = ["--pixel_size", "2", "--magnification", "50000", "--detailed"]
-    asked = ask.parser().parse_args(["--checkpoint", "x", "image.png", QUESTION, *options])
-    text = "Pixel size 2 nm, magnification 50,000x."
-    assert ask.prompt(asked) == (f"{QUESTION} Answer in detail.", text)
-    answer(capsys, workdir, image, QUESTION, *options)
+    got = answer(capsys, workdir, image, "Is it larger than 10 nm?", *options)
+    assert got == "About 36 nm, magnified 50,000 times."
+    assert "8 percent of the width? Answer in detail." in asked[0] and "50" not in asked[0]
+    got = answer(capsys, workdir, image, "Is it larger than 10 nm?")
+    assert got == "About 30 percent of the width." and "10 nm" in asked[1]
+
+
+def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(Assistant, "answers", lambda *_, **__: ["About 10 percent of the width."])
+    path = tmp_path / "scaled.tif"
+    description = "ImageJ=1.53\nunit=nm\n"
+    Image.fromarray(np.zeros((20, 50), np.uint8)).save(
+        path, tiffinfo={270: description, 282: IFDRational(1, 4), 283: IFDRational(1, 4)}
+    )
+    assert answer(capsys, workdir, path, QUESTION) == "About 20 nm."
+    assert answer(capsys, workdir, path, QUESTION, "--pixel_size", "40") == "About 200 nm."
 
 
 @pytest.mark.parametrize(

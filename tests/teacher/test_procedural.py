@@ -41,9 +41,6 @@ WORDS = {
     r"\bfalling\b": ("direction", {"falling"}),
     r"\bhomogeneous\b": ("composition", {"uniform"}),
     r"second phase|\bmixed\b": ("composition", {"bright second phase"}),
-    r"\bnanoscale\b": ("size_scale", {"nanoscale"}),
-    r"\bsubmicron\b": ("size_scale", {"submicron"}),
-    r"\bmicron-scale\b": ("size_scale", {"micron-scale"}),
     r"\bsmooth\b": ("texture", {"smooth"}),
     r"\bgrainy\b": ("texture", {"grainy"}),
     r"\brough\b": ("texture", {"rough"}),
@@ -73,6 +70,7 @@ def pairs(draw):
 
 RECORD = GroundTruth(
     category="Nanowires",
+    width_px=224,
     nm_per_pixel=2.0,
     magnification=50_123,
     kv=5.0,
@@ -243,11 +241,11 @@ def test_golden_answers():
     # Checked by hand: the numbers are RECORD's.
     said = {item.id: item.answer for item in instructions("k", RECORD, 0)}
     assert said["k/class/short"] == "Nanowires"
-    assert said["k/basics/short"] == "This is a nanowire sample with wires about 40 nm in diameter."
+    assert said["k/basics/short"] == "This is a nanowire sample with wires about 45 nm in diameter."
     assert said["k/size/short"] == "The image shows about 30 wires."
     assert said["k/size/detailed"] == (
-        "The wires are nanoscale, about 40 nm in diameter. They are varied in size and randomly "
-        "arranged. The distance from one to the next is about 100 nm. The wires touch each other."
+        "The wires are about 45 nm in diameter. They are varied in size and randomly arranged. "
+        "The distance from one to the next is about 90 nm. The wires touch each other."
     )
 
 

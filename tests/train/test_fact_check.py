@@ -3,6 +3,7 @@
 import pytest
 from tiny_run import get_config
 
+from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.train import fact_check
 from slava_jax.train.datasets import prepare
 from slava_jax.train.evaluation import image_statistics
@@ -19,16 +20,21 @@ def held(tmp_path_factory):
     return config, datasets, FactQuestions.of(config, datasets, TestSplit.of(config, datasets))
 
 
-def repeat_teacher(assistant, test, rows, shown=None):
+def repeat_teacher(assistant, test, rows, shown=None, scale=None):
     """Says what the teacher says of the image that is shown, as far as it was asked there."""
     items = {(i.target, i.question, i.task): i.answer for i in test.data.instructions}
     targets = test.data.targets if shown is None else shown
     keys = [test.data.images.keys[targets[row]] for row in rows]
     asked = [test.data.instructions[row] for row in rows]
-    return [
+    said = [
         items.get((key, item.question, item.task), "")
         for key, item in zip(keys, asked, strict=True)
     ]
+    if scale is None:
+        return said
+    facts = [test.data.images.facts[test.data.targets[row]] for row in rows]
+    read = (to_shares(text, Scale.of(f)) for text, f in zip(said, facts, strict=True))
+    return [to_units(text, scale) for text in read]
 
 
 def test_a_truthful_assistant_is_right_unless_it_is_shown_another_image(held, monkeypatch):
@@ -43,19 +49,17 @@ def test_a_truthful_assistant_is_right_unless_it_is_shown_another_image(held, mo
         assert metrics[f"truth.{fact}.score"] == 1 and metrics[f"truth.{fact}.missing"] == 0
         assert metrics[f"truth_constant.{fact}.score"] < 0.6
     assert metrics["truth.mean_size_nm.impossible"] == 0
-    # The teacher's caption repeats the magnification, which the second prompt does not give.
     assert metrics["truth.magnification_given.stated"] == 1
     assert metrics["truth.magnification_given.copied_wrongly"] == 0
-    assert metrics["truth.magnification_withheld.stated"] == 1
+    assert metrics["truth.magnification_withheld.stated"] == 0
 
 
-def test_the_scale_is_withheld_from_one_prompt_only(held):
-    _, _, questions = held
-    items = questions.test.data.instructions
-    for given, withheld in zip(questions.given_rows, questions.withheld_rows, strict=True):
-        assert items[given].question == items[withheld].question
-        assert "agnification" in items[given].metadata["supplement"]
-        assert items[withheld].metadata["supplement"] == ""
+def test_neither_prompt_states_the_scale(held):
+    """It is not the model that repeats it."""
+    _, datasets, questions = held
+    for row in questions.caption_rows:
+        ids = questions.test.data.examples[row].ids
+        assert "agnif" not in datasets.tokenizer.decode(ids[: len(ids) // 3])
 
 
 def test_a_question_is_only_asked_of_images_that_have_the_fact(held):

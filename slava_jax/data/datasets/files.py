@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
-from slava_jax.data.images import ImageError, encode_png, read_image
+from slava_jax.data.images import ImageError, encode_png, read_image, read_width
 from slava_jax.data.scale import read_scale
 
 _MOST_NAMED = 10  # most files that one message lists
@@ -35,7 +35,8 @@ class ImageFiles(ImageBuilder):
     files with equal squares, only the first is kept. A picture that occurs in several classes is
     left out of all of them, since its class is ambiguous. What was left out is printed and listed
     in the stored set's metadata.json.
-    Facts: category, and nm_per_pixel and magnification if the user or the file gives them.
+    Facts: category, width_px (of the file), and nm_per_pixel and magnification if the user or the
+    file gives them.
     """
 
     def __init__(
@@ -77,7 +78,12 @@ class ImageFiles(ImageBuilder):
             Entry(
                 self._key(file),
                 self.class_names.index(file.label),
-                {"category": file.label, **read_scale(file.path), **file.facts},
+                {
+                    "category": file.label,
+                    "width_px": read_width(file.path),
+                    **read_scale(file.path),
+                    **file.facts,
+                },
                 file.path,
             )
             for file in kept

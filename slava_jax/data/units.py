@@ -1,0 +1,155 @@
+"""Lengths as shares of the image's width: how text reads to the model, and back.
+
+An image shows no nanometres, and a model cannot multiply. So the text that a model reads and writes
+has lengths in percent of the width of the image, and the program converts: from units in training
+data and questions, into units in answers. In the same way the magnification and the pixel size,
+which only the user knows, are filled in by the program, and left out where they are unknown.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from slava_jax.data.instructions import Instruction
+
+_NM = {"pm": 1e-3, "nm": 1.0, "um": 1e3, "mm": 1e6, "cm": 1e7}
+_NM |= dict.fromkeys(("µm", "μm"), 1e3) | dict.fromkeys(("Å", "Å"), 0.1)  # two code points each
+_NM |= dict.fromkeys(("nanometer", "nanometre", "nanometers", "nanometres"), 1.0)
+_NM |= dict.fromkeys(("micrometer", "micrometre", "micrometers", "micrometres"), 1e3)
+_NM |= dict.fromkeys(("micron", "microns"), 1e3)
+_NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
+# '20 to 50 nm', '40 ± 5 nm': the unit is that of both numbers.
+_RANGE = rf"(?:{_NUMBER}( ?(?:[-–—±x×]|\bto\b|\band\b) ?))?"
+_LENGTH = re.compile(rf"(?<![\w.]){_RANGE}{_NUMBER}[ \u00a0]?({'|'.join(_NM)})\b(?![/^])")
+_SHARE = re.compile(rf"(?<![\w.]){_RANGE}{_NUMBER} percent of the width\b")
+_MAGNIFIED = re.compile(rf"\bmagnified {_NUMBER} times\b")
+_GIVEN_MAGNIFICATION = "magnified as given"
+_PIXEL = re.compile(rf"\bOne pixel of the image corresponds to {_NUMBER} ({'|'.join(_NM)})\b")
+_GIVEN_PIXEL = "One pixel of the image corresponds to the given length"
+# As written by synthetic.facts.supplement_text.
+_SUPPLEMENT = re.compile(
+    rf"(?:Pixel size {_NUMBER} (?:nm|µm)(?:, magnification {_NUMBER}x)?|Magnification {_NUMBER}x)\."
+)
+# Steps of 'about' (synthetic.facts). Two digits of a length leave 5 % open, within which the
+# nearest step is meant.
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+_OPEN = 0.055
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What is known of an image's scale.
+
+    Attributes:
+      nm_per_pixel, width_px: of the recorded image, in the same pixels.
+      magnification: as the instrument states it.
+    """
+
+    nm_per_pixel: float | None = None
+    width_px: int | None = None
+    magnification: float | None = None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Scale":
+        """The scale among the facts of an image."""
+        return cls(*(facts.get(f.name) for f in dataclasses.fields(cls)))
+
+    @property
+    def width_nm(self) -> float | None:
+        """The width of the image in nm, if known."""
+        if self.nm_per_pixel is None or self.width_px is None:
+            return None
+        return self.nm_per_pixel * self.width_px
+
+
+def to_shares(text: str, scale: Scale) -> str:
+    """Replaces lengths, magnification and pixel size by what the model can see.
+
+    Without a pixel size lengths stay as they are.
+    """
+    if scale.magnification is not None:
+        text = _MAGNIFIED.sub(_GIVEN_MAGNIFICATION, text)
+    width = scale.width_nm
+    if width is None:
+        return text
+    text = _PIXEL.sub(_GIVEN_PIXEL, text)
+
+    def share(match: re.Match) -> str:
+        first, between, last, unit = match.groups()
+        said = _percent(_value(last) * _NM[unit] / width)
+        if first is not None:
+            said = f"{_percent(_value(first) * _NM[unit] / width)}{between}{said}"
+        return f"{said} percent of the width"
+
+    return _LENGTH.sub(share, text)
+
+
+def to_units(text: str, scale: Scale) -> str:
+    """Puts units into an answer; the inverse of `to_shares`, to two digits.
+
+    Without a pixel size a length stays a share of the width. A magnification or pixel size that is
+    not known is left out of the sentence.
+    """
+    if scale.magnification is not None:
+        given = f"magnified {_rounded(scale.magnification):,.0f} times"
+        text = text.replace(_GIVEN_MAGNIFICATION, given)
+    else:
+        text = re.sub(rf",? {_GIVEN_MAGNIFICATION}\b", "", text)
+    width = scale.width_nm
+    if width is None:
+        return re.sub(rf" ?{_GIVEN_PIXEL}\.", "", text).strip()
+    text = text.replace(
+        _GIVEN_PIXEL, f"One pixel of the image corresponds to {length_text(scale.nm_per_pixel)}"
+    )
+
+    def length(match: re.Match) -> str:
+        first, between, last = match.groups()
+        said = length_text(_value(last) / 100 * width)
+        if first is None:
+            return said
+        value, unit = said.split()
+        return f"{_rounded(_value(first) / 100 * width / _NM[unit]):.12g}{between}{value} {unit}"
+
+    return _SHARE.sub(length, text)
+
+
+def length_text(nm: float) -> str:
+    """Formats a length to two digits with its unit, e.g. '43 nm' or '1.2 µm'."""
+    nm = _rounded(nm)
+    value, unit = (nm, "nm") if nm < 1000 else (nm / 1000, "µm")
+    return f"{value:.12g} {unit}"
+
+
+def in_shares(item: Instruction, scale: Scale) -> Instruction:
+    """The instruction as the model reads it; the scale leaves the supplement."""
+    supplement = item.metadata["supplement"]
+    if scale.width_nm is not None or scale.magnification is not None:
+        supplement = _SUPPLEMENT.sub("", supplement).strip()
+    return dataclasses.replace(
+        item,
+        question=to_shares(item.question, scale),
+        answer=to_shares(item.answer, scale),
+        turns=tuple((to_shares(q, scale), to_shares(a, scale)) for q, a in item.turns),
+        metadata={**item.metadata, "supplement": to_shares(supplement, scale)},
+    )
+
+
+def _value(number: str) -> float:
+    return float(number.replace(",", ""))
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    if percent > 0:
+        power = 10.0 ** math.floor(math.log10(percent))
+        step = min(_STEPS, key=lambda s: abs(math.log(percent / power / s))) * power
+        percent = step if abs(math.log(percent / step)) < _OPEN else _rounded(percent)
+    return np.format_float_positional(float(f"{percent:.6g}"), trim="-")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")
