@@ -1,9 +1,11 @@
 """Trains, evaluates and reports: slava train --config configs/X.py --workdir DIR."""
 
+import difflib
 import re
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -39,12 +41,30 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """Parses flags with absl, but reports a missing key or file in one line, not a traceback."""
     if {"-h", "--help"} & set(arguments[1:]):
         app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # absl would exit with 1
+    check_files(arguments)
     try:
         rest = app.parse_flags_with_usage(arguments)
         _ = _CONFIG.value.is_locked  # a missing config file raises only on access
     except (AttributeError, KeyError, TypeError, OSError) as error:
         sys.exit(f"error: {_where(error)}: {_text(error)}")
     return rest
+
+
+def check_files(arguments: list[str]) -> None:
+    """Ends with a clear error for a missing --config or --workdir, or a config file that is not."""
+    given = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in ("config", "workdir"):
+            given[name] = value if equals else following
+    for name, what in (("config", "a file of configs/"), ("workdir", "a folder for the run")):
+        if not given.get(name):
+            sys.exit(f"error: --{name} is missing: give {what}")
+    path = Path(given["config"].partition(":")[0])  # arguments of get_config follow a colon
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        sys.exit(f"error: {path}: there is no such config file{hint}")
 
 
 def _text(error: Exception) -> str:

@@ -49,7 +49,8 @@ def test_the_snippets_run(tmp_path, monkeypatch):
         Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / name)
     tiny = get_config()
     tiny.language.length = 8  # the few texts fill a batch
-    monkeypatch.setattr("configs.quickstart.get_config", lambda: tiny)
+    tiny.data.name = "folder"
+    monkeypatch.setattr("configs.folder.get_config", lambda: tiny)
     write_gguf(tmp_path / "MODEL.gguf", "Q8_0")
     scope: dict = {}
     train = next(text for text in SNIPPETS if "train_assistant" in text)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from slava_jax import main
 from slava_jax.config import ConfigError, default_config
 from slava_jax.train.datasets import ON_DISK
 from slava_jax.train.settings import check
@@ -195,7 +197,7 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize("case", ["flag", "file", "no file", "value"])
+@pytest.mark.parametrize("case", ["flag", "file", "value"])
 def test_the_command_line_says_it_in_one_line(tmp_path, case):
     (tmp_path / "mine.py").write_text(CONFIG_FILE)
     arguments, message = {
@@ -207,7 +209,6 @@ def test_the_command_line_says_it_in_one_line(tmp_path, case):
             [f"--config={tmp_path / 'mine.py'}"],
             f"error: {tmp_path / 'mine.py'}:6: no setting 'stpes' (Did you mean \"steps\"",
         ),
-        "no file": (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing"),
         "value": (["--config=configs/quickstart.py", "--config.decoder=foo"], "got 'foo'"),
     }[case]
     command = [sys.executable, "-m", "slava_jax.main", *arguments, f"--workdir={tmp_path / 'run'}"]
@@ -217,3 +218,25 @@ def test_the_command_line_says_it_in_one_line(tmp_path, case):
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "configs/foldr.py", "--workdir=x"], "configs/foldr.py: there is no such "
+         "config file; did you mean configs/folder.py?"),
+        (["--config=configs/nothing.py", "--workdir=x"], "configs/nothing.py: there is no such "
+         "config file"),
+        (["--config=configs/llava.py"], "--workdir is missing: give a folder for the run"),
+        (["--workdir", "x"], "--config is missing: give a file of configs/"),
+    ],
+)  # fmt: skip
+def test_a_missing_file_or_flag_is_named(monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}$"):
+        main.parse_flags(["slava train", *arguments])
+
+
+def test_arguments_of_a_config_file_are_no_part_of_its_name(tmp_path):
+    (tmp_path / "mine.py").touch()
+    main.check_files(["slava train", f"--config={tmp_path / 'mine.py'}:large", "--workdir=x"])

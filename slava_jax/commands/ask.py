@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from slava_jax.errors import UserError, reported
 from slava_jax.teacher.procedural import DETAIL_REQUEST
@@ -20,6 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
     with reported():
+        if Path(asked.question).is_file():
+            raise UserError(f"{asked.question}: the question comes last, after the images")
         assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.adapter)
         answer = assistant.ask(
@@ -28,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
     print(answer)
+    if not answer:
+        print("The answer is empty: the assistant may need more training.", file=sys.stderr)
 
 
 def _rank(rank: int | None, adapter) -> int | None:

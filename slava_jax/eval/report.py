@@ -88,6 +88,7 @@ def write_report(
     class_names: Sequence[str] = (),
     examples: Sequence[ReportExample] = (),
     images_withheld: str = "",
+    beside_paper: bool = True,
     experts: Mapping[str, np.ndarray] | None = None,
     rank_scores: Mapping[str, Mapping[int, float]] | None = None,
     config_text: str = "",
@@ -103,6 +104,7 @@ def write_report(
     confusion: int[classes, classes], rows are the true classes; needs class_names.
     examples: test images.
     images_withheld: why images may not be redistributed in the report; '' if they may.
+    beside_paper: whether to show the paper's scores; not beside a user's own images.
     experts: {adapter: float[layers, experts]}, each expert's share of the gate mass.
     rank_scores: {metric: {rank: score}}.
     config_text, environment: printed unchanged at the end.
@@ -111,7 +113,7 @@ def write_report(
     wrong shape, or an image that is not a PNG, JPEG or GIF (its key is named).
     """
     text = _template().render(
-        **_score_sections(metrics, targets, confusion, class_names),
+        **_score_sections(metrics, targets, confusion, class_names, beside_paper),
         **_plot_sections(history or {}, experts or {}, rank_scores or {}),
         examples=[_example(example, not images_withheld) for example in examples],
         title=title,
@@ -119,6 +121,7 @@ def write_report(
         score_titles=list(_SCORE_TITLES.values()),
         control_columns=[column for *_, column in CONTROL_COLUMNS],
         images_withheld=images_withheld,
+        beside_paper=beside_paper,
         config_text=config_text,
         environment=dict(environment or {}),
     )
@@ -130,7 +133,18 @@ def _score_sections(
     targets: Sequence[Target],
     confusion: np.ndarray | None,
     class_names: Sequence[str],
+    beside_paper: bool,
 ) -> dict[str, object]:
+    captions, answers, classes, by_class = (
+        (
+            paper_tables.CAPTION_TABLE_1,
+            paper_tables.VQA_TABLE_3,
+            paper_tables.CLASSIFICATION_TABLE_7,
+            paper_tables.PER_CLASS_TABLE_9,
+        )
+        if beside_paper
+        else ({}, {}, {}, {})
+    )
     return {
         "targets": target_rows(targets, metrics),
         "verdict": truth_table.verdict(metrics),
@@ -138,10 +152,10 @@ def _score_sections(
         "truth": truth_table.truth_rows(metrics),
         "skills": [metrics[f"{name}.skill"] for name, _ in truth_table.shown_columns(metrics)],
         "key_numbers": _key_numbers(metrics),
-        "captions": _score_table("caption", metrics, paper_tables.CAPTION_TABLE_1),
-        "answers": _score_table("vqa", metrics, paper_tables.VQA_TABLE_3),
-        "classification": _classification_table(metrics),
-        "per_class": _per_class_table(metrics, class_names),
+        "captions": _score_table("caption", metrics, captions),
+        "answers": _score_table("vqa", metrics, answers),
+        "classification": _classification_table(metrics, classes),
+        "per_class": _per_class_table(metrics, class_names, by_class),
         "confusion": _confusion(confusion, class_names),
         "controls": controls_table(metrics),
         "auc": _auc_rows(metrics),
@@ -251,7 +265,7 @@ def _score_table(
     return rows
 
 
-def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
+def _classification_table(metrics: Mapping[str, float], paper: Mapping) -> list[dict] | None:
     if "classification.top1" not in metrics:
         return None
     ours = (
@@ -265,7 +279,7 @@ def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
         for key, label in ours
         if f"{key}.top1" in metrics
     ]
-    for (family, name), (top1, top5) in paper_tables.CLASSIFICATION_TABLE_7.items():
+    for (family, name), (top1, top5) in paper.items():
         rows.append((f"{name} ({family})", top1, top5, False))
     return [
         {"label": label, "ours": ours, "cells": [_number(top1), _number(top5)]}
@@ -273,14 +287,16 @@ def _classification_table(metrics: Mapping[str, float]) -> list[dict] | None:
     ]
 
 
-def _per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> dict | None:
+def _per_class_table(
+    metrics: Mapping[str, float], class_names: Sequence[str], of_paper: Mapping
+) -> dict | None:
     """Precision, recall and F1 of every class, next to the paper's if it has the class."""
     rows, any_paper = [], False
     for name in class_names:
         ours = [metrics.get(f"classification.{c}.{name}") for c in ("precision", "recall", "f1")]
         if all(value is None for value in ours):
             continue
-        paper = paper_tables.PER_CLASS_TABLE_9.get(name)
+        paper = of_paper.get(name)
         any_paper = any_paper or paper is not None
         cells = [_mean_and_deviation(*cell) for cell in paper or [(None, None)] * 3]
         rows.append({"name": name, "ours": [_number(value) for value in ours], "paper": cells})

@@ -105,10 +105,12 @@ def few_shot(
 def texts(
     task: str, truths: Sequence[str], answers: Sequence[str], control: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """Mean and standard deviation of the paper's text scores over examples, and exact matches."""
+    """Mean and standard deviation of the paper's text scores over examples, exact matches, empty
+    answers."""
     for name, (mean, std) in mean_scores(zip(truths, answers, strict=True)).items():
         yield f"{task}{control}.{name}", mean
         yield f"{task}{control}.{name}_std", std
     exact = np.mean([truth == answer for truth, answer in zip(truths, answers, strict=True)])
     yield f"{task}{control}.exact", float(exact)
+    yield f"{task}{control}.empty", float(np.mean([not answer for answer in answers]))
     yield f"{task}{control}.n", float(len(truths))

@@ -29,6 +29,7 @@ COLUMNS = (
     ("truth_classical", "Classical baseline"),
     ("truth_teacher", "Reference answer"),
 )
+_FEW = 100  # test images
 _POOR = 0.1  # a gain over the best blind answer below which a fact is not to be trusted
 
 
@@ -50,21 +51,53 @@ def truth_rows(metrics: Mapping[str, float]) -> list[dict]:
 
 def verdict(metrics: Mapping[str, float]) -> str:
     """Better or worse than the classical baseline, by how much, and what not to trust."""
+    said = (_class_verdict(metrics), _fact_verdict(metrics), _warnings(metrics))
+    return " ".join(text for text in said if text)
+
+
+def _class_verdict(metrics: Mapping[str, float]) -> str:
+    """The classification against the classical baseline, with a normal 95 % interval."""
+    names = ("classification", "classification_classical")
+    if not all(f"{name}.{what}" in metrics for name in names for what in ("top1", "n")):
+        return ""
+    (top1, other), (n, all_images) = (
+        [metrics[f"{name}.{what}"] for name in names] for what in ("top1", "n")
+    )
+    # Unpaired, which is conservative: the baseline saw the same images and more.
+    wide = 1.96 * (top1 * (1 - top1) / n + other * (1 - other) / all_images) ** 0.5
+    gain = top1 - other
+    return (
+        f"It names the class {_compared(gain - wide, gain + wide)} the classical baseline: "
+        f"{top1:.2f} against {other:.2f} (difference {gain:+.2f} ± {wide:.2f}, n = {n:.0f})."
+    )
+
+
+def _compared(low: float, high: float) -> str:
+    if low > 0:
+        return "better than"
+    return "worse than" if high < 0 else "no better and no worse than"
+
+
+def _warnings(metrics: Mapping[str, float]) -> str:
+    warnings = []
+    if metrics.get("classification.n", _FEW) < _FEW:
+        warnings.append(f"With fewer than {_FEW} test images, do not trust differences.")
+    empty = max((metrics.get(f"{task}.empty", 0.0) for task in ("caption", "vqa")), default=0.0)
+    if empty > 0.01:
+        warnings.append(f"{100 * empty:.0f} % of the generated answers are empty.")
+    return " ".join(warnings)
+
+
+def _fact_verdict(metrics: Mapping[str, float]) -> str:
     if "truth.skill" not in metrics:
         return ""
     gain = metrics["truth.skill"] - metrics["truth_classical.skill"]
     low, high = metrics["truth.gain_low"], metrics["truth.gain_high"]
-    if low > 0:
-        compared = "better than"
-    elif high < 0:
-        compared = "worse than"
-    else:
-        compared = "not distinguishable from"
     skill, other = metrics["truth.skill"], metrics["truth_classical.skill"]
     text = (
-        f"On facts, this assistant is {compared} the classical baseline: skill {skill:.2f} against "
-        f"{other:.2f} (difference {gain:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}; 0 is the "
-        f"best blind answer, 1 is always right)."
+        f"It states facts {_compared(low, high)} the classical baseline: skill {skill:.2f} "
+        f"against {other:.2f} (difference {gain:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}; 0 "
+        "is the best blind answer, 1 is always right)."
     )
     poor = _not_to_trust(metrics)
     return f"{text} Do not trust: {', '.join(poor)}." if poor else text

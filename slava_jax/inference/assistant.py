@@ -258,6 +258,10 @@ def _folder(path: Path) -> Path:
             f"{path / MODEL}: incomplete, or written by an older slava_jax; run the training "
             "command again to rewrite it (finished stages are not repeated)"
         )
+    if (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path}: the run is not finished; repeat its training command to resume it"
+        )
     raise CheckpointError(
         f"{path}: no trained assistant here (no {path / MODEL}); train one with "
         "slava train --config configs/quickstart.py --workdir DIR"

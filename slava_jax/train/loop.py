@@ -157,7 +157,7 @@ def _datasets(config, workdir: Path, new: bool) -> Datasets:
     try:
         with hosts.first_before_others():
             datasets = prepare(config, workdir)
-        stages.check_instructions(config, datasets)
+        stages.check_batches_fill(config, datasets)
         # Hundreds of thousands of records live until the end of the run. Scanning them in every
         # garbage collection would add a third to the time that creating them takes.
         gc.freeze()
@@ -204,7 +204,7 @@ def _with_neighbours(config, datasets: Datasets, vision: tuple, workdir: Path) -
     if hosts.is_first() and config.data.challenges and not (workdir / GROUPS).exists():
         _write_groups(config.data.challenges, datasets, embedded, workdir / GROUPS)
     datasets = with_multi_image(config, datasets, embedded, workdir)
-    stages.check_instructions(config, datasets)
+    stages.check_batches_fill(config, datasets)
     return datasets
 
 
@@ -281,12 +281,17 @@ def _why_images_withheld(data: str) -> str:
     return ""  # synthetic, or the user's own
 
 
+def _data_title(config: ConfigDict) -> str:
+    data = config.data
+    return f"{Path(data.folder).resolve().name} (folder)" if data.name == "folder" else data.name
+
+
 def _description(config: ConfigDict, sizes: Mapping[str, int]) -> str:
     """What was trained on what, for the head of the report."""
     steps = ", ".join(f"{name} ({config[name].steps} steps)" for name in config.stages)
     text = (
         f"{sizes['train']} training, {sizes['validation']} validation and {sizes['test']} test "
-        f"images; all scores are on the test split, seed {config.seed}. Stages: {steps}."
+        f"images; seed {config.seed}. Stages: {steps}."
     )
     if "assistant" in config.stages:
         patterns = tuple(config.assistant.trainable)
@@ -309,13 +314,14 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
     write_report(
         workdir / REPORT,
         metrics,
-        title=f"{TITLES[config.model]} on {config.data.name} images",
+        title=f"{TITLES[config.model]} on {_data_title(config)} images",
         description=_description(config, sizes),
         targets=QUICKSTART if config.data.name == "procedural" else (),
         history={name: read_history(workdir / name) for name in config.stages},
         confusion=found.confusion,
         class_names=datasets.class_names,
         examples=found.examples,
+        beside_paper=config.data.name != "folder",
         images_withheld=_why_images_withheld(config.data.name),
         experts=found.experts,
         rank_scores=found.rank_scores,

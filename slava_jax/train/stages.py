@@ -20,6 +20,7 @@ from slava_jax.data.pipeline import (
     Shard,
     VisionBatches,
     VisionEvaluation,
+    whole_batches,
 )
 from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.interface import VisionLanguageModel
@@ -145,22 +146,25 @@ def embeddings(
 
 def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
     """Trains a language model from scratch on the training instructions."""
-    c, tokenizer = config.language, datasets.tokenizer
-    model = LanguageModel(DecoderConfig(vocab_size=len(tokenizer), **config.language_model))
-
-    def batches(examples, epochs, *shard):
-        return LanguageBatches(
-            examples, tokenizer.eos_token_id, c.length, c.batch_size, config.seed, epochs, *shard
-        )
-
-    source = _Steps(lambda epochs: batches(datasets.train.examples, epochs, _here(c)), c.steps)
-    held_out = batches(datasets.validation.examples, 1)
+    c = config.language
+    shape = DecoderConfig(vocab_size=len(datasets.tokenizer), **config.language_model)
+    model = LanguageModel(shape)
+    train = datasets.train
+    source = _Steps(lambda n: _language_batches(config, datasets, train, n, _here(c)), c.steps)
+    held_out = _language_batches(config, datasets, datasets.validation, 1)
     validation = [held_out[i] for i in range(min(c.validation_batches, len(held_out)))]
     first = source[0]
     params = jax.jit(model.init)(
         jax.random.key(config.seed), first["tokens"][:1], first["order"][:1]
     )["params"]
     return _stage("language", c, Language(model), (params, {}), source, validation)
+
+
+def _language_batches(config, datasets: Datasets, split: Split, epochs: int, *shard):
+    c, end = config.language, datasets.tokenizer.eos_token_id
+    return LanguageBatches(
+        split.examples, end, c.length, c.batch_size, config.seed, epochs, *shard
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,22 +239,31 @@ def assistant_data(
     )  # fmt: skip
 
 
-def check_instructions(config: ConfigDict, datasets: Datasets) -> None:
-    """Raises PipelineError if an instruction of any split does not fit into a batch.
+def check_batches_fill(config: ConfigDict, datasets: Datasets) -> None:
+    """Raises PipelineError if a stage lacks the data for one batch, or an instruction does not fit.
 
-    Without this check, an oversized test instruction would only be found after training, when the
-    buckets can no longer change.
+    Without this check, too few texts or an oversized test instruction would only be found after
+    hours of training, when the config can no longer change.
     """
     if "assistant" in config.stages:
         assistant_data(config, datasets, datasets.test)
-        for name in config.stages:
-            if name not in ("alignment", "assistant"):
-                continue
-            try:
-                _training_batches(config, datasets, name)[1](1)
-                assistant_data(config, datasets, datasets.validation, config[name].tasks)
-            except PipelineError as error:
-                raise PipelineError(f"{name}: {error}") from error
+    for name in config.stages:
+        try:
+            _check_stage(config, datasets, name)
+        except PipelineError as error:
+            raise PipelineError(f"{name}: {error}".replace("STAGE", name)) from error
+
+
+def _check_stage(config: ConfigDict, datasets: Datasets, name: str) -> None:
+    if name == "vision":
+        images = datasets.train.images
+        whole_batches(len(images), config.vision.batch_size, images.name)
+    elif name == "language":
+        for split in (datasets.train, datasets.validation):
+            _language_batches(config, datasets, split, 1)
+    else:
+        _training_batches(config, datasets, name)[1](1)
+        assistant_data(config, datasets, datasets.validation, config[name].tasks)
 
 
 def _training_batches(config: ConfigDict, datasets: Datasets, name: str):

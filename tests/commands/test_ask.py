@@ -132,6 +132,25 @@ def test_ranks_it_was_not_trained_for_are_refused(workdir, image):
     assert "must be 2 to 4, is 9" in refusal(workdir, image, QUESTION, "--rank", 9)
 
 
+def test_the_question_comes_last(workdir, image):
+    text = refusal(workdir, QUESTION, image)
+    assert text == f"error: {image}: the question comes last, after the images"
+
+
+def test_an_empty_answer_is_remarked_on(capsys, workdir, image, monkeypatch):
+    monkeypatch.setattr(Assistant, "answers", lambda *_, **__: [""])
+    ask.main(["--checkpoint", str(workdir), str(image), QUESTION])
+    out, err = capsys.readouterr()
+    assert out == "\n" and "may need more training" in err
+
+
+def test_a_run_that_is_not_finished_is_named(tmp_path, image):
+    (tmp_path / "config.json").touch()
+    assert "the run is not finished; repeat its training command" in refusal(
+        tmp_path, image, QUESTION
+    )
+
+
 def test_a_directory_without_an_assistant(tmp_path, image):
     assert "no trained assistant here" in refusal(tmp_path, image, QUESTION)
 

@@ -24,9 +24,9 @@ def metrics(low, high):
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.01, 0.1, "is better than"),
-        (-0.01, 0.1, "is not distinguishable from"),
-        (-0.2, -0.1, "is worse than"),
+        (0.01, 0.1, "states facts better than"),
+        (-0.01, 0.1, "states facts no better and no worse than"),
+        (-0.2, -0.1, "states facts worse than"),
     ],
 )
 def test_the_verdict_follows_the_interval(low, high, said):
@@ -38,12 +38,39 @@ def test_the_verdict_follows_the_interval(low, high, said):
 def test_the_report_opens_with_the_verdict_and_the_facts(tmp_path):
     write_report(tmp_path / "r.html", metrics(0.01, 0.1))
     text = (tmp_path / "r.html").read_text()
-    assert text.index("better than the classical") < text.index('id="truth"')
+    assert text.index("states facts better than") < text.index('id="truth"')
     assert "Number of features" in text and "Touching or isolated" not in text
     first = truth_rows(metrics(0.01, 0.1))[0]
     assert first == {
         "label": "Number of features", "n": 40, "missing": 0.125, "cells": [0.7, 0.2, 0.3, 0.5],
     }  # fmt: skip
+
+
+def classified(top1, n):
+    """Against a classical baseline of 0.9 on 200 images: its standard error is 0.021."""
+    return {
+        "classification.top1": top1,
+        "classification.n": n,
+        "classification_classical.top1": 0.9,
+        "classification_classical.n": 200.0,
+    }
+
+
+def test_the_class_is_compared_with_the_classical_baseline():
+    # Standard errors: 0.021 and, of 0.5 on 200 images, 0.035; 1.96 of both together is 0.08.
+    assert verdict(classified(0.5, 200.0)) == (
+        "It names the class worse than the classical baseline: 0.50 against 0.90 (difference "
+        "-0.40 ± 0.08, n = 200)."
+    )
+    assert "no better and no worse than" in verdict(classified(0.88, 200.0))
+    assert "class better than" in verdict(classified(0.99, 2000.0))
+
+
+def test_few_images_and_empty_answers_are_warned_of():
+    text = verdict({**classified(0.5, 12.0), "caption.empty": 1.0, "vqa.empty": 0.0})
+    assert "With fewer than 100 test images, do not trust differences." in text
+    assert text.endswith("100 % of the generated answers are empty.")
+    assert "empty" not in verdict({**classified(0.5, 200.0), "caption.empty": 0.0})
 
 
 def test_without_known_truth_there_is_no_verdict(tmp_path):

@@ -82,6 +82,17 @@ def test_a_test_question_that_no_batch_has_room_for_is_named_before_anything_is_
     assert not (workdir / "vision").exists()
 
 
+@pytest.mark.parametrize("stage", ["vision", "language"])
+def test_too_little_data_for_a_batch_is_named_before_anything_is_trained(tmp_path, stage):
+    """The same work directory takes the smaller batches that the error asks for."""
+    config = get_config()
+    config[stage].batch_size = 10_000
+    with pytest.raises(PipelineError, match=rf"^{stage}: .*--config\.{stage}\.batch_size=N"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run" / "vision").exists()
+
+
 def test_the_work_directory_of_another_config_lists_what_differs(tmp_path):
     config = on_folder(images(tmp_path / "images"))
     config.vision.batch_size = 64
