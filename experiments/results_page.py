@@ -106,14 +106,18 @@ def _truth(run: Run) -> str:
         (
             row["label"],
             f"{row['n']}",
-            f"{row['missing']:.2f}",
+            *(
+                "" if row[name] is None else f"{row[name]:.2f}"
+                for name in ("missing", "impossible", "factor_2")
+            ),
             *(f"{cell:.2f}" for cell in row["cells"]),
         )
         for row in truth_rows(run.metrics)
     ]
     skills = (f"{run.metrics[f'{name}.skill']:.2f}" for name, _ in columns)
-    rows.append(("Skill", "", "", *skills))
-    header = ("fact", "n", "not stated", *(label for _, label in columns))
+    rows.append(("Skill", *("",) * 4, *skills))
+    header = ("fact", "n", "not stated", "impossible", "within a factor of 2")
+    header += tuple(label for _, label in columns)
     return f"{verdict(run.metrics)}\n\n{table(header, rows)}"
 
 
@@ -156,6 +160,9 @@ def summary(run: Run) -> str:
     for label, group, score, blind, n in _SUMMARY:
         shown = ("", "_shuffled", blind, "_classical")
         held = [run.metrics.get(f"{group}{control}.{score}") for control in shown]
+        if group == "truth" and held[2] is not None:  # the better of two blind answers
+            held[2] = max(held[2], run.metrics.get(f"truth_blind.{score}", held[2]))
+            held[2] = 0.0 if score == "skill" else held[2]
         if held[0] is None and group == "truth":
             continue
         count = run.metrics.get(f"{group}.{n}")

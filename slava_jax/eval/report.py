@@ -151,6 +151,7 @@ def _score_sections(
         "truth_columns": [label for _, label in truth_table.shown_columns(metrics)],
         "truth": truth_table.truth_rows(metrics),
         "skills": [metrics[f"{name}.skill"] for name, _ in truth_table.shown_columns(metrics)],
+        "magnification": truth_table.magnification(metrics),
         "key_numbers": _key_numbers(metrics),
         "captions": _score_table("caption", metrics, captions),
         "answers": _score_table("vqa", metrics, answers),

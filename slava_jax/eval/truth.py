@@ -6,6 +6,7 @@ for the best answers that can be given without looking, 1 for perfect ones.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ WORDS = (
     "artefact_charging",
 )
 LENGTHS = ("mean_size_nm", "spacing_nm")
-CLOSE = 1.25  # a number is right within 25 %, and within a factor of 2
+CLOSE = 1.25  # a number is right within 25 %
+_ROUNDED = 0.05  # and a coverage, which is said in tens of percent, within 5 percentage points
+_FIELDS = 2**0.5  # no feature is longer than the diagonal of a square image, in widths
 BLIND = ("constant", "blind")  # controls that see no image
 _FAR = 99.0  # stands for an infinite error
 _DRAWS = 400  # of the bootstrap
@@ -76,7 +79,11 @@ def log2_errors(asked: Asked) -> np.ndarray:
 def _right(fact: str, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
     """bool[n], which answers are right, and int[n], the group over whose means it is averaged."""
     if fact in NUMBERS:
-        return log2_errors(asked) <= np.log2(CLOSE), np.zeros(len(asked.true), int)
+        right = log2_errors(asked) <= np.log2(CLOSE)
+        if fact == "coverage":
+            pairs = zip(asked.said, asked.true, strict=True)
+            right |= [s is not None and abs(s - t) <= _ROUNDED + 1e-9 for s, t in pairs]
+        return right, np.zeros(len(asked.true), int)
     names = sorted(set(asked.true), key=str)
     right = [said == true for said, true in zip(asked.said, asked.true, strict=True)]
     return np.asarray(right), np.asarray([names.index(true) for true in asked.true])
@@ -90,10 +97,21 @@ def _score(right: np.ndarray, group: np.ndarray, weights: np.ndarray | None = No
     return float((np.bincount(group, right * weights)[shown] / total[shown]).mean())
 
 
-def share_above(said: Sequence[float | None], widths: Sequence[float]) -> float:
-    """The share of all answers that state a length above the width of the image, both in nm."""
-    pairs = zip(said, widths, strict=True)
-    return float(np.mean([length is not None and length > width for length, width in pairs]))
+def share_impossible(fact: str, asked: Asked, scales: Sequence[tuple[float, float]]) -> float:
+    """The share of the stated numbers that no image can show; 0 if nothing is stated.
+
+    A length is impossible below a tenth of a pixel or above the image's diagonal, a coverage above 1.
+
+    Args:
+      scales: (nm per pixel, width in nm) of each image.
+    """
+    found = []
+    for said, (pixel, width) in zip(asked.said, scales, strict=True):
+        if said is not None and fact in LENGTHS:
+            found.append(not pixel / 10 <= said <= _FIELDS * width)
+        elif said is not None:
+            found.append(fact == "coverage" and said > 1)
+    return float(np.mean(found)) if found else 0.0
 
 
 def skill(scores: Mapping[str, Mapping[str, float]], subject: str = "") -> float:
@@ -103,13 +121,16 @@ def skill(scores: Mapping[str, Mapping[str, float]], subject: str = "") -> float
       scores: {control: {fact: score}}; '' is the assistant, and 'constant' and 'blind' are the
         blind ones, as far as there are any.
       subject: the control whose skill it is.
+
+    A fact on which a blind answer is always right is left out, and no fact counts less than -1. NaN
+    if none is left.
     """
     parts = []
     for fact, score in scores[subject].items():
         blind = max((scores[name][fact] for name in BLIND if name in scores), default=0.0)
         if blind < 1:
-            parts.append((score - blind) / (1 - blind))
-    return float(np.mean(parts))
+            parts.append(max((score - blind) / (1 - blind), -1.0))
+    return float(np.mean(parts)) if parts else np.nan
 
 
 def skill_gain(
@@ -134,17 +155,19 @@ def skill_gain(
             for name, facts in parts.items()
         }
         gains.append(skill(scores) - skill(scores, over))
-    low, high = np.quantile(gains, (0.025, 0.975))
+    low, high = np.nanquantile(gains, (0.025, 0.975))
     return float(low), float(high)
 
 
-def best_constant(fact: str, true: Sequence[Any]) -> Any:
-    """The answer that scores best when it is always given: the most frequent word, or the number
-    with most values within 25 %."""
+def best_constant(fact: str, true: Sequence[Any], everything: Sequence[Any]) -> Any:
+    """The answer that scores best when it is always given to images with these true values.
+
+    Args:
+      everything: the values of all images. Balanced accuracy counts a word by how rare it is there.
+    """
     if fact in WORDS:
-        values, counts = np.unique(np.asarray(true, object).astype(str), return_counts=True)
-        chosen = values[counts.argmax()]
-        return next(value for value in true if str(value) == chosen)
+        counts, all_counts = Counter(true), Counter(everything)
+        return max(counts, key=lambda v: (counts[v] / all_counts[v], counts[v], str(v)))
     tried = np.quantile(np.asarray(true, float), np.linspace(0.05, 0.95, 91))
     near = [fact_scores(fact, Asked(true, [value] * len(true)))["score"] for value in tried]
     return float(tried[int(np.argmax(near))])
@@ -165,8 +188,9 @@ def blind_guesses(
     groups: dict[Any, list[Any]] = {}
     for facts in known:
         groups.setdefault(facts["category"] if by_class else None, []).append(_drawn(fact, facts))
-    guess = {group: best_constant(fact, values) for group, values in groups.items()}
-    overall = best_constant(fact, [_drawn(fact, facts) for facts in known])
+    everything = [value for values in groups.values() for value in values]
+    guess = {group: best_constant(fact, values, everything) for group, values in groups.items()}
+    overall = best_constant(fact, everything, everything)
     return [
         _stated(fact, guess.get(facts["category"] if by_class else None, overall), facts)
         for facts in asked
@@ -187,7 +211,7 @@ def classical_guesses(
     """
     true = [_drawn(fact, facts) for facts in known]
     if fact in NUMBERS:
-        model = HistGradientBoostingRegressor(random_state=0)
+        model = HistGradientBoostingRegressor(loss="absolute_error", random_state=0)
         model.fit(rows[0], np.log(np.maximum(np.asarray(true, float), 1e-3)))
         said = np.exp(model.predict(rows[1])).tolist()
     else:

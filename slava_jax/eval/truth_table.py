@@ -29,7 +29,7 @@ COLUMNS = (
     ("truth_classical", "Classical baseline"),
     ("truth_teacher", "Reference answer"),
 )
-_FEW = 100  # test images
+_FEW, _FEW_FACTS = 100, 20  # test images: in all, and with facts
 _POOR = 0.1  # a gain over the best blind answer below which a fact is not to be trusted
 
 
@@ -39,14 +39,30 @@ def shown_columns(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def truth_rows(metrics: Mapping[str, float]) -> list[dict]:
-    """One row a fact, then the skill: label, n, the share without an answer, a score a column."""
+    """One row a fact: label, n, the share without an answer, for numbers the shares within a factor
+    of two and impossible (else None), and a score for each of `shown_columns`.
+    """
     rows = []
     for fact, label in LABELS.items():
         if f"truth.{fact}.score" in metrics:
             cells = [metrics[f"{name}.{fact}.score"] for name, _ in shown_columns(metrics)]
             missing, n = (metrics[f"truth.{fact}.{name}"] for name in ("missing", "n"))
-            rows.append({"label": label, "n": int(n), "missing": missing, "cells": cells})
+            of_numbers = {
+                name: metrics.get(f"truth.{fact}.{key}")
+                for name, key in (("factor_2", "within_factor_2"), ("impossible", "impossible"))
+            }
+            row = {"label": label, "n": int(n), "missing": missing, "cells": cells}
+            rows.append(row | of_numbers)
     return rows
+
+
+def magnification(metrics: Mapping[str, float]) -> list[float]:
+    """Shares of captions that state a known magnification, state it wrongly, and state an unknown
+    one; [] if not measured.
+    """
+    names = ("given.stated", "given.copied_wrongly", "withheld.stated")
+    found = [metrics.get(f"truth.magnification_{name}") for name in names]
+    return [] if None in found else found
 
 
 def verdict(metrics: Mapping[str, float]) -> str:
@@ -91,13 +107,15 @@ def _warnings(metrics: Mapping[str, float]) -> str:
 def _fact_verdict(metrics: Mapping[str, float]) -> str:
     if "truth.skill" not in metrics:
         return ""
+    if not metrics["truth.images"] >= _FEW_FACTS or "truth.gain_low" not in metrics:
+        return f"Its facts were checked on {metrics['truth.images']:.0f} images, too few to judge."
     gain = metrics["truth.skill"] - metrics["truth_classical.skill"]
     low, high = metrics["truth.gain_low"], metrics["truth.gain_high"]
     skill, other = metrics["truth.skill"], metrics["truth_classical.skill"]
     text = (
         f"It states facts {_compared(low, high)} the classical baseline: skill {skill:.2f} "
         f"against {other:.2f} (difference {gain:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}; 0 "
-        "is the best blind answer, 1 is always right)."
+        f"is the best blind answer, 1 always right; {metrics['truth.images']:.0f} images)."
     )
     poor = _not_to_trust(metrics)
     return f"{text} Do not trust: {', '.join(poor)}." if poor else text

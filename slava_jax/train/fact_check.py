@@ -60,16 +60,7 @@ class FactQuestions:
     @classmethod
     def of(cls, config: ConfigDict, datasets: Datasets, test: TestSplit) -> "FactQuestions | None":
         """Asks about at most `config.evaluation.truth` images; None without any ground truth."""
-        images = datasets.test.images
-        known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
-        chosen = np.random.default_rng(config.seed).permutation(known)[: config.evaluation.truth]
-        asked: list[Instruction] = []
-        captions: list[Instruction] = []
-        for i in np.sort(chosen).tolist():
-            record, key = GroundTruth.from_dict(images.records[i]), images.keys[i]
-            asked += teacher.fact_questions(key, record, config.seed)
-            items = teacher.instructions(key, record, config.seed)
-            captions.append(next(item for item in items if item.task == "caption"))
+        asked, captions = _questions(config, datasets)
         if not asked:
             return None
         rows = np.split(np.arange(len(asked) + len(captions)), [len(asked)])
@@ -97,6 +88,30 @@ class FactQuestions:
         places = {fact: self.asked_for(fact) for fact in (*truth.NUMBERS, *truth.WORDS)}
         few = min(_FEW, len(self.caption_rows) // 2)
         return {fact: rows for fact, rows in places.items() if len(rows) > few}
+
+
+def check_facts_fit(config: ConfigDict, datasets: Datasets) -> None:
+    """Raises PipelineError if a question about a fact does not fit into the largest bucket.
+
+    Called before training, because the buckets cannot change afterwards.
+    """
+    asked, captions = _questions(config, datasets)
+    if "assistant" in config.stages and asked:
+        _data(config, datasets, asked + captions)
+
+
+def _questions(config, datasets: Datasets) -> tuple[list[Instruction], list[Instruction]]:
+    """Questions about the facts of the chosen test images, and their captions."""
+    images = datasets.test.images
+    known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
+    chosen = np.random.default_rng(config.seed).permutation(known)[: config.evaluation.truth]
+    asked, captions = [], []
+    for i in np.sort(chosen).tolist():
+        record, key = GroundTruth.from_dict(images.records[i]), images.keys[i]
+        asked += teacher.fact_questions(key, record, config.seed)
+        items = teacher.instructions(key, record, config.seed)
+        captions.append(next(item for item in items if item.task == "caption"))
+    return asked, captions
 
 
 def _data(config, datasets: Datasets, items: Sequence[Instruction]) -> AssistantData:
@@ -130,6 +145,8 @@ def truth_metrics(
     asked: dict[str, dict[str, truth.Asked]] = {}
     images = {}
     for fact, places in questions.scored.items():
+        if not any(fact in datasets.train.images.facts[i] for i in statistics.fitted):
+            continue  # nothing to guess from
         true = [questions.facts(rows[place]) for place in places]
         images[fact] = test.data.targets[rows[places]]
         said = {name: [read[i].get(fact) for i in places] for name, read in claims.items()}
@@ -151,16 +168,18 @@ def _scored(asked, images, facts: Sequence[dict]) -> dict[str, float]:
         for fact, told in by_fact.items():
             found = truth.fact_scores(fact, told)
             scores.setdefault(control, {})[fact] = found["score"]
-            if fact in truth.LENGTHS:
-                widths = [Scale.of(facts[image]).width_nm for image in images[fact]]
-                found["impossible"] = truth.share_above(told.said, widths)
+            if fact in truth.NUMBERS:
+                scales = [Scale.of(facts[image]) for image in images[fact]]
+                pairs = [(scale.nm_per_pixel, scale.width_nm) for scale in scales]
+                found["impossible"] = truth.share_impossible(fact, told, pairs)
             metrics.update({f"{prefix}.{fact}.{name}": value for name, value in found.items()})
     for control in scores:
         name = f"truth_{control}" if control else "truth"
         metrics[f"{name}.skill"] = truth.skill(scores, control)
     gain = truth.skill_gain(asked, images, "classical")
     metrics["truth.gain_low"], metrics["truth.gain_high"] = gain
-    return metrics
+    metrics["truth.images"] = float(len(np.unique(np.concatenate(list(images.values())))))
+    return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
 def _baselines(

@@ -40,6 +40,7 @@ from slava_jax.train.evaluation import (
     evaluate_vision,
     image_statistics,
 )
+from slava_jax.train.fact_check import check_facts_fit
 from slava_jax.train.fit import Stage, best_params, fit
 from slava_jax.train.logging import read_history
 from slava_jax.train.settings import check
@@ -158,6 +159,7 @@ def _datasets(config, workdir: Path, new: bool) -> Datasets:
         with hosts.first_before_others():
             datasets = prepare(config, workdir)
         stages.check_batches_fill(config, datasets)
+        check_facts_fit(config, datasets)
         # Hundreds of thousands of records live until the end of the run. Scanning them in every
         # garbage collection would add a third to the time that creating them takes.
         gc.freeze()

@@ -10,7 +10,7 @@ from slava_jax.eval.truth import (
     classical_guesses,
     copied,
     fact_scores,
-    share_above,
+    share_impossible,
     skill,
     skill_gain,
 )
@@ -52,10 +52,11 @@ def test_a_parrot_has_no_skill_and_the_truth_all_of_it():
 
 
 def test_the_best_constant_is_close_to_most_values():
-    assert best_constant("texture", ["rough", "smooth", "rough"]) == "rough"
-    assert best_constant("has_defects", [False, False, True]) is False
+    everything = ["rough"] * 9 + ["smooth"] * 9
+    assert best_constant("texture", ["rough", "smooth", "rough"], everything) == "rough"
+    assert best_constant("has_defects", *[[False, False, True]] * 2) is False
     values = [1.0] * 3 + [100.0, 101.0, 105.0, 110.0, 1000.0]
-    assert 88 <= best_constant("count", values) <= 125
+    assert 88 <= best_constant("count", values, values) <= 125
 
 
 def test_without_looking_a_length_is_a_share_of_the_image():
@@ -106,8 +107,28 @@ def test_the_interval_of_no_gain_is_zero():
     assert skill_gain(asked, {"count": np.arange(2)}, "classical") == (0, 0)
 
 
-def test_a_length_above_the_width_of_the_image_is_impossible():
-    assert share_above([500.0, 501.0, None, 2.0], [500.0] * 4) == 0.25
+def test_a_length_far_below_a_pixel_or_above_the_diagonal_is_impossible():
+    asked = Asked([1.0] * 5, [500.0, 708.0, None, 0.19, 0.2])
+    assert share_impossible("spacing_nm", asked, [(2.0, 500.0)] * 5) == 2 / 4  # 708 and 0.19
+    assert share_impossible("coverage", Asked([0.5] * 2, [1.1, 1.0]), [(1, 1)] * 2) == 0.5
+    assert share_impossible("count", Asked([5], [None]), [(1, 1)]) == 0
+
+
+def test_a_coverage_is_right_as_far_as_its_wording_goes():
+    assert fact_scores("coverage", Asked([0.01, 0.15, 0.15], [0.025, 0.2, 0.3]))["score"] == 2 / 3
+
+
+def test_a_fact_that_needs_no_look_is_left_out_and_none_counts_less_than_minus_one():
+    blind = {"texture": 1.0, "count": 0.9}
+    assert skill({"": {"texture": 0.0, "count": 0.95}, "constant": blind}) == pytest.approx(0.5)
+    assert skill({"": {"texture": 0.0, "count": 0.1}, "constant": blind}) == -1
+    assert np.isnan(skill({"": {"texture": 0.0}, "constant": blind}))
+
+
+def test_the_constant_of_a_class_is_chosen_for_balanced_accuracy():
+    """A rare word of a class may be rare elsewhere, and then counts for more."""
+    everything = ["uniform"] * 90 + ["mixed"] * 10
+    assert best_constant("composition", ["uniform"] * 12 + ["mixed"] * 8, everything) == "mixed"
 
 
 def test_numbers_of_the_prompt_are_copied_or_not():

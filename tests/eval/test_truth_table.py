@@ -7,7 +7,7 @@ from slava_jax.eval.truth_table import truth_rows, verdict
 
 
 def metrics(low, high):
-    values = {"truth.gain_low": low, "truth.gain_high": high}
+    values = {"truth.gain_low": low, "truth.gain_high": high, "truth.images": 96.0}
     for control, count, texture, skill in (
         ("truth", 0.7, 0.4, 0.31),
         ("truth_constant", 0.3, 0.35, 0.0),
@@ -16,6 +16,7 @@ def metrics(low, high):
     ):
         values |= {f"{control}.count.score": count, f"{control}.texture.score": texture}
         values[f"{control}.skill"] = skill
+    values |= {"truth.count.within_factor_2": 0.9, "truth.count.impossible": 0.0}
     for fact in ("count", "texture"):
         values |= {f"truth.{fact}.missing": 0.125, f"truth.{fact}.n": 40.0}
     return values
@@ -43,7 +44,13 @@ def test_the_report_opens_with_the_verdict_and_the_facts(tmp_path):
     first = truth_rows(metrics(0.01, 0.1))[0]
     assert first == {
         "label": "Number of features", "n": 40, "missing": 0.125, "cells": [0.7, 0.2, 0.3, 0.5],
+        "factor_2": 0.9, "impossible": 0.0,
     }  # fmt: skip
+
+
+def test_of_few_images_nothing_is_said():
+    text = verdict({**metrics(0.01, 0.1), "truth.images": 19.0})
+    assert text == "Its facts were checked on 19 images, too few to judge."
 
 
 def classified(top1, n):

@@ -1,5 +1,6 @@
 """What the teacher writes is read back as it was meant."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_records import truths
@@ -32,3 +33,36 @@ def test_what_is_written_is_read_back(truth, seed):
             assert name in item.claims, (item.answer, name)
         words = {name: value for name, value in said.items() if isinstance(value, str | bool)}
         assert claims_hold(words, table), (item.answer, words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("No charging is visible in the image.", {"artefact_charging": False}),
+        ("The image shows no charging.", {"artefact_charging": False}),
+        ("The surface is rough and shows no visible defects.",
+         {"texture": "rough", "has_defects": False}),
+        ("Yes, the image shows no visible defects.", {}),  # contradicts itself
+        ("Yes, the image shows noise.", {"has_artefacts": True, "artefact_noise": True}),
+        ("The surface is not rough.", {}),
+        ("It is not rough, but smooth.", {"texture": "smooth"}),
+        ("Neither smooth nor rough.", {}),
+        ("The wires are not aligned.", {}),
+        ("They don't touch each other; they are isolated.", {"aggregation": "isolated"}),
+        ("There is no bright second phase, it is homogeneous.", {"composition": "uniform"}),
+        ("Yes, the surface is smooth.", {}),
+        ("No, the particles touch each other.", {}),
+        ("The surface is rough, smooth and grainy.", {}),
+        ("They are about 4 nm in diameter. They are about 4 µm in diameter.", {}),
+        ("about 1,5 µm in diameter", {}),
+        ("about 1.5 \u03bcm in diameter", {"mean_size_nm": 1500.0}),
+        ("about 1.5um in diameter", {"mean_size_nm": 1500.0}),
+        ("about 5 µm in spacing", {}),
+        ("about 40 % of the area", {"coverage": 0.4}),
+        ("The image shows less than 5 percent.", {"coverage": 0.025}),
+        ("The image shows no visible artefacts.", {}),
+        ("One can count about 1" + ",000" * 103 + " grains in the image.", {}),
+    ],
+)  # fmt: skip
+def test_what_is_denied_garbled_or_said_in_two_ways_is_not_stated(answer, said):
+    assert claims_of(answer) == said
