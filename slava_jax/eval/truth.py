@@ -100,7 +100,7 @@ def _score(right: np.ndarray, group: np.ndarray, weights: np.ndarray | None = No
 def share_impossible(fact: str, asked: Asked, scales: Sequence[tuple[float, float]]) -> float:
     """The share of the stated numbers that no image can show; 0 if nothing is stated.
 
-    A length is impossible below a tenth of a pixel or above the image's diagonal, a coverage above 1.
+    A length below a tenth of a pixel or above the image's diagonal, and a coverage above 1.
 
     Args:
       scales: (nm per pixel, width in nm) of each image.
