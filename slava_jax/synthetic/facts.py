@@ -164,5 +164,5 @@ def _check(truth: GroundTruth) -> None:
     if not 0 <= truth.coverage <= 1:
         raise ValueError(f"coverage must be between 0 and 1, is {truth.coverage}")
     for name in _WORDS:
-        if not getattr(truth, name).strip():
+        if not getattr(truth, name).replace("_", " ").strip():
             raise ValueError(f"{name} must not be blank, is {getattr(truth, name)!r}")

@@ -55,7 +55,8 @@ def test_class_folders(folder, tmp_path):
             label = key.split("/")[0]
             value = FOLDER[label][1] + 10 * int(key[-5])
             assert images.index[key] == i and images.category(i) == label
-            assert images.facts[i] == {"category": label} and images.records[i] is None
+            assert set(images.facts[i]) == {"category", "width_px"} and images.records[i] is None
+            assert images.facts[i]["category"] == label
             assert (read_image(images.encoded(i), 16, 1) == value).all()
 
 

@@ -187,7 +187,8 @@ def test_pixel_size_and_magnification_from_table_and_file(tmp_path):
     table = mine / "labels.csv"
     table.write_text("\n".join([*rows, "2.tif,a,,300", "3.tif,a,7,"]))
     sets = build(mine)
-    facts = {key: s.facts[i] for s in sets.values() for i, key in enumerate(s.keys)}
+    facts = {key: dict(s.facts[i]) for s in sets.values() for i, key in enumerate(s.keys)}
+    assert {known.pop("width_px") for known in facts.values()} == {noise(0).shape[1]}
     assert facts["0.tif"] == {"category": "a", "nm_per_pixel": 2.5, "magnification": 40000}
     assert facts["1.tif"] == {"category": "a", "nm_per_pixel": 5.0}  # from the file
     assert facts["2.tif"] == {"category": "a", "nm_per_pixel": 5.0, "magnification": 300}
