@@ -61,6 +61,7 @@ def test_a_setting_of_the_users_own_is_left_alone():
     assert last.startswith("glibc.malloc.check=0 an argument")
 
 
+@pytest.mark.slow
 def test_what_a_compilation_leaves_free_is_given_back():
     # As for users: with optimizations and without a compilation cache.
     changed = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES")

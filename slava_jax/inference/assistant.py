@@ -34,6 +34,8 @@ from slava_jax.models.presets import build_model, variable_shapes
 from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
+# What its lengths are in (data/units.py). Assistants saved before this was stored wrote nm.
+_LENGTHS = "shares of the width"
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 
@@ -227,6 +229,11 @@ def load_assistant(
         raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
     facts = load_facts(folder / _ADAPTERS)
+    if facts.get("lengths") != _LENGTHS:
+        raise CheckpointError(
+            f"{folder}: written by an older slava_jax, whose models wrote lengths in nm; train it "
+            "again in a new work directory"
+        )
     config = ConfigDict(json.loads(facts["config"]))
     tokenizer = load_tokenizer(folder / _TOKENIZER)
     model = build_model(config, len(tokenizer))
@@ -309,6 +316,7 @@ def save_assistant(
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),
+        "lengths": _LENGTHS,
         "class_names": list(assistant.class_names),
         "base": {"sha256": assistant.base_hash, "place": place},
     }

@@ -87,14 +87,7 @@ def evaluate(
     """
     test = TestSplit.of(config, datasets)
     views = _views(config)
-    controls = [
-        ("", trained, None, views),
-        ("_shuffled", trained, test.mismatched, (UPRIGHT,)),
-        ("_untrained", untrained, None, (UPRIGHT,)),
-    ]
-    if trained.model.adapter is not None:
-        zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
-        controls.insert(2, ("_zero_b", zero_b, None, views))
+    controls = _controls(trained, untrained, test, views)
     found = Findings({})
     for control, assistant, shown, seen in controls:
         progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
@@ -125,13 +118,8 @@ def evaluate(
         found.metrics.update(_few_shot(trained, test, count, alone, datasets.class_names))
     if (questions := FactQuestions.of(config, datasets, test)) is not None:
         progress("facts")
-        # The untrained assistant states no facts.
-        asked = [
-            (name, assistant, shown is not None)
-            for name, assistant, shown, _ in controls
-            if assistant is not untrained
-        ]
-        found.metrics.update(truth_metrics(questions, datasets, asked, statistics))
+        stating = [(n, a, shown is not None) for n, a, shown, _ in controls if a is not untrained]
+        found.metrics.update(truth_metrics(questions, datasets, stating, statistics))
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -141,6 +129,19 @@ def evaluate(
     found.experts = _experts(trained, test)
     found.examples = _examples(trained, test)
     return found
+
+
+def _controls(trained: Assistant, untrained: Assistant, test: TestSplit, views) -> list[tuple]:
+    """(suffix, assistant, images shown instead of the right ones, views) of each control."""
+    controls = [
+        ("", trained, None, views),
+        ("_shuffled", trained, test.mismatched, (UPRIGHT,)),
+        ("_untrained", untrained, None, (UPRIGHT,)),
+    ]
+    if trained.model.adapter is not None:
+        zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
+        controls.insert(2, ("_zero_b", zero_b, None, views))
+    return controls
 
 
 def _predictions(control: str, keys, labels, scores, names) -> Iterator[tuple]:

@@ -162,9 +162,7 @@ def language_stage(config: ConfigDict, datasets: Datasets) -> Stage:
 
 def _language_batches(config, datasets: Datasets, split: Split, epochs: int, *shard):
     c, end = config.language, datasets.tokenizer.eos_token_id
-    return LanguageBatches(
-        split.examples, end, c.length, c.batch_size, config.seed, epochs, *shard
-    )
+    return LanguageBatches(split.examples, end, c.length, c.batch_size, config.seed, epochs, *shard)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -167,6 +167,16 @@ def edit_metadata(directory: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
+def test_an_assistant_that_wrote_nanometres_itself_is_refused(copy, image):
+    def forget(held):
+        facts = json.loads(held["facts"])
+        del facts["lengths"]
+        held["facts"] = json.dumps(facts)
+
+    edit_metadata(copy, forget)
+    assert "train it again in a new work directory" in refusal(copy, image, QUESTION)
+
+
 def test_a_checkpoint_of_a_newer_format(copy, image):
     edit_metadata(copy, lambda held: held.update(slava_jax_format=99))
     assert "written by a newer slava_jax (format 99" in refusal(copy, image, QUESTION)

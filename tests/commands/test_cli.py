@@ -95,7 +95,7 @@ def test_without_a_command_the_usage_goes_to_stderr():
         (("convert", "--from", "none", "--to", "nowhere"), 1, "error: none: does not exist"),
         (("reformat", "--from", "none"), 1, "error: [Errno 2]"),
         (("wordnet", "--check", "none"), 1, "error: NLTK finds no WordNet in none"),
-        (("train", "--workdir", "w"), 1, "--config must have a value"),
+        (("train", "--workdir", "w"), 1, "--config is missing"),
         (("train", "--config", "none.py", "--workdir", "w"), 1, "none.py"),
         (("teach", "--config", "none.py", "--workdir", "w"), 1, "none.py"),
         (

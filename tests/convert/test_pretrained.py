@@ -75,6 +75,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_nothing_and_starts_again(tmp_path):
     """SIGKILL while slices are written; the same command then succeeds."""
     folder = tiny_folder(tmp_path / "theirs", num_hidden_layers=30)

@@ -279,6 +279,7 @@ def test_acquisition_is_independent_of_the_category(drawn):
         assert np.abs(table.mean(1) - table.mean()).max() < 3.5 * spread
 
 
+@pytest.mark.slow
 def test_the_bar_alone_does_not_reveal_the_category():
     """The limit is 0.15 on a full set; 0.165 is 3 standard deviations above chance (0.10) here."""
     bars, labels = [], []

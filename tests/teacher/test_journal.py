@@ -83,6 +83,7 @@ def test_an_interrupted_run_waits_for_what_is_under_way(tmp_path):
     assert journal.spent == Cost(len(api.bodies), 100 * len(api.bodies), 10 * len(api.bodies))
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_it_at_once(tmp_path):
     with serving(Api()) as api:
         api.delay = 60.0

@@ -59,6 +59,7 @@ WORDS = {
 # The detailed surface answer for records without defects.
 GENERIC = "No defects such as cracks or scratches"
 
+
 @st.composite
 def pairs(draw):
     """A record and another with mostly equal fields, so that many answers fit both."""
@@ -217,7 +218,7 @@ def test_answers_are_compact_and_questions_tell_nothing(truth, seed):
         for group in GROUPS.values()
         for question in (*group.questions, *(ask[0] for ask in group.asks))
     }
-    limits = {"short": (4, 20), "detailed": (13, 42)}
+    limits = {"short": (4, 20), "detailed": (12, 42)}
     for item in instructions("image", truth, seed):
         if item.question_type != "class":
             low, high = limits[item.style]

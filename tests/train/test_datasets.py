@@ -95,6 +95,7 @@ def test_a_corrected_path_may_take_the_same_directory(config, tmp_path, wrong):
 
 def test_a_corrected_file_is_read_anew(config, tmp_path):
     """An answer longer than any bucket is found after preparation; nothing is left behind."""
+    config.language.length = 8  # else the few texts fill no batch
     mine, run_dir = Path(config.data.instructions), tmp_path / "run"
     right = mine.read_text()
     (run_dir / "data/instructions").mkdir(parents=True)

@@ -180,6 +180,7 @@ def test_a_run_trains_its_last_layers_and_leaves_a_whole_assistant(config, tmp_p
     assert np.mean(right) == pytest.approx(metrics["classification.top1"])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(config, tmp_path):
     """Its metrics are returned, and its clock does not advance."""
     first = config.copy_and_resolve_references()
@@ -190,6 +191,7 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_what_no_pattern_chooses_is_held(config, datasets):
     """They are not in the state, have no moments, and the loss is that of the whole model."""
     other = config.copy_and_resolve_references()

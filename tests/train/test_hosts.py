@@ -113,6 +113,7 @@ def test_one_process_goes_on_with_what_two_hosts_began(tmp_path, stages, killed_
     assert outcome(both) == pytest.approx(outcome(whole), rel=0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_hosts_meet_the_same_error_and_end(tmp_path):
     """The first host fails while the others wait for it."""
     settings = {"data.name": "folder", "data.folder": tmp_path / "nowhere", "stages": ("vision",)}

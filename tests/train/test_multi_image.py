@@ -42,6 +42,7 @@ def test_a_whole_run(tmp_path):
     a_trained_assistant_is_asked_about_several_images(finished)
 
 
+@pytest.mark.slow
 def test_a_run_on_images_that_only_have_labels_leaves_groups_for_a_teacher(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("gold", "tin", "zinc"):

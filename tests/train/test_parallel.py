@@ -86,7 +86,7 @@ def largest_difference(a, b):
         pytest.param("transformer", "mesh", marks=pytest.mark.slow),
         pytest.param("transformer", "mesh with a model axis", marks=pytest.mark.slow),
         pytest.param("inline", "pmap", marks=pytest.mark.slow),
-        ("inline", "mesh with a model axis"),
+        pytest.param("inline", "mesh with a model axis", marks=pytest.mark.slow),
     ],
 )
 def test_four_devices_equal_one(kind, strategy, caplog, monkeypatch):
@@ -166,6 +166,7 @@ def test_more_devices_send_no_more_each(monkeypatch):
     ],
     ids=["dropout", "rank", "neither"],
 )
+@pytest.mark.slow
 def test_dropout_and_rank_depend_on_the_key(changes, differ):
     """Separately: the equality above would also hold if neither were used."""
     step, state, frozen = adapted(**changes)
