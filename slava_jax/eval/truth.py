@@ -33,6 +33,8 @@ _FIELDS = 2**0.5  # no feature is longer than the diagonal of a square image, in
 BLIND = ("constant", "blind")  # controls that see no image
 _FAR = 99.0  # stands for an infinite error
 _DRAWS = 400  # of the bootstrap
+# Smaller trees than the default, at a higher rate: a third of the time.
+_BOOSTING = {"max_iter": 60, "max_leaf_nodes": 12, "learning_rate": 0.15, "random_state": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +213,11 @@ def classical_guesses(
     """
     true = [_drawn(fact, facts) for facts in known]
     if fact in NUMBERS:
-        model = HistGradientBoostingRegressor(loss="absolute_error", random_state=0)
+        model = HistGradientBoostingRegressor(loss="absolute_error", **_BOOSTING)
         model.fit(rows[0], np.log(np.maximum(np.asarray(true, float), 1e-3)))
         said = np.exp(model.predict(rows[1])).tolist()
     else:
-        model = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+        model = HistGradientBoostingClassifier(class_weight="balanced", **_BOOSTING)
         said = model.fit(rows[0], np.asarray(true)).predict(rows[1]).tolist()
     return [_stated(fact, value, facts) for value, facts in zip(said, asked, strict=True)]
 
