@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from slava_jax.data.instructions import Instruction
+from slava_jax.synthetic import facts as fact_rules
 
 _NM = {"pm": 1e-3, "nm": 1.0, "um": 1e3, "mm": 1e6, "cm": 1e7}
 _NM |= dict.fromkeys(("µm", "μm"), 1e3) | dict.fromkeys(("Å", "Å"), 0.1)  # two code points each
@@ -34,9 +35,7 @@ _GIVEN_PIXEL = "One pixel of the image corresponds to the given length"
 _SUPPLEMENT = re.compile(
     rf"(?:Pixel size {_NUMBER} (?:nm|µm)(?:, magnification {_NUMBER}x)?|Magnification {_NUMBER}x)\."
 )
-# Steps of 'about' (synthetic.facts). Two digits of a length leave 5 % open, within which the
-# nearest step is meant.
-_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+# Two digits of a length leave 5 % open, within which the teacher's nearest step is meant.
 _OPEN = 0.055
 
 
@@ -95,7 +94,7 @@ def to_units(text: str, scale: Scale) -> str:
     not known is left out of the sentence.
     """
     if scale.magnification is not None:
-        given = f"magnified {_rounded(scale.magnification):,.0f} times"
+        given = f"magnified {fact_rules.round_digits(scale.magnification):,.0f} times"
         text = text.replace(_GIVEN_MAGNIFICATION, given)
     else:
         text = re.sub(rf",? {_GIVEN_MAGNIFICATION}\b", "", text)
@@ -103,25 +102,19 @@ def to_units(text: str, scale: Scale) -> str:
     if width is None:
         return re.sub(rf" ?{_GIVEN_PIXEL}\.", "", text).strip()
     text = text.replace(
-        _GIVEN_PIXEL, f"One pixel of the image corresponds to {length_text(scale.nm_per_pixel)}"
+        _GIVEN_PIXEL, f"One pixel of the image corresponds to {_length_text(scale.nm_per_pixel)}"
     )
 
     def length(match: re.Match) -> str:
         first, between, last = match.groups()
-        said = length_text(_value(last) / 100 * width)
+        said = _length_text(_value(last) / 100 * width)
         if first is None:
             return said
         value, unit = said.split()
-        return f"{_rounded(_value(first) / 100 * width / _NM[unit]):.12g}{between}{value} {unit}"
+        start = fact_rules.round_digits(_value(first) / 100 * width / _NM[unit])
+        return f"{start:.12g}{between}{value} {unit}"
 
     return _SHARE.sub(length, text)
-
-
-def length_text(nm: float) -> str:
-    """Formats a length to two digits with its unit, e.g. '43 nm' or '1.2 µm'."""
-    nm = _rounded(nm)
-    value, unit = (nm, "nm") if nm < 1000 else (nm / 1000, "µm")
-    return f"{value:.12g} {unit}"
 
 
 def in_shares(item: Instruction, scale: Scale) -> Instruction:
@@ -138,6 +131,10 @@ def in_shares(item: Instruction, scale: Scale) -> Instruction:
     )
 
 
+def _length_text(nm: float) -> str:
+    return fact_rules.length_text(fact_rules.round_digits(nm))
+
+
 def _value(number: str) -> float:
     return float(number.replace(",", ""))
 
@@ -145,11 +142,7 @@ def _value(number: str) -> float:
 def _percent(share: float) -> str:
     percent = 100 * share
     if percent > 0:
-        power = 10.0 ** math.floor(math.log10(percent))
-        step = min(_STEPS, key=lambda s: abs(math.log(percent / power / s))) * power
-        percent = step if abs(math.log(percent / step)) < _OPEN else _rounded(percent)
+        step = fact_rules.about(percent)
+        near = abs(math.log(percent / step)) < _OPEN
+        percent = step if near else fact_rules.round_digits(percent)
     return np.format_float_positional(float(f"{percent:.6g}"), trim="-")
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.2g}")
