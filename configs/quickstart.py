@@ -81,9 +81,9 @@ def _plan_stages(config: ConfigDict) -> None:
         learning_rate=2e-3,
         rates=(("vit/**", 0.1),),
         pair_block=8,
-        per_image=2,
+        per_image=3,
         always=("class",),
-        buckets=((36, 8, 1), (88, 52, 1)),  # compiling a third one takes longer than it saves
+        buckets=((44, 20, 1), (88, 52, 1)),  # compiling a third one takes longer than it saves
         validation_batches=12,
         eval_every=260,
     )

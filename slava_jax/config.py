@@ -65,7 +65,11 @@ def default_config() -> ConfigDict:
         # Only for inline models.
         "connector": dataclasses.asdict(ConnectorConfig()),
         "template": "vicuna_v1",  # chat template, see data/chat.py
-        "vision": _stage(weight_decay=0.05, smoothing=0.1),  # label smoothing
+        "vision": _stage(
+            weight_decay=0.05,
+            smoothing=0.1,  # of the class labels
+            facts=True,  # learn the known facts of the images, too (data/fact_targets.py)
+        ),
         "language": _stage(
             length=96,  # tokens of a training sequence
             validation_batches=8,
@@ -89,6 +93,7 @@ def _assistant_stage(tasks=(), **own) -> dict:
         pair_block=8,  # block of rows in which the mismatched image of a pair is chosen
         per_image=4,  # instructions sampled per image and epoch,
         always=("class",),  # always including these question types
+        asked_weight=6.0,  # of a question for a single fact, against 1 for open questions
         validation_batches=12,
         **own,
     )

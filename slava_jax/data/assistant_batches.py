@@ -7,6 +7,7 @@ fits all its rows. The number of batches is the same in every epoch.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ from slava_jax.data.pipeline import (
     stream,
     whole_batches,
 )
+from slava_jax.data.sampling import sampling_weights
 from slava_jax.errors import too_small
 
 
@@ -40,6 +42,8 @@ def pair_problems(settings: Mapping) -> Iterator[str]:
 def setting_problems(stage: Mapping) -> Iterator[str]:
     """Yields problems with the batch settings of a stage that trains on instructions."""
     yield from too_small(stage, 1, "per_image", "validation_batches")
+    if not 0 < stage["asked_weight"] < math.inf:
+        yield f"asked_weight: must be above 0, is {stage['asked_weight']}"
     yield from pair_problems(stage)
     if not all(task in TASKS for task in stage["tasks"]):
         yield f"tasks: must be some of {', '.join(TASKS)}, is {stage['tasks']}"
@@ -67,6 +71,7 @@ class AssistantBatches:
         always: tuple[str, ...] = (),
         augmentation: Augmentation | None = None,
         shard: Shard = ONE_HOST,
+        asked_weight: float = 1.0,
     ):
         """Plans the batches.
 
@@ -77,6 +82,7 @@ class AssistantBatches:
           per_image: instructions per target image and epoch; None takes all.
           always: question types taken first, and all of them, even if more than per_image.
           augmentation: flips and turns are not applied to directional instructions.
+          asked_weight: see sampling.sampling_weights.
 
         Raises:
           PipelineError: an epoch has no full batch, or batch_size is not divisible.
@@ -84,15 +90,15 @@ class AssistantBatches:
         self._data, self._batch_size, self._block = data, batch_size, pair_block
         self._seed, self._epochs, self._augmentation = seed, epochs, augmentation
         self._shard_rows = shard.rows(batch_size, pair_block)
-        self._fixed, self._drawn = _sampling(data, per_image, always)
-        rows = len(self._fixed) + sum(count for _, count in self._drawn)
+        self._fixed, self._drawn = _sampling(data, per_image, always, asked_weight)
+        rows = len(self._fixed) + sum(count for _, _, count in self._drawn)
         self.batches_per_epoch = whole_batches(rows, batch_size, data.images.name)
         self._plans = EpochPlans(self._plan)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Returns int32[batches, batch_size], the instructions of each batch."""
         rng = stream(self._seed, STREAM_PLAN, epoch)
-        drawn = [rng.choice(rows, count, replace=False) for rows, count in self._drawn if count]
+        drawn = [rng.choice(rows, n, replace=False, p=p) for rows, p, n in self._drawn]
         rows = rng.permutation(np.concatenate([self._fixed, *drawn]))
         rows = rows[: self.batches_per_epoch * self._batch_size]
         plan = _by_bucket(rows, self._data.bucket).reshape(-1, self._batch_size)
@@ -264,11 +270,14 @@ def _by_bucket(rows: np.ndarray, bucket: np.ndarray) -> np.ndarray:
 
 
 def _sampling(
-    data: AssistantData, per_image: int | None, always: tuple[str, ...]
-) -> tuple[np.ndarray, list[tuple[np.ndarray, int]]]:
-    """Returns the instructions of every epoch and, per image, those to sample from and how many."""
+    data: AssistantData, per_image: int | None, always: tuple[str, ...], asked_weight: float
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, int]]]:
+    """Returns the instructions of every epoch and, per image, those to sample from, with what
+    probabilities, and how many.
+    """
     if per_image is None:
         return np.arange(len(data)), []
+    weights = sampling_weights(data.instructions, asked_weight)
     by_image: dict[int, list[int]] = {}
     for row, image in enumerate(data.targets.tolist()):
         by_image.setdefault(image, []).append(row)
@@ -277,5 +286,8 @@ def _sampling(
         first = [row for row in rows if data.instructions[row].question_type in always]
         rest = [row for row in rows if data.instructions[row].question_type not in always]
         fixed += first
-        drawn.append((np.asarray(rest, int), min(len(rest), max(0, per_image - len(first)))))
+        count = min(len(rest), max(0, per_image - len(first)))
+        if count:
+            share = weights[rest] / weights[rest].sum()
+            drawn.append((np.asarray(rest, int), share, count))
     return np.asarray(fixed, int), drawn

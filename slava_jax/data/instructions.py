@@ -23,7 +23,8 @@ STYLES = ("short", "detailed")
 _TEXT_FIELDS = ("id", "question", "answer", "task", "style", "category")
 _METADATA_DEFAULTS = {"supplement": "", "claims": {}, "directional": False}
 _OPTIONAL = ("metadata", "turns")  # fields that a line may leave out
-_OF_THE_LAST_ANSWER = ("question_type", "claims", "seen_claims", "shots")  # keys of metadata
+# Keys of the metadata.
+_OF_THE_LAST_ANSWER = ("question_type", "claims", "seen_claims", "shots", "asked")
 
 
 class InstructionError(UserError, ValueError):

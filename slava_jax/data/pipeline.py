@@ -189,7 +189,7 @@ class VisionBatches:
     """Images and labels in a new order every epoch; rows after the last full batch are dropped.
 
     Fields of a batch of this host's B rows: images uint8[B, P, P, ch], labels int32[B], example_id
-    uint32[B] (row of the global batch), index int32[B] (row of the image set).
+    uint32[B] (row of the global batch), index int32[B] (row of the image set), and the `targets`.
     """
 
     def __init__(
@@ -201,9 +201,15 @@ class VisionBatches:
         epochs: int,
         augmentation: Augmentation | None = None,
         shard: Shard = ONE_HOST,
+        targets: Mapping[str, np.ndarray] | None = None,
     ):
-        """Plans the batches. Raises PipelineError if there is not one full batch."""
+        """Plans the batches. Raises PipelineError if there is not one full batch.
+
+        Args:
+          targets: further fields, one row for each image (fact_targets.FactTargets.arrays).
+        """
         self.batches_per_epoch = whole_batches(len(images), batch_size, images.name)
+        self._targets = targets or {}
         self._images, self._cache, self._seed, self._epochs = images, cache, seed, epochs
         self._batch_size, self._augmentation = batch_size, augmentation
         self._rows = shard.rows(batch_size)
@@ -231,6 +237,7 @@ class VisionBatches:
             "labels": self._images.labels[index],
             "example_id": self._rows.astype(np.uint32),
             "index": index,
+            **{name: rows[index] for name, rows in self._targets.items()},
         }
 
 
@@ -240,8 +247,14 @@ class VisionEvaluation:
     A batch has the fields of VisionBatches and row_weight float32[B], 0 on padding rows.
     """
 
-    def __init__(self, images: ImageSet, cache: ImageCache, batch_size: int):
-        self._images, self._cache = images, cache
+    def __init__(
+        self,
+        images: ImageSet,
+        cache: ImageCache,
+        batch_size: int,
+        targets: Mapping[str, np.ndarray] | None = None,
+    ):
+        self._images, self._cache, self._targets = images, cache, targets or {}
         self._plan = padded_plan(np.arange(len(images)), batch_size)
 
     def __len__(self) -> int:
@@ -257,6 +270,7 @@ class VisionEvaluation:
             "example_id": np.arange(len(index), dtype=np.uint32),
             "index": index,
             "row_weight": (index >= 0).astype(np.float32),
+            **{name: rows[shown] for name, rows in self._targets.items()},
         }
 
 

@@ -135,6 +135,11 @@ def skill(scores: Mapping[str, Mapping[str, float]], subject: str = "") -> float
     return float(np.mean(parts)) if parts else np.nan
 
 
+def share_right(asked: Mapping[str, Asked]) -> float:
+    """The share of all answers that are right, whichever fact they are about."""
+    return float(np.concatenate([_right(fact, pair)[0] for fact, pair in asked.items()]).mean())
+
+
 def skill_gain(
     asked: Mapping[str, Mapping[str, Asked]], images: Mapping[str, np.ndarray], over: str
 ) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """The truth section of the report: a verdict in a sentence, and each fact beside its controls."""
 
+import math
 from collections.abc import Mapping
 
 from slava_jax.eval.truth import BLIND
@@ -56,6 +57,15 @@ def truth_rows(metrics: Mapping[str, float]) -> list[dict]:
     return rows
 
 
+def unscored(metrics: Mapping[str, float]) -> list[str]:
+    """Labels of the facts that too few test images have."""
+    return [
+        label
+        for fact, label in LABELS.items()
+        if f"truth.{fact}.n" in metrics and f"truth.{fact}.score" not in metrics
+    ]
+
+
 def magnification(metrics: Mapping[str, float]) -> list[float]:
     """Shares of captions that state a known magnification, state it wrongly, and state an unknown
     one; [] if not measured.
@@ -109,16 +119,31 @@ def _fact_verdict(metrics: Mapping[str, float]) -> str:
         return ""
     if not metrics["truth.images"] >= _FEW_FACTS or "truth.gain_low" not in metrics:
         return f"Its facts were checked on {metrics['truth.images']:.0f} images, too few to judge."
-    gain = metrics["truth.skill"] - metrics["truth_classical.skill"]
-    low, high = metrics["truth.gain_low"], metrics["truth.gain_high"]
-    skill, other = metrics["truth.skill"], metrics["truth_classical.skill"]
-    text = (
-        f"It states facts {_compared(low, high)} the classical baseline: skill {skill:.2f} "
-        f"against {other:.2f} (difference {gain:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}; 0 "
-        f"is the best blind answer, 1 always right; {metrics['truth.images']:.0f} images)."
+    skill, other, told = (
+        metrics.get(f"{name}.skill", math.nan)
+        for name in ("truth", "truth_classical", "truth_class")
     )
+    low, high = metrics["truth.gain_low"], metrics["truth.gain_high"]
+    parts = [
+        f"Asked for facts, it is right in {100 * metrics['truth.right']:.0f} % of its answers.",
+        f"Its skill is {_rounded(skill)}, where 0 is the best blind answer and 1 always right.",
+        f"It states facts {_compared(low, high)} the classical baseline: {_rounded(skill)} against "
+        f"{_rounded(other)} (95 % interval of the difference {low:+.2f} to {high:+.2f}; "
+        f"{metrics['truth.images']:.0f} images).",
+    ]
+    if told > skill:
+        parts.append(f"Whoever knows only the class guesses facts better ({_rounded(told)}).")
     poor = _not_to_trust(metrics)
-    return f"{text} Do not trust: {', '.join(poor)}." if poor else text
+    if len(poor) == sum(f"truth.{fact}.score" in metrics for fact in LABELS):
+        parts.append("Do not trust any fact it states.")
+    elif poor:
+        parts.append(f"Do not trust: {', '.join(poor)}.")
+    return " ".join(parts)
+
+
+def _rounded(value: float) -> str:
+    """Two decimals, without a minus before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _not_to_trust(metrics: Mapping[str, float]) -> list[str]:

@@ -221,13 +221,16 @@ def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
 
 
 class VitClassifier(nn.Module):
-    """The encoder with a classification head: logits float32[B, classes] from `<cls>`."""
+    """The encoder with a linear head on `<cls>`: float32[B, outputs].
+
+    The first outputs are the class logits; facts may follow (data/fact_targets.py).
+    """
 
     config: VitConfig
-    classes: int
+    outputs: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images):
         tokens = Vit(self.config, self.dtype, name="vit")(images, cls_only=True)
-        return nn.Dense(self.classes, name="head")(tokens[:, 0].astype(jnp.float32))
+        return nn.Dense(self.outputs, name="head")(tokens[:, 0].astype(jnp.float32))

@@ -13,6 +13,16 @@ COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))
 UNIFORMITIES = ((0.15, "uniform"), (0.35, "varied"), (math.inf, "broad"))  # std / mean
 PACKINGS = ((1.5, "dense"), (3.0, "loose"), (math.inf, "sparse"))  # spacing / mean size
 ARTEFACTS = ("charging", "drift", "shading", "noise")
+# Facts that the instrument reports and no pixel shows.
+ACQUISITION = (
+    "width_px",
+    "nm_per_pixel",
+    "magnification",
+    "kv",
+    "working_distance_mm",
+    "detector",
+)
+DIRECTIONAL = ("direction", "orientation_deg")  # change when an image is turned or mirrored
 
 # Steps are at most a third apart, so rounding a number to one is off by less than 16 %.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)

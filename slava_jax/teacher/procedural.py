@@ -29,6 +29,7 @@ __all__ = [
 # Short and detailed answers share their question (section 4.6); this asks for the detailed one.
 DETAIL_REQUEST = "Answer in detail."
 _ASK_CHANCE = 0.4  # probability that a short answer gets a narrower question of its group
+_ASKED = {question: asked for _, question, asked, _ in FACT_QUESTIONS}
 
 
 def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
@@ -41,7 +42,8 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
 
     Returns:
       23 instructions: one `class` (short), and a short and a detailed one for `caption` and for
-      each group of `groups.GROUPS`.
+      each group of `groups.GROUPS`. `metadata['asked']` names the facts that a narrow question
+      asks for.
 
     Raises:
       ValueError: a number of the record is out of its range.
@@ -49,7 +51,7 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
     table = facts(truth)
     text = supplement(truth)
 
-    def make(question_type, task, style, question, answer):
+    def make(question_type, task, style, question, answer, asked=()):
         # Separate random streams: adding a wording to one group does not change the others.
         writer = Writer(table, random.Random(f"{seed}/{key}/{question_type}/{style}"))
         return Instruction(
@@ -60,7 +62,7 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
             task=task,
             style=style,
             category=truth.category,
-            metadata=writer.metadata(question_type, text),
+            metadata=writer.metadata(question_type, text) | ({"asked": [*asked]} if asked else {}),
         )
 
     def rng(question_type):
@@ -77,10 +79,11 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
         question = choice.choice(group.questions)
         asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
         if asks and choice.random() < _ASK_CHANCE:
-            asked, _, answer = choice.choice(asks)
-            items.append(make(name, "vqa", "short", asked, answer))
+            question_asked, _, answer = choice.choice(asks)
         else:
-            items.append(make(name, "vqa", "short", question, group.short))
+            question_asked, answer = question, group.short
+        asked = [fact for fact in _ASKED.get(question_asked, ()) if fact in table]
+        items.append(make(name, "vqa", "short", question_asked, answer, asked))
         items.append(make(name, "vqa", "detailed", question, group.detailed))
     return items
 

@@ -259,7 +259,8 @@ def evaluate_vision(config, stage, params: dict, datasets: Datasets) -> Findings
     """`classification_vit.*`: the ViT classifier alone, on the test split."""
     split, model, names = datasets.test, stage.objective.model, datasets.class_names
     variables = variables_of(params, stage.held)
-    apply = jax.jit(lambda images: model.apply(variables, images))
+    classes = len(names)
+    apply = jax.jit(lambda images: model.apply(variables, images)[:, :classes])
     labels, log_p = split.images.labels, []
     for symmetry in _views(config):
         view = SymmetricView(split.cache, symmetry)

@@ -83,11 +83,14 @@ class FactQuestions:
         ]
 
     @property
-    def scored(self) -> dict[str, list[int]]:
-        """{fact: its places}, of the facts that enough images have."""
+    def places(self) -> dict[str, list[int]]:
+        """{fact: its places}, of the facts that any image has."""
         places = {fact: self.asked_for(fact) for fact in (*truth.NUMBERS, *truth.WORDS)}
-        few = min(_FEW, len(self.caption_rows) // 2)
-        return {fact: rows for fact, rows in places.items() if len(rows) > few}
+        return {fact: rows for fact, rows in places.items() if rows}
+
+    def enough(self, places: Sequence[int]) -> bool:
+        """Whether so many images are enough to score a fact."""
+        return len(places) > min(_FEW, len(self.caption_rows) // 2)
 
 
 def check_facts_fit(config: ConfigDict, datasets: Datasets) -> None:
@@ -104,14 +107,24 @@ def _questions(config, datasets: Datasets) -> tuple[list[Instruction], list[Inst
     """Questions about the facts of the chosen test images, and their captions."""
     images = datasets.test.images
     known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
-    chosen = np.random.default_rng(config.seed).permutation(known)[: config.evaluation.truth]
+    chosen = _of_every_class(images.labels, known, config.evaluation.truth, config.seed)
     asked, captions = [], []
-    for i in np.sort(chosen).tolist():
+    for i in chosen:
         record, key = GroundTruth.from_dict(images.records[i]), images.keys[i]
         asked += teacher.fact_questions(key, record, config.seed)
         items = teacher.instructions(key, record, config.seed)
         captions.append(next(item for item in items if item.task == "caption"))
     return asked, captions
+
+
+def _of_every_class(labels: np.ndarray, rows: np.ndarray, most: int, seed: int) -> list[int]:
+    """At most `most` of the rows in order, drawn in turns from each class."""
+    rows = np.random.default_rng(seed).permutation(rows)
+    turn = np.zeros(len(rows), int)
+    for label in set(labels[rows].tolist()):
+        own = labels[rows] == label
+        turn[own] = np.arange(own.sum())
+    return sorted(rows[np.argsort(turn, kind="stable")][:most].tolist())
 
 
 def _data(config, datasets: Datasets, items: Sequence[Instruction]) -> AssistantData:
@@ -144,9 +157,12 @@ def truth_metrics(
     claims = {control: [claims_of(text) for text in texts] for control, texts in answers.items()}
     asked: dict[str, dict[str, truth.Asked]] = {}
     images = {}
-    for fact, places in questions.scored.items():
-        if not any(fact in datasets.train.images.facts[i] for i in statistics.fitted):
-            continue  # nothing to guess from
+    unscored = {}
+    for fact, places in questions.places.items():
+        known = any(fact in datasets.train.images.facts[i] for i in statistics.fitted)
+        if not (known and questions.enough(places)):  # else there is nothing to guess from
+            unscored[f"truth.{fact}.n"] = float(len(places))
+            continue
         true = [questions.facts(rows[place]) for place in places]
         images[fact] = test.data.targets[rows[places]]
         said = {name: [read[i].get(fact) for i in places] for name, read in claims.items()}
@@ -154,7 +170,10 @@ def truth_metrics(
         for control, values in said.items():
             told = truth.Asked([facts[fact] for facts in true], values)
             asked.setdefault(control.lstrip("_"), {})[fact] = told
+    if not asked:
+        return unscored
     return {
+        **unscored,
         **_scored(asked, images, datasets.test.images.facts),
         **dict(_prompt_numbers(questions, controls[0][1])),
     }
@@ -176,6 +195,7 @@ def _scored(asked, images, facts: Sequence[dict]) -> dict[str, float]:
     for control in scores:
         name = f"truth_{control}" if control else "truth"
         metrics[f"{name}.skill"] = truth.skill(scores, control)
+        metrics[f"{name}.right"] = truth.share_right(asked[control])
     gain = truth.skill_gain(asked, images, "classical")
     metrics["truth.gain_low"], metrics["truth.gain_high"] = gain
     metrics["truth.images"] = float(len(np.unique(np.concatenate(list(images.values())))))

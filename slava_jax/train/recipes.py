@@ -13,9 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from slava_jax.data.fact_targets import FactTargets
 from slava_jax.models.interface import Batch, Prompt, VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, joined
-from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
+from slava_jax.train.losses import (
+    class_cross_entropy,
+    fact_counts,
+    fact_loss,
+    match_cross_entropy,
+)
 
 
 def vision_problems(stage: Mapping) -> Iterator[str]:
@@ -26,24 +32,40 @@ def vision_problems(stage: Mapping) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Vision:
-    """The ViT as a classifier (section 4.4)."""
+    """The ViT as a classifier (section 4.4) that also learns the facts of an image.
+
+    `model` has an output for each class, then those of `facts`.
+    """
 
     model: nn.Module
     smoothing: float = 0.0
+    facts: FactTargets = FactTargets()
     adapter = None  # of this stage
 
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.model.outputs - self.facts.outputs
+
     def counts(self, batch):
-        """Images of the batch; padding rows have `row_weight` 0."""
-        return {"images": jnp.sum(_row_weights(batch))}
+        """Images of the batch, and those that know each fact; padding rows count 0."""
+        weights = _row_weights(batch)
+        counts = {"images": jnp.sum(weights)}
+        if self.facts.outputs:
+            counts.update(fact_counts(self.facts, batch, weights))
+        return counts
 
     def loss(self, params, held, batch, totals, key, rank):
         """See the module docstring."""
-        logits = self.model.apply(variables_of(params, held), batch["images"])
-        weights = _row_weights(batch)
+        outputs = self.model.apply(variables_of(params, held), batch["images"])
+        logits, weights = outputs[:, : self.classes], _row_weights(batch)
         loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == batch["labels"]) * weights)
-        loss = loss / totals["images"]
-        return loss, {"loss": loss, "top1": right / totals["images"]}
+        loss, top1 = loss / totals["images"], right / totals["images"]
+        if not self.facts.outputs:
+            return loss, {"loss": loss, "top1": top1}
+        facts = fact_loss(outputs[:, self.classes :], self.facts, batch, totals, weights)
+        return loss + facts, {"loss": loss + facts, "facts": facts, "top1": top1}
 
 
 def _row_weights(batch):

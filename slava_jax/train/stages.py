@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from slava_jax.convert.peft import read_peft, with_lora
 from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.fact_targets import FactTargets
 from slava_jax.data.pipeline import (
     Augmentation,
     LanguageBatches,
@@ -92,26 +93,29 @@ class _Steps(Sequence):
 def vision_stage(
     config: ConfigDict, datasets: Datasets, encoder: tuple[dict, dict] | None = None
 ) -> Stage:
-    """The ViT as a classifier (section 4.4).
+    """The ViT as a classifier (section 4.4) that also learns the facts of the images.
 
     Args:
       encoder: initial weights (see `pretrained_encoder`); `None` for random weights.
     """
-    c = config.vision
+    c, train, held_out = config.vision, datasets.train, datasets.validation
+    facts = FactTargets.of(train.images.facts) if c.facts else FactTargets()
     model = VitClassifier(
-        VitConfig(**hashable(config.vit)), len(datasets.class_names), _dtype(config)
+        VitConfig(**hashable(config.vit)), len(datasets.class_names) + facts.outputs, _dtype(config)
     )
     augmentation = Augmentation(**config.image.augmentation)
+    targets = facts.arrays(train.images.facts)
 
     def batches(epochs):
-        split = datasets.train
         return VisionBatches(
-            split.images, split.cache, c.batch_size, config.seed, epochs, augmentation, _here(c)
-        )
+            train.images, train.cache, c.batch_size, config.seed, epochs, augmentation, _here(c),
+            targets,
+        )  # fmt: skip
 
     source = _Steps(batches, c.steps)
+    targets_held_out = facts.arrays(held_out.images.facts)
     validation = list(
-        VisionEvaluation(datasets.validation.images, datasets.validation.cache, c.batch_size)
+        VisionEvaluation(held_out.images, held_out.cache, c.batch_size, targets_held_out)
     )
     init = jax.jit(model.init)
     params = init(jax.random.key(config.seed), source[0]["images"][:1])["params"]
@@ -120,7 +124,8 @@ def vision_stage(
         trained, stem = encoder
         params = {**params, "vit": trained}
         frozen = {"vit": stem} if stem else {}
-    return _stage("vision", c, Vision(model, c.smoothing), (params, frozen), source, validation)
+    objective = Vision(model, c.smoothing, facts)
+    return _stage("vision", c, objective, (params, frozen), source, validation)
 
 
 def embeddings(
@@ -273,7 +278,7 @@ def _training_batches(config: ConfigDict, datasets: Datasets, name: str):
     def batches(epochs):
         return AssistantBatches(
             data, c.batch_size, c.pair_block, config.seed, epochs, c.per_image, tuple(c.always),
-            augmentation, _here(c),
+            augmentation, _here(c), c.asked_weight,
         )  # fmt: skip
 
     return data, batches

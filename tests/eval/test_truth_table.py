@@ -3,11 +3,12 @@
 import pytest
 
 from slava_jax.eval.report import write_report
-from slava_jax.eval.truth_table import truth_rows, verdict
+from slava_jax.eval.truth_table import truth_rows, unscored, verdict
 
 
 def metrics(low, high):
     values = {"truth.gain_low": low, "truth.gain_high": high, "truth.images": 96.0}
+    values["truth.right"] = 0.46
     for control, count, texture, skill in (
         ("truth", 0.7, 0.4, 0.31),
         ("truth_constant", 0.3, 0.35, 0.0),
@@ -32,8 +33,24 @@ def metrics(low, high):
 )
 def test_the_verdict_follows_the_interval(low, high, said):
     text = verdict(metrics(low, high))
-    assert said in text and "skill 0.31 against 0.25" in text
+    assert said in text and "baseline: 0.31 against 0.25 (" in text
+    assert text.startswith("Asked for facts, it is right in 46 % of its answers.")
     assert text.endswith("Do not trust: texture.")  # 0.4 is hardly above the constant's 0.35
+
+
+def test_a_parrot_is_called_one():
+    """Nothing above the blind answers, and told-the-class better."""
+    values = metrics(-0.2, -0.1)
+    for fact in ("count", "texture"):
+        values[f"truth.{fact}.score"] = values[f"truth_constant.{fact}.score"]
+    text = verdict({**values, "truth.skill": -0.001, "truth_class.skill": 0.3})
+    assert "Its skill is 0.00, where 0 is the best blind answer" in text
+    assert "Whoever knows only the class guesses facts better (0.30)." in text
+    assert text.endswith("Do not trust any fact it states.")
+
+
+def test_facts_of_too_few_images_are_named():
+    assert unscored({**metrics(0.01, 0.1), "truth.direction.n": 7.0}) == ["Direction"]
 
 
 def test_the_report_opens_with_the_verdict_and_the_facts(tmp_path):

@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from slava_jax.train.losses import class_cross_entropy, match_cross_entropy
+from slava_jax.data.fact_targets import FactTargets
+from slava_jax.train.losses import (
+    class_cross_entropy,
+    fact_counts,
+    fact_loss,
+    match_cross_entropy,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = jnp.asarray(RNG.normal(size=(4, 5, 9)) * 3, jnp.float32)
@@ -50,3 +56,61 @@ def test_parts_add_up_to_the_whole():
     parts = [class_cross_entropy(*(a[i : i + 2] for a in arrays)) for i in (0, 2)]
     assert arrays[2][:2].sum() != arrays[2][2:].sum()
     assert float(class_cross_entropy(*arrays)) == pytest.approx(float(sum(parts)), rel=1e-6)
+
+
+FACTS = FactTargets(
+    (("size", 0.0, 1.0), ("count", 0.0, 1.0)), (("drift", ("no", "yes")),), ((0.5, 2.0),)
+)
+OUTPUTS = jnp.asarray(RNG.normal(size=(6, FACTS.outputs)) * 2, jnp.float32)
+KNOWN = {
+    "fact_numbers": jnp.asarray(
+        [[0.3, 9], [np.nan, 1], [2, np.nan], [-1, 0], [0, np.nan], [1, 1]], jnp.float32
+    ),
+    "fact_words": jnp.asarray([[0], [1], [-1], [0], [1], [1]], jnp.int32),
+}
+ROWS = jnp.asarray([1.0, 1, 1, 1, 1, 0])  # the last one is padding
+
+
+def test_each_fact_counts_the_rows_that_know_it():
+    """Beside a slow twin: a loop over rows and facts."""
+    sums, counts = np.zeros(3), np.zeros(3)
+    for row in np.flatnonzero(ROWS):
+        for column in range(2):
+            true = KNOWN["fact_numbers"][row, column]
+            if not np.isnan(true):
+                sums[column] += optax.huber_loss(OUTPUTS[row, column], true)
+                counts[column] += 1
+        word = int(KNOWN["fact_words"][row, 0])
+        if word >= 0:
+            weight = FACTS.word_weights[0][word]
+            sums[2] -= weight * jax.nn.log_softmax(OUTPUTS[row, 2:])[word]
+            counts[2] += weight
+    found = fact_counts(FACTS, KNOWN, ROWS)
+    assert np.concatenate([*found.values()]).tolist() == counts.tolist()
+    loss = fact_loss(OUTPUTS, FACTS, KNOWN, found, ROWS)
+    assert float(loss) == pytest.approx(float(np.mean(sums / counts)), rel=1e-5)
+
+
+def test_what_is_not_known_has_no_gradient():
+    counts = fact_counts(FACTS, KNOWN, ROWS)
+    gradient = np.asarray(jax.grad(fact_loss)(OUTPUTS, FACTS, KNOWN, counts, ROWS))
+    unknown = np.isnan(KNOWN["fact_numbers"]) | (np.asarray(ROWS) == 0)[:, None]
+    assert np.array_equal(gradient[:, :2] == 0, unknown)
+    assert np.array_equal((gradient[:, 2:] == 0).all(1), [False, False, True, False, False, True])
+    unseen = {"fact_numbers": KNOWN["fact_numbers"] * np.nan, "fact_words": -jnp.ones((6, 1), int)}
+    counts = fact_counts(FACTS, unseen, ROWS)
+    assert float(fact_loss(OUTPUTS, FACTS, unseen, counts, ROWS)) == 0
+
+
+def test_fact_losses_of_microbatches_add_up():
+    counts = fact_counts(FACTS, KNOWN, ROWS)
+    stacked = {name: rows.reshape(2, 3, -1) for name, rows in KNOWN.items()}
+    jax.tree.map(
+        np.testing.assert_allclose, fact_counts(FACTS, stacked, ROWS.reshape(2, 3)), counts
+    )
+    parts = [
+        fact_loss(OUTPUTS[rows], FACTS, {n: v[rows] for n, v in KNOWN.items()}, counts, ROWS[rows])
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    whole = fact_loss(OUTPUTS, FACTS, KNOWN, counts, ROWS)
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-6)
