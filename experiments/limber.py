@@ -52,7 +52,7 @@ _COLUMNS = (
     ("top-1", "classification.top1"),
     ("wrong image", "classification_shuffled.top1"),
     ("macro F1", "classification.macro_f1"),
-    ("nats a token", "lm.nats_per_token"),
+    ("nats per token", "lm.nats_per_token"),
     ("wrong image", "lm.nats_per_token_shuffled"),
     ("caption ROUGE-L", "caption.rougeL"),
     ("no image", "caption_blind.rougeL"),

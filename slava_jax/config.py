@@ -124,6 +124,9 @@ def _data() -> dict:
         # Image folder. For 'folder': one subfolder per class, or images and a labels.csv; for a
         # published data set: the folder with the unpacked archives.
         "folder": "",
+        # Columns of a folder's labels.csv that the vision encoder learns: words such as 'alloy', or
+        # numbers such as 'pore_size_nm', which lengths in `_nm` are with a pixel size.
+        "facts": (),
         "crop_bar": False,  # cut off data bars if found (data/bar.py); with a folder
         "images_per_category": 400,  # for 'procedural'
         "size": 256,  # side of the stored images, pixels

@@ -25,13 +25,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"{asked.question}: the question comes last, after the images")
         assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.adapter)
-        answer = assistant.ask(
+        answer = assistant.answer(
             asked.images, question, asked.pixel_size, asked.magnification,
             max_tokens=asked.max_tokens, rank=rank,
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
-    print(answer)
-    if not answer:
+    print(answer.text)
+    if answer.text and answer.probability is not None:
+        print(f"probability of being right: {answer.probability:.2f}", file=sys.stderr)
+    if not answer.text:
         print("The answer is empty: the assistant may need more training.", file=sys.stderr)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from slava_jax.data.units import Scale
 from slava_jax.synthetic.facts import ACQUISITION, DIRECTIONAL
 
-_FEWEST = 20  # training images that must know a number, or show a word
+_FEWEST = 20  # training images that must know a fact, or show a word
+_FEWEST_SHARE = 0.05  # of the training images that must know it: rare facts would crowd out others
 _MOST_WORDS = 32
 # The class has a loss of its own; training turns and mirrors the images.
 _NOT_LEARNED = ("category", *ACQUISITION, *DIRECTIONAL)
@@ -45,6 +46,8 @@ class FactTargets:
             if name in _NOT_LEARNED or name.endswith("_px"):
                 continue
             found = [known[name] for known in facts if name in known]
+            if len(found) < max(_FEWEST, _FEWEST_SHARE * len(facts)):
+                continue
             if any(isinstance(value, str | bool) for value in found):
                 counts = Counter(map(str, found))
                 often = tuple(sorted(w for w, count in counts.items() if count >= _FEWEST))

@@ -117,6 +117,12 @@ def to_units(text: str, scale: Scale) -> str:
     return _SHARE.sub(length, text)
 
 
+def lengths_nm(text: str) -> list[tuple[float, tuple[int, int]]]:
+    """The lengths with units in a text, in nm, and where they stand; of a range, its upper end."""
+    found = _LENGTH.finditer(text)
+    return [(_value(match[3]) * _NM[match[4]], match.span()) for match in found]
+
+
 def in_shares(item: Instruction, scale: Scale) -> Instruction:
     """The instruction as the model reads it; the scale leaves the supplement."""
     supplement = item.metadata["supplement"]

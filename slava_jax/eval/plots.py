@@ -87,6 +87,34 @@ def confusion_plot(confusion: np.ndarray, class_names: Sequence[str]) -> str:
         return _svg(figure, "confusion")
 
 
+def reliability_plot(bins: Sequence[tuple[float, float, int]]) -> str:
+    """Share of right answers against their stated probability, see reliability.bins."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel("Stated probability and truth", 4.0, 3.2)
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+        said, right = zip(*((p, share) for p, share, _ in bins), strict=True)
+        axes.plot(said, right, color=STRONG, marker="o", markersize=4, linewidth=1.6)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("stated probability")
+        axes.set_ylabel("share right")
+        return _svg(figure, "reliability")
+
+
+def answering_plot(points: Sequence[tuple[float, float]]) -> str:
+    """Share of right answers against the share answered, see reliability.right_when_answering."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _panel("Answering only when sure", 4.0, 3.2)
+        answered, right = zip(*points, strict=True)
+        axes.plot(answered, right, color=STRONG, linewidth=1.8)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("share of questions answered")
+        axes.set_ylabel("share right")
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        return _svg(figure, "answering")
+
+
 def rank_plot(label: str, scores: Mapping[int, float], lower_is_better: bool = False) -> str:
     """One score at every adapter rank: {rank: score}."""
     ranks = sorted(scores)

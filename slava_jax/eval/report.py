@@ -18,6 +18,8 @@ import numpy as np
 from markupsafe import Markup
 
 from slava_jax.eval import paper_tables, plots, truth_table
+from slava_jax.eval.consistency import consistency_rows
+from slava_jax.eval.reliability import Confidence
 from slava_jax.eval.targets import Target
 from slava_jax.eval.text_metrics import SCORE_NAMES
 
@@ -49,6 +51,12 @@ CONTROL_COLUMNS = (
     ("vqa", "rougeL", "VQA ROUGE-L"),
     ("lm", "nats_per_token", "Answer loss (nats/token)"),
 )
+_CONSISTENCY = (
+    ("", "Assistant"),
+    ("_shuffled", "Image of another category"),
+    ("_zero_b", "Adapters off (B = 0)"),
+    ("_blind", "No image: most common answer"),
+)
 _KEY_NUMBERS = (
     ("Top-1 accuracy", "classification.top1"),
     ("Macro F1", "classification.macro_f1"),
@@ -63,7 +71,7 @@ class ReportExample:
 
     `image`: an encoded PNG, JPEG or GIF, embedded unchanged.
     `mismatched_answer`: the answer to the same question about an image of `mismatched_category`;
-    empty if it was not asked.
+    empty if it was not asked. `right`: whether the answer is; None if that is not known.
     """
 
     key: str
@@ -74,6 +82,7 @@ class ReportExample:
     category: str = ""
     mismatched_answer: str = ""
     mismatched_category: str = ""
+    right: bool | None = None
 
 
 def write_report(
@@ -91,6 +100,7 @@ def write_report(
     beside_paper: bool = True,
     experts: Mapping[str, np.ndarray] | None = None,
     rank_scores: Mapping[str, Mapping[int, float]] | None = None,
+    confidence: Confidence | None = None,
     config_text: str = "",
     environment: Mapping[str, object] | None = None,
 ) -> None:
@@ -107,6 +117,7 @@ def write_report(
     beside_paper: whether to show the paper's scores; not beside a user's own images.
     experts: {adapter: float[layers, experts]}, each expert's share of the gate mass.
     rank_scores: {metric: {rank: score}}.
+    confidence: how far stated probabilities can be trusted.
     config_text, environment: printed unchanged at the end.
 
     Raises ValueError for a confusion matrix that does not fit the classes, expert shares of the
@@ -115,6 +126,12 @@ def write_report(
     text = _template().render(
         **_score_sections(metrics, targets, confusion, class_names, beside_paper),
         **_plot_sections(history or {}, experts or {}, rank_scores or {}),
+        confidence=confidence
+        and [
+            _inline(plots.reliability_plot(confidence.bins)),
+            _inline(plots.answering_plot(confidence.answering)),
+        ],
+        calibration_error=confidence and _number(confidence.error),
         examples=[_example(example, not images_withheld) for example in examples],
         title=title,
         description=description,
@@ -152,6 +169,9 @@ def _score_sections(
         "truth": truth_table.truth_rows(metrics),
         "skills": [metrics[f"{name}.skill"] for name, _ in truth_table.shown_columns(metrics)],
         "magnification": truth_table.magnification(metrics),
+        "unscored": truth_table.unscored(metrics),
+        "consistency": consistency_rows(metrics, [name for name, _ in _CONSISTENCY]),
+        "consistency_columns": [label for _, label in _CONSISTENCY],
         "key_numbers": _key_numbers(metrics),
         "captions": _score_table("caption", metrics, captions),
         "answers": _score_table("vqa", metrics, answers),

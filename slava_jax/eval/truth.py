@@ -81,14 +81,14 @@ def log2_errors(asked: Asked) -> np.ndarray:
 def _right(fact: str, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
     """bool[n], which answers are right, and int[n], the group over whose means it is averaged."""
     if fact in NUMBERS:
-        right = log2_errors(asked) <= np.log2(CLOSE)
+        near = log2_errors(asked) <= np.log2(CLOSE)
         if fact == "coverage":
             pairs = zip(asked.said, asked.true, strict=True)
-            right |= [s is not None and abs(s - t) <= _ROUNDED + 1e-9 for s, t in pairs]
-        return right, np.zeros(len(asked.true), int)
+            near |= [s is not None and abs(s - t) <= _ROUNDED + 1e-9 for s, t in pairs]
+        return near, np.zeros(len(asked.true), int)
     names = sorted(set(asked.true), key=str)
-    right = [said == true for said, true in zip(asked.said, asked.true, strict=True)]
-    return np.asarray(right), np.asarray([names.index(true) for true in asked.true])
+    same = [said == true for said, true in zip(asked.said, asked.true, strict=True)]
+    return np.asarray(same), np.asarray([names.index(true) for true in asked.true])
 
 
 def _score(right: np.ndarray, group: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -135,9 +135,14 @@ def skill(scores: Mapping[str, Mapping[str, float]], subject: str = "") -> float
     return float(np.mean(parts)) if parts else np.nan
 
 
+def right(fact: str, asked: Asked) -> np.ndarray:
+    """bool[n]: which answers are right; a number within 25 %."""
+    return _right(fact, asked)[0]
+
+
 def share_right(asked: Mapping[str, Asked]) -> float:
     """The share of all answers that are right, whichever fact they are about."""
-    return float(np.concatenate([_right(fact, pair)[0] for fact, pair in asked.items()]).mean())
+    return float(np.concatenate([right(fact, pair) for fact, pair in asked.items()]).mean())
 
 
 def skill_gain(

@@ -28,6 +28,7 @@ from slava_jax.data.images import read_image, read_width
 from slava_jax.data.scale import read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
+from slava_jax.eval.calibration import Calibration
 from slava_jax.inference import decode
 from slava_jax.models.interface import Prompt, VisionLanguageModel
 from slava_jax.models.presets import build_model, variable_shapes
@@ -38,6 +39,20 @@ MODEL = "assistant/model"  # below a work directory
 _LENGTHS = "shares of the width"
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
+CALIBRATION = "calibration.json"  # written after the evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What an assistant says.
+
+    Attributes:
+      probability: that it is right, for a question about a single fact: among the validation
+        questions with such a likelihood, this share was answered rightly. None if unknown.
+    """
+
+    text: str
+    probability: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +63,8 @@ class Assistant:
       variables: the collections `params` and `frozen`.
       class_names: the classes it was trained on.
       crop_bar: whether the data bar is cropped from images, as in training.
+      calibration: from the likelihood of an answer to the probability that it is right; None if
+        its answers could not be compared with a ground truth.
     """
 
     model: VisionLanguageModel
@@ -55,6 +72,7 @@ class Assistant:
     tokenizer: PreTrainedTokenizerFast
     class_names: tuple[str, ...] = ()
     crop_bar: bool = False
+    calibration: Calibration | None = None
 
     @property
     def rank(self) -> int:
@@ -98,6 +116,18 @@ class Assistant:
           ValueError: `temperature` below 0, `top_p` outside (0, 1], or (in every method that takes
             one) a rank that the adapters do not have.
         """
+        return self.scored_answers(batch, max_tokens, rank, temperature, top_p, seed)[0]
+
+    def scored_answers(
+        self,
+        batch: dict,
+        max_tokens: int,
+        rank: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> tuple[list[str], np.ndarray]:
+        """As `answers`, and the log-likelihood of each answer, float32[B]."""
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
         if not 0 < top_p <= 1:
@@ -106,11 +136,11 @@ class Assistant:
         state = decode.prefill(
             self.model, self.variables, self.prompt(batch), rank, room=max_tokens
         )
-        tokens = decode.generate(
+        tokens, log_p = decode.generate(
             self.model, self.variables, state, rank, jax.random.key(seed),
             stop=self.form.end_id, length=max_tokens, temperature=temperature, top_p=top_p,
         )  # fmt: skip
-        return [self._text(row) for row in np.asarray(tokens)]
+        return [self._text(row) for row in np.asarray(tokens)], np.asarray(log_p)
 
     def _text(self, ids: np.ndarray) -> str:
         ends = np.flatnonzero(ids == self.form.end_id)
@@ -177,11 +207,24 @@ class Assistant:
             lengths are answered in percent of the image's width.
           magnification: the same for the magnification, which is not mentioned if unknown.
         """
+        return self.answer(paths, question, pixel_size, magnification, **sampling).text
+
+    def answer(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        question: str,
+        pixel_size: float | None = None,
+        magnification: float | None = None,
+        **sampling,
+    ) -> Answer:
+        """As `ask`, with the probability that the answer is right."""
         paths = [paths] if isinstance(paths, str | Path) else paths
         images = [self.read(path) for path in paths]
         scale = _scale(Path(paths[-1]), pixel_size, magnification)
         batch = self.prompts([images], [to_shares(question, scale)])
-        return to_units(self.answers(batch, **{"max_tokens": 96, **sampling})[0], scale)
+        texts, log_p = self.scored_answers(batch, **{"max_tokens": 96, **sampling})
+        probability = None if self.calibration is None else float(self.calibration(log_p)[0])
+        return Answer(to_units(texts[0], scale), probability)
 
     def _rank(self, rank: int | None):
         if rank is None:
@@ -253,7 +296,10 @@ def load_assistant(
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
     crop_bar = config.data.get("crop_bar", False)  # missing in older configs
-    return Assistant(model, variables, tokenizer, tuple(facts["class_names"]), crop_bar)
+    calibrated = folder / CALIBRATION
+    calibration = Calibration.read(calibrated) if calibrated.is_file() else None
+    names = tuple(facts["class_names"])
+    return Assistant(model, variables, tokenizer, names, crop_bar, calibration)
 
 
 def _folder(path: Path) -> Path:

@@ -59,26 +59,32 @@ def generate(
       stop: the id that ends an answer. length: maximum tokens of an answer, U.
 
     Returns:
-      int32[B, U]; all tokens from the first `stop` on are `stop`.
+      (answers, log_p): int32[B, U], all tokens from the first `stop` on are `stop`; float32[B], the
+      log-likelihood of each answer up to its first `stop`, at temperature 1.
     """
     call = AdapterCall(rank)
     batch = state.start.shape[0]
     example_id = jnp.arange(batch, dtype=jnp.uint32)
 
     def more(carry):
-        count, token, done, state, answers = carry
+        count, token, done, state, answers, log_p = carry
         logits, state = model.apply(variables, token[:, None], state, call, method="decode")
         own = jax.random.fold_in(key, count)
         token = choose(logits[:, 0], own, example_id, temperature, top_p)
         token = jnp.where(done, stop, token)
-        return count + 1, token, done | (token == stop), state, answers.at[:, count].set(token)
+        each = jax.nn.log_softmax(logits[:, 0])
+        log_p += jnp.where(done, 0, jnp.take_along_axis(each, token[:, None], axis=-1)[:, 0])
+        answers = answers.at[:, count].set(token)
+        return count + 1, token, done | (token == stop), state, answers, log_p
 
     def running(carry):
         return (carry[0] < length) & ~jnp.all(carry[2])
 
     answers = jnp.full((batch, length), stop, jnp.int32)
-    begin = (jnp.int32(0), state.start, jnp.zeros(batch, bool), state, answers)
-    return jax.lax.while_loop(running, more, begin)[-1]
+    begin = (
+        jnp.int32(0), state.start, jnp.zeros(batch, bool), state, answers, jnp.zeros(batch)
+    )  # fmt: skip
+    return jax.lax.while_loop(running, more, begin)[-2:]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

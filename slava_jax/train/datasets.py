@@ -33,7 +33,7 @@ from slava_jax.data.units import Scale, in_shares
 from slava_jax.errors import too_small
 from slava_jax.models.presets import build_model, hashable
 from slava_jax.models.vit import VitConfig
-from slava_jax.synthetic.facts import supplement_text
+from slava_jax.synthetic.facts import ACQUISITION, supplement_text
 from slava_jax.synthetic.records import GroundTruth
 from slava_jax.synthetic.scenes.geometry import SMALLEST
 from slava_jax.teacher import procedural as teacher
@@ -89,6 +89,11 @@ def setting_problems(data: Mapping) -> Iterator[str]:
         yield "folder: must name the folder of your images (--config.data.folder=DIR)"
     if name not in ON_DISK and data["crop_bar"]:
         yield f"crop_bar: must be False, because {name!r} does not read your files"
+    if data["facts"] and name != "folder":
+        yield f"facts: must be (), because {name!r} has no labels.csv of yours"
+    taken = sorted({"file", "label", "category", "pixel_size_nm", *ACQUISITION} & {*data["facts"]})
+    if taken:
+        yield f"facts: must not name {', '.join(taken)}, which have a meaning of their own"
     if name == "procedural" and data["images_per_category"] < 3:
         yield "images_per_category: must be 3 or more, one for each split"
     yield from too_small(data, SMALLEST if name == "procedural" else 1, "size")
@@ -235,7 +240,7 @@ def open_image_sets(config: ConfigDict, directory: Path) -> dict[str, ImageSet]:
         if data.name in PUBLISHED:
             builder = Published(data.name, data.folder, *settings)
         else:
-            builder = Folder(data.folder, *settings)
+            builder = Folder(data.folder, *settings, data.facts)
     return {name: s.with_facts(teacher.facts) for name, s in image_sets(builder).items()}
 
 

@@ -17,16 +17,26 @@ from slava_jax.data.assistant_batches import pair_problems
 from slava_jax.data.images import UPRIGHT, Symmetry, symmetries
 from slava_jax.data.instructions import STYLES
 from slava_jax.data.pipeline import SymmetricView, VisionEvaluation
+from slava_jax.data.units import Scale
 from slava_jax.errors import too_small
-from slava_jax.eval import tasks
+from slava_jax.eval import reliability, tasks
 from slava_jax.eval.blind import blind_answers
+from slava_jax.eval.calibration import Calibration
 from slava_jax.eval.classical import class_probabilities, features
 from slava_jax.eval.classification import confusion_matrix, predictions
+from slava_jax.eval.consistency import consistency
+from slava_jax.eval.reliability import Confidence
 from slava_jax.eval.report import ReportExample
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import Assistant
 from slava_jax.train.datasets import Datasets
-from slava_jax.train.fact_check import FactQuestions, Statistics, truth_metrics
+from slava_jax.train.fact_check import (
+    FactQuestions,
+    Judged,
+    Statistics,
+    check_facts,
+    judged_answers,
+)
 from slava_jax.train.recipes import variables_of
 from slava_jax.train.stages import evenly
 from slava_jax.train.test_split import TestSplit, class_scores, log_mean, losses, written
@@ -54,6 +64,7 @@ class Findings:
       confusion: int[classes, classes], of the assistant.
       experts: {projection: float[layers, K]}. rank_scores: {metric: {rank: score}}.
       examples: unseen images with question, truth and answers.
+      calibration: of the assistant's answers. confidence: how it does on test images.
       predictions: rows of predictions.csv: (control, image, class, log p of each class name).
     """
 
@@ -63,6 +74,19 @@ class Findings:
     rank_scores: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
     examples: list[ReportExample] = dataclasses.field(default_factory=list)
     predictions: list[tuple] = dataclasses.field(default_factory=list)
+    calibration: Calibration | None = None
+    confidence: Confidence | None = None
+
+    def add_confidence(self, known: Sequence[Judged], tested: Sequence[Judged]) -> None:
+        """Calibrates probabilities on some answers and tests them on others."""
+        log_p, right = ([getattr(j, name) for j in known] for name in ("log_p", "right"))
+        self.calibration = reliability.fit(log_p, right)
+        if self.calibration is None:
+            return
+        p = self.calibration([answer.log_p for answer in tested])
+        self.confidence = Confidence.of(p, np.asarray([answer.right for answer in tested]))
+        self.metrics["truth.calibration_error"] = self.confidence.error
+        self.metrics["truth.right_of_surest_half"] = self.confidence.of_surest_half
 
     def add(self, other: "Findings") -> None:
         """Merges in the metrics and predictions of `other`."""
@@ -86,40 +110,33 @@ def evaluate(
       progress: called with the name of each step.
     """
     test = TestSplit.of(config, datasets)
-    views = _views(config)
+    views, names = _views(config), datasets.class_names
     controls = _controls(trained, untrained, test, views)
     found = Findings({})
-    for control, assistant, shown, seen in controls:
-        progress(f"test split{control.replace('_', ', ', 1).replace('_', ' ')}")
-        scores = class_scores(assistant, test, test.class_rows, shown, views=seen)
-        labels = test.labels(test.class_rows)
-        names = datasets.class_names
-        found.metrics.update(tasks.classification(labels, scores, names, control))
-        keys = [test.data.images.keys[i] for i in test.data.targets[test.class_rows]]
-        found.predictions += _predictions(control, keys, labels, scores, names)
-        if not control:
-            found.confusion = confusion_matrix(labels, predictions(scores), len(names))
-            alone = scores
-        lost = losses(assistant, test, test.scored_rows, shown)
-        found.metrics.update(tasks.language_modelling(lost, control))
-        if lost.match is not None:
-            found.metrics.update(tasks.matching(lost, control))
-        for task, chosen in test.text_rows.items():
-            answers = written(assistant, test, chosen, shown)
-            found.metrics.update(_told(task, test, chosen, answers, control))
+    for control in controls:
+        progress(f"test split{control[0].replace('_', ', ', 1).replace('_', ' ')}")
+        scores = _answer(found, test, names, *control)
+        if control[1] is trained and control[2] is None:
+            alone, right = scores, predictions(scores) == test.labels(test.class_rows)
+            found.confusion = confusion_matrix(
+                test.labels(test.class_rows), predictions(scores), len(names)
+            )
     for task, chosen in test.text_rows.items():
         asked = [test.data.instructions[row] for row in chosen]
         answers = blind_answers(asked, datasets.train.instructions)
         found.metrics.update(_told(task, test, chosen, answers, "_blind"))
+        if task == "vqa":
+            found.metrics.update(_consistent(test, chosen, answers, "_blind"))
     if test.few_shot_rows and len(views) > 1:  # prompts with examples are scored on one view
         alone = class_scores(trained, test, test.class_rows)
     for count in test.few_shot_rows:
         progress(f"few-shot classification, {count} example(s)")
-        found.metrics.update(_few_shot(trained, test, count, alone, datasets.class_names))
+        found.metrics.update(_few_shot(trained, test, count, alone, names))
+    judged: list[Judged] = []
     if (questions := FactQuestions.of(config, datasets, test)) is not None:
         progress("facts")
         stating = [(n, a, shown is not None) for n, a, shown, _ in controls if a is not untrained]
-        found.metrics.update(truth_metrics(questions, datasets, stating, statistics))
+        judged = _state_facts(found, questions, datasets, stating, statistics)
     progress("ranks, experts and examples")
     found.metrics.update(_generated_class(trained, test))
     known = {trained.rank: found.metrics["classification.top1"]} if len(views) == 1 else {}
@@ -127,7 +144,7 @@ def evaluate(
     for name, scores in zip(("top1", "nats_per_token"), found.rank_scores.values(), strict=True):
         found.metrics.update({f"rank_{rank}.{name}": value for rank, value in scores.items()})
     found.experts = _experts(trained, test)
-    found.examples = _examples(trained, test)
+    found.examples = _examples(trained, test, right, questions, judged)
     return found
 
 
@@ -142,6 +159,40 @@ def _controls(trained: Assistant, untrained: Assistant, test: TestSplit, views) 
         zero_b = dataclasses.replace(trained, variables=with_zero_b(trained.variables))
         controls.insert(2, ("_zero_b", zero_b, None, views))
     return controls
+
+
+def _answer(
+    found: Findings, test: TestSplit, names, control: str, assistant: Assistant, shown, views
+) -> np.ndarray:
+    """Adds what one control answers; returns its class scores float32[n, classes]."""
+    scores = class_scores(assistant, test, test.class_rows, shown, views=views)
+    labels = test.labels(test.class_rows)
+    found.metrics.update(tasks.classification(labels, scores, names, control))
+    keys = [test.data.images.keys[i] for i in test.data.targets[test.class_rows]]
+    found.predictions += _predictions(control, keys, labels, scores, names)
+    lost = losses(assistant, test, test.scored_rows, shown)
+    found.metrics.update(tasks.language_modelling(lost, control))
+    if lost.match is not None:
+        found.metrics.update(tasks.matching(lost, control))
+    for task, chosen in test.text_rows.items():
+        answers = written(assistant, test, chosen, shown)
+        found.metrics.update(_told(task, test, chosen, answers, control))
+        if task == "vqa":
+            found.metrics.update(_consistent(test, chosen, answers, control))
+    return scores
+
+
+def _state_facts(
+    found: Findings, questions: FactQuestions, datasets: Datasets, controls, statistics: Statistics
+) -> list[Judged]:
+    """Adds what is said about facts, and how sure; returns the assistant's answers."""
+    checked = check_facts(questions, datasets, controls, statistics)
+    found.metrics.update(checked.metrics)
+    test = questions.test
+    held_out = FactQuestions.of(test.config, datasets, test, datasets.validation)
+    if checked.judged and held_out is not None:
+        found.add_confidence(judged_answers(held_out, controls[0][1]), checked.judged)
+    return checked.judged
 
 
 def _predictions(control: str, keys, labels, scores, names) -> Iterator[tuple]:
@@ -175,6 +226,14 @@ def _told(task, test, rows, answers, control) -> Iterator[tuple[str, float]]:
             if own:
                 pairs = [truths[i] for i in own], [answers[i] for i in own]
                 yield from tasks.texts(f"vqa_{style}", *pairs)
+
+
+def _consistent(test: TestSplit, rows, answers, control: str) -> Iterator[tuple[str, float]]:
+    """What can be checked without a ground truth."""
+    images = test.data.targets[rows].tolist()
+    widths = [Scale.of(test.data.images.facts[image]).width_nm for image in images]
+    for name, value in consistency(answers, test.truths(rows), images, widths).items():
+        yield f"consistency{control}.{name}", value
 
 
 def _few_shot(assistant, test, count: int, alone, names) -> Iterator[tuple[str, float]]:
@@ -233,23 +292,49 @@ def _experts(assistant, test) -> dict[str, np.ndarray]:
     return {f"{name} projection": mean[:, i] for i, name in enumerate("qkvo")}
 
 
-def _examples(assistant, test) -> list[ReportExample]:
-    data, count = test.data, test.config.evaluation.examples
-    pools = (test.vqa_rows, test.caption_rows, test.class_rows)
-    chosen = [pool[i] for pool in pools for i in evenly(len(pool), count // len(pools))]
-    if not chosen:
+def _examples(
+    assistant, test, class_right: np.ndarray, questions: FactQuestions | None, judged
+) -> list[ReportExample]:
+    """Captions, classes and facts (or other questions), right answers beside wrong ones."""
+    each = test.config.evaluation.examples // 3
+    named = dict(zip(test.class_rows.tolist(), class_right.tolist(), strict=True))
+    facts = {answer.row: answer.right for answer in judged}
+    out = []
+    if facts:
+        rows = _right_and_wrong(facts, each)
+        out += _shown(assistant, questions.test, rows, facts)
+    pools = () if facts else (test.vqa_rows,)
+    for pool in (*pools, test.caption_rows):
+        out += _shown(assistant, test, [pool[i] for i in evenly(len(pool), each)], {})
+    return out + _shown(assistant, test, _right_and_wrong(named, each), named)
+
+
+def _right_and_wrong(right: Mapping[int, bool], most: int) -> list[int]:
+    """At most `most` rows, spread evenly, half of them wrong if there are so many."""
+    pools = [[row for row, is_right in right.items() if is_right == kind] for kind in (False, True)]
+    wrong = min(len(pools[0]), max(most // 2, most - len(pools[1])))
+    counts = (wrong, most - wrong)
+    chosen = (
+        [pool[i] for i in evenly(len(pool), n)] for pool, n in zip(pools, counts, strict=True)
+    )
+    return sorted(row for rows in chosen for row in rows)
+
+
+def _shown(assistant, test, rows: Sequence[int], right: Mapping[int, bool]) -> list[ReportExample]:
+    if not len(rows):
         return []
-    rows = np.asarray(sorted(chosen))
+    data, rows = test.data, np.asarray(rows)
     answers = written(assistant, test, rows)
     mismatched = written(assistant, test, rows, test.mismatched)
     out = []
     for row, answer, other in zip(rows.tolist(), answers, mismatched, strict=True):
         item, shown = data.instructions[row], int(data.targets[row])
+        known = answer == item.answer if item.task == "classification" else right.get(row)
         out.append(
             ReportExample(
                 item.target, item.question.replace("<image>", "").strip(), item.answer, answer,
                 data.images.encoded(shown), item.category, other,
-                data.images.category(int(test.mismatched[row])),
+                data.images.category(int(test.mismatched[row])), known,
             )
         )  # fmt: skip
     return out

@@ -25,7 +25,7 @@ from slava_jax.synthetic.records import GroundTruth
 from slava_jax.teacher import procedural as teacher
 from slava_jax.train.datasets import Datasets, Split, worded_for_model
 from slava_jax.train.stages import assistant_data
-from slava_jax.train.test_split import TestSplit, written
+from slava_jax.train.test_split import TestSplit, scored_texts, written
 
 _FEW = 20  # images with a fact below which it is not scored
 
@@ -58,13 +58,19 @@ class FactQuestions:
     caption_rows: np.ndarray
 
     @classmethod
-    def of(cls, config: ConfigDict, datasets: Datasets, test: TestSplit) -> "FactQuestions | None":
-        """Asks about at most `config.evaluation.truth` images; None without any ground truth."""
-        asked, captions = _questions(config, datasets)
+    def of(
+        cls, config: ConfigDict, datasets: Datasets, test: TestSplit, split: Split | None = None
+    ) -> "FactQuestions | None":
+        """Asks about at most `config.evaluation.truth` images; None without any ground truth.
+
+        `split`: the one of these images; by default the test split.
+        """
+        split = split or datasets.test
+        asked, captions = _questions(config, split)
         if not asked:
             return None
         rows = np.split(np.arange(len(asked) + len(captions)), [len(asked)])
-        data = _data(config, datasets, asked + captions)
+        data = _data(config, datasets, split, asked + captions)
         test = dataclasses.replace(test, data=data, mismatched=data.mismatched(config.seed))
         return cls(test, *rows)
 
@@ -98,14 +104,15 @@ def check_facts_fit(config: ConfigDict, datasets: Datasets) -> None:
 
     Called before training, because the buckets cannot change afterwards.
     """
-    asked, captions = _questions(config, datasets)
-    if "assistant" in config.stages and asked:
-        _data(config, datasets, asked + captions)
+    for split in (datasets.validation, datasets.test):
+        asked, captions = _questions(config, split)
+        if "assistant" in config.stages and asked:
+            _data(config, datasets, split, asked + captions)
 
 
-def _questions(config, datasets: Datasets) -> tuple[list[Instruction], list[Instruction]]:
-    """Questions about the facts of the chosen test images, and their captions."""
-    images = datasets.test.images
+def _questions(config, split: Split) -> tuple[list[Instruction], list[Instruction]]:
+    """Questions about the facts of the chosen images, and their captions."""
+    images = split.images
     known = np.asarray([i for i, r in enumerate(images.records) if r is not None], int)
     chosen = _of_every_class(images.labels, known, config.evaluation.truth, config.seed)
     asked, captions = [], []
@@ -127,20 +134,48 @@ def _of_every_class(labels: np.ndarray, rows: np.ndarray, most: int, seed: int) 
     return sorted(rows[np.argsort(turn, kind="stable")][:most].tolist())
 
 
-def _data(config, datasets: Datasets, items: Sequence[Instruction]) -> AssistantData:
-    read = worded_for_model(datasets.test.images, items)
+def _data(config, datasets: Datasets, split: Split, items: Sequence[Instruction]) -> AssistantData:
+    read = worded_for_model(split.images, items)
     examples = encode_examples(read, datasets.tokenizer, datasets.form)
-    split: Split = dataclasses.replace(datasets.test, instructions=list(items), examples=examples)
+    split = dataclasses.replace(split, instructions=list(items), examples=examples)
     return assistant_data(config, dataclasses.replace(datasets, test=split), split)
 
 
-def truth_metrics(
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """An answer to a question about a fact.
+
+    Attributes:
+      row: of the questions. log_p: the answer's log-likelihood.
+    """
+
+    row: int
+    answer: str
+    right: bool
+    log_p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FactFindings:
+    """What the assistant says about facts.
+
+    Attributes:
+      metrics: `truth<control>.<fact>.<score>` (eval.truth), `truth<control>.skill`, the prompt's
+        numbers.
+      judged: its own answers, those of facts that are scored.
+    """
+
+    metrics: dict[str, float]
+    judged: list[Judged]
+
+
+def check_facts(
     questions: FactQuestions,
     datasets: Datasets,
     controls: Sequence[tuple[str, Assistant, bool]],
     statistics: Statistics,
-) -> dict[str, float]:
-    """`truth<control>.<fact>.<score>` (eval.truth), `truth<control>.skill`, the prompt's numbers.
+) -> FactFindings:
+    """Asks the assistant and its controls for facts.
 
     Args:
       controls: (suffix, assistant, whether it is shown images of another category); the assistant
@@ -149,15 +184,16 @@ def truth_metrics(
     test, rows = questions.test, questions.fact_rows
     items = [test.data.instructions[row] for row in rows]
     answers = {
-        control: written(assistant, test, rows, test.mismatched if mismatched else None)
+        control: scored_texts(assistant, test, rows, test.mismatched if mismatched else None)
         for control, assistant, mismatched in controls
     }
-    answers["_blind"] = blind_answers(items, datasets.train.instructions)
-    answers["_teacher"] = [item.answer for item in items]
-    claims = {control: [claims_of(text) for text in texts] for control, texts in answers.items()}
+    own = answers[controls[0][0]]
+    texts = {control: texts for control, (texts, _) in answers.items()}
+    texts["_blind"] = blind_answers(items, datasets.train.instructions)
+    texts["_teacher"] = [item.answer for item in items]
+    claims = {control: [claims_of(text) for text in said] for control, said in texts.items()}
     asked: dict[str, dict[str, truth.Asked]] = {}
-    images = {}
-    unscored = {}
+    images, unscored = {}, {}
     for fact, places in questions.places.items():
         known = any(fact in datasets.train.images.facts[i] for i in statistics.fitted)
         if not (known and questions.enough(places)):  # else there is nothing to guess from
@@ -171,12 +207,34 @@ def truth_metrics(
             told = truth.Asked([facts[fact] for facts in true], values)
             asked.setdefault(control.lstrip("_"), {})[fact] = told
     if not asked:
-        return unscored
-    return {
+        return FactFindings(unscored, [])
+    metrics = {
         **unscored,
         **_scored(asked, images, datasets.test.images.facts),
         **dict(_prompt_numbers(questions, controls[0][1])),
     }
+    return FactFindings(metrics, _judged(questions, *own, [*asked[""]]))
+
+
+def judged_answers(questions: FactQuestions, assistant: Assistant) -> list[Judged]:
+    """The assistant's answers about all facts."""
+    texts, log_p = scored_texts(assistant, questions.test, questions.fact_rows)
+    return _judged(questions, texts, log_p, [*questions.places])
+
+
+def _judged(
+    questions: FactQuestions, texts: Sequence[str], log_p: np.ndarray, facts: Sequence[str]
+) -> list[Judged]:
+    """Each answer once for every one of the facts that it was asked for."""
+    out, claims = [], [claims_of(text) for text in texts]
+    for fact in facts:
+        places = questions.places[fact]
+        rows = questions.fact_rows[places].tolist()
+        true = [questions.facts(row)[fact] for row in rows]
+        right = truth.right(fact, truth.Asked(true, [claims[i].get(fact) for i in places]))
+        for place, row, is_right in zip(places, rows, right.tolist(), strict=True):
+            out.append(Judged(row, texts[place], is_right, float(log_p[place])))
+    return out
 
 
 def _scored(asked, images, facts: Sequence[dict]) -> dict[str, float]:

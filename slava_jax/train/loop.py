@@ -24,7 +24,13 @@ from slava_jax.eval.contact_sheet import neighbours_sheet
 from slava_jax.eval.report import write_report
 from slava_jax.eval.targets import QUICKSTART
 from slava_jax.eval.text_metrics import caption_scores
-from slava_jax.inference.assistant import Assistant, has_assistant, save_assistant
+from slava_jax.inference.assistant import (
+    CALIBRATION,
+    MODEL,
+    Assistant,
+    has_assistant,
+    save_assistant,
+)
 from slava_jax.teacher.multi_image import similar_groups
 from slava_jax.train import stages
 from slava_jax.train.datasets import (
@@ -123,6 +129,8 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
         if vision_stage is not None:  # a pretrained encoder has no classifier
             found.add(evaluate_vision(config, vision_stage, vision, datasets))
         found.metrics.update(classical_metrics(datasets, statistics))
+        if found.calibration is not None and hosts.is_first():
+            write_atomically(workdir / MODEL / CALIBRATION, found.calibration.to_json())
     return _finish(config, workdir, clock, datasets, found)
 
 
@@ -327,6 +335,7 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
         images_withheld=_why_images_withheld(config.data.name),
         experts=found.experts,
         rank_scores=found.rank_scores,
+        confidence=found.confidence,
         config_text=str(config),
         environment=environment(),
     )

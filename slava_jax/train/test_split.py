@@ -181,13 +181,23 @@ def written(
     `scale`: that of every image; by default what is known of each target image, whichever image is
     shown.
     """
+    return scored_texts(assistant, test, rows, shown, scale)[0]
+
+
+def scored_texts(
+    assistant: Assistant, test: TestSplit, rows, shown=None, scale: Scale | None = None
+) -> tuple[list[str], np.ndarray]:
+    """As `written`, and the log-likelihood of each answer, float32[n]."""
     # Every question gets the longest answer length. With the length of its own true answer, a
     # verbose answer would be truncated in its favour.
     length = max(answer for _, answer, _ in test.config.assistant.buckets)
-    answers = {}
+    answers, log_p = {}, {}
     for batch in test.batches(rows, shown):
-        got = assistant.answers(batch, length)
-        answers.update(zip(batch["index"].tolist(), got, strict=True))
-    data = test.data
-    scales = (scale or scale_of(data.images, data.instructions[row]) for row in rows.tolist())
-    return [to_units(answers[r], s) for r, s in zip(rows.tolist(), scales, strict=True)]
+        index = batch["index"].tolist()
+        texts, likelihoods = assistant.scored_answers(batch, length)
+        answers.update(zip(index, texts, strict=True))
+        log_p.update(zip(index, likelihoods.tolist(), strict=True))
+    data, rows = test.data, rows.tolist()
+    scales = (scale or scale_of(data.images, data.instructions[row]) for row in rows)
+    texts = [to_units(answers[r], s) for r, s in zip(rows, scales, strict=True)]
+    return texts, np.asarray([log_p[row] for row in rows], np.float32)

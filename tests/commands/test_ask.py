@@ -14,7 +14,13 @@ from PIL.TiffImagePlugin import IFDRational
 from tiny_run import get_config
 
 from slava_jax.commands import ask
-from slava_jax.inference.assistant import Assistant, load_assistant, save_assistant
+from slava_jax.inference.assistant import (
+    CALIBRATION,
+    MODEL,
+    Assistant,
+    load_assistant,
+    save_assistant,
+)
 from slava_jax.train import stages
 from slava_jax.train.datasets import prepare
 
@@ -81,9 +87,9 @@ def test_the_scale_is_put_into_the_answer_by_the_program(capsys, workdir, image,
 
     def answers(self, batch, max_tokens, **sampling):
         asked.append(self.tokenizer.decode(batch["tokens"][0][: batch["length"][0]]))
-        return ["About 30 percent of the width, magnified as given."]
+        return ["About 30 percent of the width, magnified as given."], np.zeros(1)
 
-    monkeypatch.setattr(Assistant, "answers", answers)
+    monkeypatch.setattr(Assistant, "scored_answers", answers)
     options = ["--pixel_size", "2", "--magnification", "50000", "--detailed"]
     got = answer(capsys, workdir, image, "Is it larger than 10 nm?", *options)
     assert got == "About 36 nm, magnified 50,000 times."
@@ -93,7 +99,8 @@ def test_the_scale_is_put_into_the_answer_by_the_program(capsys, workdir, image,
 
 
 def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(Assistant, "answers", lambda *_, **__: ["About 10 percent of the width."])
+    said = (["About 10 percent of the width."], np.zeros(1))
+    monkeypatch.setattr(Assistant, "scored_answers", lambda *_, **__: said)
     path = tmp_path / "scaled.tif"
     description = "ImageJ=1.53\nunit=nm\n"
     Image.fromarray(np.zeros((20, 50), np.uint8)).save(
@@ -101,6 +108,17 @@ def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, mon
     )
     assert answer(capsys, workdir, path, QUESTION) == "About 20 nm."
     assert answer(capsys, workdir, path, QUESTION, "--pixel_size", "40") == "About 200 nm."
+
+
+def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_path):
+    shutil.copytree(workdir / MODEL, tmp_path / "copied")
+    (tmp_path / "copied" / CALIBRATION).write_text('{"slope": 0.0, "offset": 0.8473}')
+    ask.main(["--checkpoint", str(tmp_path / "copied"), str(image), QUESTION])
+    out, err = capsys.readouterr()
+    assert "probability" not in out and err == "probability of being right: 0.70\n"
+    for damaged in ("", "{}", '{"slope": 1.0, "offset": "much"}', '{"slope": NaN, "offset": 0.0}'):
+        (tmp_path / "copied" / CALIBRATION).write_text(damaged)
+        assert "not a calibration; delete it" in refusal(tmp_path / "copied", image, QUESTION)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +156,7 @@ def test_the_question_comes_last(workdir, image):
 
 
 def test_an_empty_answer_is_remarked_on(capsys, workdir, image, monkeypatch):
-    monkeypatch.setattr(Assistant, "answers", lambda *_, **__: [""])
+    monkeypatch.setattr(Assistant, "scored_answers", lambda *_, **__: ([""], np.zeros(1)))
     ask.main(["--checkpoint", str(workdir), str(image), QUESTION])
     out, err = capsys.readouterr()
     assert out == "\n" and "may need more training" in err

@@ -199,6 +199,34 @@ def test_pixel_size_and_magnification_from_table_and_file(tmp_path):
             build(mine)
 
 
+def test_columns_are_facts_on_request(tmp_path):
+    """A column is numbers only if every cell is one."""
+    mine = tmp_path / "mine"
+    for i in range(4):
+        save(mine / f"{i}.png", noise(i))
+    rows = ["file,label,alloy,pores,batch", "0.png,a,AlSi,3,1", "1.png,a,,2.5,2", "2.png,a,Ti, ,3"]
+    (mine / "labels.csv").write_text("\n".join([*rows, "3.png,a,Ti,1e3,x"]))
+    wanted = [
+        {"alloy": "AlSi", "pores": 3.0, "batch": "1"},
+        {"pores": 2.5, "batch": "2"},
+        {"alloy": "Ti", "batch": "3"},
+        {"alloy": "Ti", "pores": 1000.0, "batch": "x"},
+    ]
+    sets = build(mine, facts=("alloy", "pores", "batch"))
+    for images in sets.values():
+        for key, known in zip(images.keys, images.facts, strict=True):
+            assert known.pop("width_px") and known.pop("category") == "a"
+            assert known == wanted[int(key[0])]
+    assert all(len(known) == 2 for images in build(mine).values() for known in images.facts)
+    with pytest.raises(DataError, match=r"labels\.csv:1: lacks the columns grain of data\.facts"):
+        build(mine, facts=("alloy", "grain"))
+
+
+def test_columns_need_a_table(folder):
+    with pytest.raises(DataError, match=r"there is no labels\.csv; add one"):
+        build(folder, facts=("alloy",))
+
+
 def test_the_bar_is_cropped_on_request(tmp_path):
     drawn = [draw("Particles", seed, 256) for seed in range(3)]
     for i, micrograph in enumerate(drawn):

@@ -48,9 +48,8 @@ def state_of(kind="transformer", room=LENGTH):
 def generate(kind="transformer", state=None, key=KEY, stop=NEVER, **sampling):
     model, variables = tiny_model(kind)
     state = state_of(kind) if state is None else state
-    return np.asarray(
-        decode.generate(model, variables, state, RANK, key, stop=stop, length=LENGTH, **sampling)
-    )
+    sampling = {"stop": stop, "length": LENGTH, **sampling}
+    return np.asarray(decode.generate(model, variables, state, RANK, key, **sampling)[0])
 
 
 def part(state, rows):
@@ -114,6 +113,27 @@ def test_answers_stop_at_eos_each_on_its_own():
     stopped = np.cumsum(free == stop, axis=1) > 0
     assert stopped.any() and not stopped.all(axis=1).any() and not stopped.any(axis=1).all()
     np.testing.assert_array_equal(got, np.where(stopped, stop, free))
+
+
+@pytest.mark.parametrize("stop", [NEVER, None])
+def test_the_likelihood_of_an_answer_is_that_of_its_tokens_up_to_the_stop(stop):
+    """Beside the scores of the same answers as candidates; unchanged by the temperature."""
+    model, variables = tiny_model("transformer")
+    free = naive()
+    if stop is None:
+        stop = next(int(token) for token in free[:, 1:].flat if token not in free[:, 0])
+    call = (model, variables, state_of(), RANK)
+    answers, log_p = decode.generate(*call, KEY, stop=stop, length=LENGTH)
+    stops = np.asarray(answers) == stop
+    # Everything behind the first stop is not counted.
+    behind = np.cumsum(stops, axis=1) - stops > 0
+    wanted = decode.answer_log_probs(*call, answers, jnp.asarray(~behind, jnp.float32))
+    np.testing.assert_allclose(log_p, np.diag(wanted), rtol=1e-4)
+    sampled, log_p = decode.generate(
+        *call, KEY, stop=stop, length=LENGTH, temperature=1.5, top_p=1e-6
+    )
+    np.testing.assert_array_equal(sampled, answers)
+    np.testing.assert_allclose(log_p, np.diag(wanted), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "inline"])

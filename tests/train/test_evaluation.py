@@ -37,8 +37,9 @@ class Seer:
     def candidate_scores(self, batch, answers, rank=None):
         return np.log(np.eye(len(answers), dtype=np.float32)[self.classes(batch)] + 1e-3)
 
-    def answers(self, batch, length):
-        return [self.names[label] for label in self.classes(batch)]
+    def scored_answers(self, batch, length):
+        names = [self.names[label] for label in self.classes(batch)]
+        return names, np.zeros(len(names))
 
 
 def targets(images, image_index):

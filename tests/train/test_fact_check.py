@@ -1,5 +1,6 @@
 """Answers are checked against the truth of the image that they are about."""
 
+import numpy as np
 import pytest
 from tiny_run import get_config
 
@@ -7,7 +8,7 @@ from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.train import fact_check
 from slava_jax.train.datasets import prepare
 from slava_jax.train.evaluation import image_statistics
-from slava_jax.train.fact_check import FactQuestions, truth_metrics
+from slava_jax.train.fact_check import FactQuestions, check_facts, judged_answers
 from slava_jax.train.test_split import TestSplit
 
 
@@ -37,11 +38,46 @@ def repeat_teacher(assistant, test, rows, shown=None, scale=None):
     return [to_units(text, scale) for text in read]
 
 
+def repeats(monkeypatch):
+    monkeypatch.setattr(fact_check, "written", repeat_teacher)
+
+    def scored(*arguments):
+        texts = repeat_teacher(*arguments)
+        return texts, np.zeros(len(texts))
+
+    monkeypatch.setattr(fact_check, "scored_texts", scored)
+
+
+def test_validation_images_are_asked_about_as_well(held, monkeypatch):
+    """Their answers calibrate the probabilities."""
+    config, datasets, tested = held
+    repeats(monkeypatch)
+    test = TestSplit.of(config, datasets)
+    questions = FactQuestions.of(config, datasets, test, datasets.validation)
+    judged = judged_answers(questions, None)
+    assert judged and all(answer.right for answer in judged)
+    keys = {questions.test.data.instructions[answer.row].target for answer in judged}
+    assert keys <= set(datasets.validation.images.keys)
+    assert not keys & {item.target for item in tested.test.data.instructions}
+
+
+def test_every_class_is_asked_about(held):
+    config, datasets, _ = held
+    config = config.copy_and_resolve_references()
+    config.evaluation.truth = 20
+    questions = FactQuestions.of(config, datasets, TestSplit.of(config, datasets))
+    labels = questions.test.data.images.labels[questions.test.data.targets[questions.caption_rows]]
+    assert np.bincount(labels).tolist() == [2] * 10
+
+
 def test_a_truthful_assistant_is_right_unless_it_is_shown_another_image(held, monkeypatch):
     _, datasets, questions = held
-    monkeypatch.setattr(fact_check, "written", repeat_teacher)
+    repeats(monkeypatch)
     controls = [("", None, False), ("_shuffled", None, True)]
-    metrics = truth_metrics(questions, datasets, controls, image_statistics(datasets))
+    found = check_facts(questions, datasets, controls, image_statistics(datasets))
+    metrics = found.metrics
+    assert metrics["truth.right"] == 1 and all(answer.right for answer in found.judged)
+    assert metrics["truth_shuffled.right"] < 0.6
     assert metrics["truth.skill"] == metrics["truth_teacher.skill"] > 0.9
     assert metrics["truth_shuffled.skill"] < 0.3
     assert metrics["truth.gain_low"] > 0  # the classical baseline makes mistakes

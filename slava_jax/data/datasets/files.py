@@ -24,7 +24,7 @@ class LabelledFile:
 
     path: Path
     label: str
-    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
 
 class ImageFiles(ImageBuilder):
@@ -35,8 +35,8 @@ class ImageFiles(ImageBuilder):
     files with equal squares, only the first is kept. A picture that occurs in several classes is
     left out of all of them, since its class is ambiguous. What was left out is printed and listed
     in the stored set's metadata.json.
-    Facts: category, width_px (of the file), and nm_per_pixel and magnification if the user or the
-    file gives them.
+    Facts: category, width_px (of the file), nm_per_pixel and magnification if the user or the file
+    gives them, and others that the user gives.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
 """The user's own images: one folder per class, or a labels.csv next to the images."""
 
 import csv
+import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from slava_jax.data.datasets.base import DataError
@@ -21,7 +22,8 @@ class Folder(ImageFiles):
 
     If `folder` contains a labels.csv, it is used. It has the columns file and label, with paths
     relative to `folder`. The optional columns pixel_size_nm and magnification may be empty and take
-    precedence over values in the image files. See ImageFiles.
+    precedence over values in the image files. Further columns are facts if `facts` names them:
+    numbers if all their cells are, else words; an empty cell is an unknown fact. See ImageFiles.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Folder(ImageFiles):
         seed: int = 0,
         shares: tuple[float, float] = SHARES,
         crop_bar: bool = False,
+        facts: Sequence[str] = (),
     ):
         """Lists the images.
 
@@ -40,7 +43,7 @@ class Folder(ImageFiles):
           DataError, ImageError: no images, or invalid labels; names file and line.
         """
         folder = Path(folder)
-        files = _labelled_files(folder)
+        files = _labelled_files(folder, tuple(facts))
         names = sorted({file.label for file in files})
         _check_names(folder, names)
         super().__init__(folder, files, names, data_dir, size, channels, seed, shares, crop_bar)
@@ -59,11 +62,13 @@ def _check_names(folder: Path, names: list[str]) -> None:
         said[spoken] = name
 
 
-def _labelled_files(folder: Path) -> list[LabelledFile]:
+def _labelled_files(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is not a folder; give the folder that holds the images")
     if (folder / LABELS).is_file():
-        return _from_table(folder)
+        return _from_table(folder, facts)
+    if facts:
+        raise DataError(f"{folder}: data.facts names columns, but there is no {LABELS}; add one")
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DataError(
@@ -109,10 +114,10 @@ def _check_places(folder: Path, files: list[LabelledFile]) -> None:
         )
 
 
-def _from_table(folder: Path) -> list[LabelledFile]:
+def _from_table(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
     table = folder / LABELS
-    files, first_line = [], {}
-    for line, row in _rows(table):
+    files, cells, first_line = [], [], {}
+    for line, row in _rows(table, facts):
         where = f"{table}:{line}"
         name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
         if not name or not label:
@@ -129,12 +134,39 @@ def _from_table(folder: Path) -> list[LabelledFile]:
             )
         first_line[path] = line
         files.append(LabelledFile(path, label, _scale(row, where)))
+        cells.append({name: (row[name] or "").strip() for name in facts})
     if not files:
         raise DataError(f"{table}: lists no images; add lines of file,label")
-    return files
+    known = _facts(cells, facts)
+    return [
+        dataclasses.replace(file, facts={**file.facts, **own})
+        for file, own in zip(files, known, strict=True)
+    ]
 
 
-def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
+def _facts(cells: list[dict[str, str]], names: tuple[str, ...]) -> list[dict[str, str | float]]:
+    """The facts of each line; a column of numbers holds numbers."""
+    out: list[dict[str, str | float]] = [{} for _ in cells]
+    for name in names:
+        values = [line[name] for line in cells]
+        numbers = [_number(value) for value in values if value]
+        read = str if any(math.isnan(number) for number in numbers) else float
+        for known, value in zip(out, values, strict=True):
+            if value:
+                known[name] = read(value)
+    return out
+
+
+def _number(text: str) -> float:
+    """The finite number that a text is, else NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _rows(table: Path, facts: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str | None]]]:
     """Yields the number and columns of each line."""
     with open(table, newline="", encoding="utf-8-sig") as file:
         # Without strict, an unclosed quote swallows all following lines.
@@ -143,6 +175,12 @@ def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, str | None]]]:
             if not {"file", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(
                     f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
+                )
+            missing = [name for name in facts if name not in rows.fieldnames]
+            if missing:
+                raise DataError(
+                    f"{table}:1: lacks the columns {', '.join(missing)} of data.facts; has "
+                    f"{', '.join(rows.fieldnames)}"
                 )
             for row in rows:
                 if None in row:  # the key of surplus fields
@@ -162,10 +200,7 @@ def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
     for column, fact in _SCALES.items():
         text = (row.get(column) or "").strip()
         if text:
-            try:
-                facts[fact] = float(text)
-            except ValueError:
-                facts[fact] = math.nan
+            facts[fact] = _number(text)
             if not 0 < facts[fact] < math.inf:
                 raise DataError(
                     f"{where}: {column} must be a number above 0, is {text!r}; correct it or "

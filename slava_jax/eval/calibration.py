@@ -1,0 +1,48 @@
+"""From the likelihood of an answer to the probability that it is right."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from slava_jax.errors import UserError
+
+
+class CalibrationError(UserError, ValueError):
+    """A damaged file; the message names it and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A logistic curve, fitted by `reliability.fit` on answers whose truth is known.
+
+    p(right) = 1 / (1 + exp(-(slope * log_p + offset))), where log_p is the log-likelihood of the
+    whole answer in nats.
+    """
+
+    slope: float
+    offset: float
+
+    def __call__(self, log_p: np.ndarray) -> np.ndarray:
+        """float[n] probabilities from log-likelihoods float[n]."""
+        return 1 / (1 + np.exp(-(self.slope * np.asarray(log_p, np.float64) + self.offset)))
+
+    def to_json(self) -> str:
+        """The numbers as JSON, which `read` takes."""
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """Reads a file of `to_json`. Raises CalibrationError if it is damaged."""
+        try:
+            held = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if all(type(n) is float and math.isfinite(n) for n in dataclasses.astuple(held)):
+                return held
+        except (TypeError, ValueError):
+            pass  # reported below, like numbers that are none
+        raise CalibrationError(
+            f"{path}: not a calibration; delete it to do without probabilities, or delete the "
+            "run's report.html and evaluate again"
+        )
