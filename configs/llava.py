@@ -30,19 +30,20 @@ def get_config() -> ConfigDict:
     shared = {name: config.assistant[name] for name in ("batch_size", "microbatches", "pair_block")}
     config.alignment.update(
         **shared,
-        steps=120,
+        steps=200,
         learning_rate=8e-3,
         warmup=20,
         trainable=("connector/**",),
         always=("caption",),
         per_image=1,
-        eval_every=120,
+        eval_every=200,
     )
     config.assistant.update(
-        steps=400,
+        steps=1200,
+        per_image=3,
         optimizer="adam",
         learning_rate=8e-3,
-        eval_every=200,
+        eval_every=400,
         trainable=ADAPTED,
         rates=(("**/lora_b", 2.0),),
     )

@@ -74,18 +74,18 @@ def _plan_stages(config: ConfigDict) -> None:
         eval_every=120,
     )
     config.assistant.update(
-        steps=520,
+        steps=800,
         batch_size=32,
         microbatches=2,
         optimizer="muon",
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         rates=(("vit/**", 0.1),),
         pair_block=8,
-        per_image=3,
+        per_image=4,
         always=("class",),
         buckets=((44, 20, 1), (88, 52, 1)),  # compiling a third one takes longer than it saves
         validation_batches=12,
-        eval_every=260,
+        eval_every=400,
     )
     config.evaluation.update(
         batch_size=32,

@@ -68,7 +68,7 @@ def default_config() -> ConfigDict:
         "vision": _stage(
             weight_decay=0.05,
             smoothing=0.1,  # of the class labels
-            facts=True,  # learn the known facts of the images, too (data/fact_targets.py)
+            fact_weight=4.0,  # of the loss of the images' facts (data/fact_targets.py); 0: none
         ),
         "language": _stage(
             length=96,  # tokens of a training sequence
@@ -93,7 +93,7 @@ def _assistant_stage(tasks=(), **own) -> dict:
         pair_block=8,  # block of rows in which the mismatched image of a pair is chosen
         per_image=4,  # instructions sampled per image and epoch,
         always=("class",),  # always including these question types
-        asked_weight=6.0,  # of a question for a single fact, against 1 for open questions
+        asked_weight=12.0,  # of a question for a single fact, against 1 for open questions
         validation_batches=12,
         **own,
     )

@@ -128,13 +128,7 @@ def in_shares(item: Instruction, scale: Scale) -> Instruction:
     supplement = item.metadata["supplement"]
     if scale.width_nm is not None or scale.magnification is not None:
         supplement = _SUPPLEMENT.sub("", supplement).strip()
-    return dataclasses.replace(
-        item,
-        question=to_shares(item.question, scale),
-        answer=to_shares(item.answer, scale),
-        turns=tuple((to_shares(q, scale), to_shares(a, scale)) for q, a in item.turns),
-        metadata={**item.metadata, "supplement": to_shares(supplement, scale)},
-    )
+    return item.reworded(lambda text: to_shares(text, scale), to_shares(supplement, scale))
 
 
 def _length_text(nm: float) -> str:

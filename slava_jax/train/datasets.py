@@ -121,8 +121,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
-    read = worded_for_model(images["train"], instructions["train"])
-    tokenizer = _tokenizer(config, folder, images["train"], read, answers)
+    words = worded_for_model(images["train"], instructions["train"])
+    tokenizer = _tokenizer(config, folder, images["train"], words, answers)
     model = build_model(config, len(tokenizer))
     form = model.text_form(tokenizer.eos_token_id)
     size, channels, cache_mb = config.vit.image_size, config.vit.channels, config.image.cache_mb
@@ -132,7 +132,10 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
         items = instructions[name]
         if not model.every_answer:
             items = [turn for item in items for turn in item.each_turn()]
-        examples = encode_examples(worded_for_model(images[name], items), tokenizer, form)
+        # Each turn has the scale of its own target image, so only single turns can be reused.
+        reusable = name == "train" and not any(item.turns for item in items)
+        read = words if reusable else worded_for_model(images[name], items)
+        examples = encode_examples(read, tokenizer, form)
         splits[name] = Split(images[name], pixels, pixels, items, examples)
     return Datasets(
         **splits, tokenizer=tokenizer, class_names=names, class_answers=answers, form=form,

@@ -36,7 +36,7 @@ def _microbatches(array, count, name):
             f"batch array {name!r} has {array.shape[0]} rows, not a multiple of {count} "
             "(microbatches x devices): change batch_size or microbatches"
         )
-    return array.reshape(count, -1, *array.shape[1:])
+    return array.reshape(count, len(array) // count, *array.shape[1:])
 
 
 class Pmap:

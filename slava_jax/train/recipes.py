@@ -7,6 +7,7 @@ trains; `held` are the collections of all others.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import flax.linen as nn
@@ -28,6 +29,8 @@ def vision_problems(stage: Mapping) -> Iterator[str]:
     """Problems with the loss settings of the vision stage."""
     if not 0 <= stage["smoothing"] < 1:
         yield f"smoothing: must be 0 or more and below 1, is {stage['smoothing']}"
+    if not 0 <= stage["fact_weight"] < math.inf:
+        yield f"fact_weight: must be 0 or more, is {stage['fact_weight']}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Vision:
     model: nn.Module
     smoothing: float = 0.0
     facts: FactTargets = FactTargets()
+    fact_weight: float = 1.0
     adapter = None  # of this stage
 
     @property
@@ -65,7 +69,8 @@ class Vision:
         if not self.facts.outputs:
             return loss, {"loss": loss, "top1": top1}
         facts = fact_loss(outputs[:, self.classes :], self.facts, batch, totals, weights)
-        return loss + facts, {"loss": loss + facts, "facts": facts, "top1": top1}
+        total = loss + self.fact_weight * facts
+        return total, {"loss": total, "facts": facts, "top1": top1}
 
 
 def _row_weights(batch):

@@ -99,7 +99,7 @@ def vision_stage(
       encoder: initial weights (see `pretrained_encoder`); `None` for random weights.
     """
     c, train, held_out = config.vision, datasets.train, datasets.validation
-    facts = FactTargets.of(train.images.facts) if c.facts else FactTargets()
+    facts = FactTargets.of(train.images.facts) if c.fact_weight else FactTargets()
     model = VitClassifier(
         VitConfig(**hashable(config.vit)), len(datasets.class_names) + facts.outputs, _dtype(config)
     )
@@ -124,7 +124,7 @@ def vision_stage(
         trained, stem = encoder
         params = {**params, "vit": trained}
         frozen = {"vit": stem} if stem else {}
-    objective = Vision(model, c.smoothing, facts)
+    objective = Vision(model, c.smoothing, facts, c.fact_weight)
     return _stage("vision", c, objective, (params, frozen), source, validation)
 
 
