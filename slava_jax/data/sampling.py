@@ -12,28 +12,29 @@ import numpy as np
 
 from slava_jax.data.instructions import Instruction
 
-_MOST = 10.0  # a rarer answer is repeated too often to learn anything new from it
+_LEAST = 0.1  # of the rarest answer's weight: a common one still shows more images
 _YES_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
 
 
 def sampling_weights(instructions: Sequence[Instruction], asked_weight: float) -> np.ndarray:
-    """float[n]: relative frequencies among the instructions of one image; 1 for open questions.
+    """float[n]: relative frequencies among the instructions of one image; 1 for open questions and
+    for the rarest answer to a closed one.
 
     Args:
       asked_weight: of questions for single facts (`metadata['asked']`), whose answers are short and
         can be checked.
     """
     closed = [_closed(item) for item in instructions]
-    pairs = Counter(each for each in closed if each is not None)
-    answers, total = Counter(), Counter()
-    for (question, _), count in pairs.items():
-        answers[question] += 1
-        total[question] += count
+    counts = Counter(pair for pair in closed if pair is not None)
+    rarest: dict[str, int] = {}
+    for (question, _), count in counts.items():
+        rarest[question] = min(count, rarest.get(question, count))
     weights = np.ones(len(instructions))
     for row, (item, pair) in enumerate(zip(instructions, closed, strict=True)):
         if pair is not None:
-            question = pair[0]
-            weights[row] = min(total[question] / (answers[question] * pairs[pair]), _MOST)
+            # Common answers weigh less. If rare ones weighed more, they would soon be in every
+            # sample, and the balance would be lost again.
+            weights[row] = max(rarest[pair[0]] / counts[pair], _LEAST)
         if item.metadata.get("asked"):
             weights[row] *= asked_weight
     return weights

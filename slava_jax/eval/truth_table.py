@@ -124,15 +124,15 @@ def _fact_verdict(metrics: Mapping[str, float]) -> str:
         for name in ("truth", "truth_classical", "truth_class")
     )
     low, high = metrics["truth.gain_low"], metrics["truth.gain_high"]
-    parts = [
-        f"Asked for facts, it is right in {100 * metrics['truth.right']:.0f} % of its answers.",
-        f"Its skill is {_rounded(skill)}, where 0 is the best blind answer and 1 always right.",
-        f"It states facts {_compared(low, high)} the classical baseline: {_rounded(skill)} against "
-        f"{_rounded(other)} (95 % interval of the difference {low:+.2f} to {high:+.2f}; "
-        f"{metrics['truth.images']:.0f} images).",
-    ]
+    text = (
+        f"{100 * metrics['truth.right']:.0f} % of its statements about facts are right. Its skill "
+        f"at them is {_rounded(skill)} (0: the best blind answer, 1: always right), "
+        f"{_compared(low, high)} the classical baseline's {_rounded(other)} (95 % interval of the "
+        f"difference {low:+.2f} to {high:+.2f}; {metrics['truth.images']:.0f} images)"
+    )
     if told > skill:
-        parts.append(f"Whoever knows only the class guesses facts better ({_rounded(told)}).")
+        text += f", and below the {_rounded(told)} of someone who knows only the class"
+    parts = [f"{text}."]
     poor = _not_to_trust(metrics)
     if len(poor) == sum(f"truth.{fact}.score" in metrics for fact in LABELS):
         parts.append("Do not trust any fact it states.")

@@ -19,7 +19,7 @@ def test_the_answers_of_a_closed_question_are_equally_likely():
         yes = [row for row in rows if items[row].answer.startswith("Yes")]
         no = [row for row in rows if items[row].answer.startswith("No")]
         assert weights[yes].sum() == pytest.approx(weights[no].sum())
-        assert weights[[*rows]].sum() == pytest.approx(20)  # no question gains over another
+        assert weights[[*rows]].max() == 1
 
 
 def test_open_questions_weigh_one_whatever_their_answers():
@@ -36,7 +36,7 @@ def test_the_fact_that_is_asked_for_decides_not_the_wording():
         for i in range(8)
     ]  # fmt: skip
     weights = sampling_weights(packed, 5.0)
-    assert weights[:2].sum() == pytest.approx(weights[2:].sum()) == pytest.approx(20)
+    assert weights[:2].sum() == pytest.approx(weights[2:].sum()) == pytest.approx(10)
 
 
 def test_numbers_that_are_asked_for_are_boosted_but_not_balanced():
@@ -44,6 +44,6 @@ def test_numbers_that_are_asked_for_are_boosted_but_not_balanced():
     assert sampling_weights(items, 5.0).tolist() == [5, 5, 5]
 
 
-def test_a_very_rare_answer_is_not_repeated_without_limit():
+def test_the_common_answer_to_a_very_rare_one_is_still_sampled():
     items = [item(i, "Drift?", "Yes." if i == 0 else "No.") for i in range(1000)]
-    assert np.max(sampling_weights(items, 1.0)) == 10
+    assert np.min(sampling_weights(items, 1.0)) == 0.1

@@ -26,15 +26,15 @@ def metrics(low, high):
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.01, 0.1, "states facts better than"),
-        (-0.01, 0.1, "states facts no better and no worse than"),
-        (-0.2, -0.1, "states facts worse than"),
+        (0.01, 0.1, "better than the classical"),
+        (-0.01, 0.1, "no better and no worse than the classical"),
+        (-0.2, -0.1, "worse than the classical"),
     ],
 )
 def test_the_verdict_follows_the_interval(low, high, said):
     text = verdict(metrics(low, high))
-    assert said in text and "baseline: 0.31 against 0.25 (" in text
-    assert text.startswith("Asked for facts, it is right in 46 % of its answers.")
+    assert f"is 0.31 (0: the best blind answer, 1: always right), {said} baseline's 0.25" in text
+    assert text.startswith("46 % of its statements about facts are right.")
     assert text.endswith("Do not trust: texture.")  # 0.4 is hardly above the constant's 0.35
 
 
@@ -44,8 +44,8 @@ def test_a_parrot_is_called_one():
     for fact in ("count", "texture"):
         values[f"truth.{fact}.score"] = values[f"truth_constant.{fact}.score"]
     text = verdict({**values, "truth.skill": -0.001, "truth_class.skill": 0.3})
-    assert "Its skill is 0.00, where 0 is the best blind answer" in text
-    assert "Whoever knows only the class guesses facts better (0.30)." in text
+    assert "Its skill at them is 0.00 (0: the best blind answer" in text
+    assert "below the 0.30 of someone who knows only the class." in text
     assert text.endswith("Do not trust any fact it states.")
 
 
@@ -56,7 +56,7 @@ def test_facts_of_too_few_images_are_named():
 def test_the_report_opens_with_the_verdict_and_the_facts(tmp_path):
     write_report(tmp_path / "r.html", metrics(0.01, 0.1))
     text = (tmp_path / "r.html").read_text()
-    assert text.index("states facts better than") < text.index('id="truth"')
+    assert text.index("better than the classical") < text.index('id="truth"')
     assert "Number of features" in text and "Touching or isolated" not in text
     first = truth_rows(metrics(0.01, 0.1))[0]
     assert first == {
