@@ -1,4 +1,4 @@
-"""Is what an assistant says about a real micrograph true? Nanoporous gold, measured by scikit-image.
+"""Is what an assistant says about a real micrograph true? Nanoporous gold, with known pores.
 
     make real
     python -m experiments.real_micrographs --checkpoint runs/quickstart
