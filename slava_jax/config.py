@@ -65,15 +65,10 @@ def default_config() -> ConfigDict:
         # Only for inline models.
         "connector": dataclasses.asdict(ConnectorConfig()),
         "template": "vicuna_v1",  # chat template, see data/chat.py
-        "vision": _stage(
-            weight_decay=0.05,
-            smoothing=0.1,  # of the class labels
-            fact_weight=4.0,  # of the loss of the images' facts (data/fact_targets.py); 0: none
-        ),
-        "language": _stage(
-            length=96,  # tokens of a training sequence
-            validation_batches=8,
-        ),
+        # smoothing: of the class labels; fact_weight: of the loss of the images' facts
+        # (data/fact_targets.py), 0 for none; length: tokens of a training sequence.
+        "vision": _stage(weight_decay=0.05, smoothing=0.1, fact_weight=4.0),
+        "language": _stage(length=96, validation_batches=8),
         "alignment": _assistant_stage(tasks=("caption",), trainable=("connector/**",)),
         "assistant": _assistant_stage(
             # Allowed batch sizes: (tokens of prompt and answer, tokens of the answer, images), the

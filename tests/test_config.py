@@ -64,7 +64,7 @@ def test_unknown_and_missing_keys_are_all_listed():
     text = refusal(config)
     assert "visoin: unknown (did you mean vision?)" in text
     assert "assistant.stpes: unknown (did you mean assistant.steps?)" in text
-    assert "assistant.foo_bar_baz: unknown (known: always, batch_size" in text
+    assert "assistant.foo_bar_baz: unknown (known: always, asked_weight" in text
     assert "language.warmup: missing" in text
     assert "language_model: missing" in text
 

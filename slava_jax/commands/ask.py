@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
     print(answer.text)
-    if answer.text and answer.probability is not None:
-        print(f"probability of being right: {answer.probability:.2f}", file=sys.stderr)
+    if asked.probability and answer.text:
+        said = "unknown" if answer.probability is None else f"{answer.probability:.2f}"
+        print(f"probability of being right: {said}", file=sys.stderr)
     if not answer.text:
         print("The answer is empty: the assistant may need more training.", file=sys.stderr)
 
@@ -66,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
         "--magnification", type=_above_zero, help="such as 25000, if the file does not say"
     )
     options.add_argument("--detailed", action="store_true", help="ask for a longer answer")
+    options.add_argument(
+        "--probability", action="store_true",
+        help="say on stderr how likely the answer is right; for questions about a single fact",
+    )  # fmt: skip
     options.add_argument(
         "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
     )

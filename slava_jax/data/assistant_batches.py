@@ -7,7 +7,6 @@ fits all its rows. The number of batches is the same in every epoch.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -42,8 +41,8 @@ def pair_problems(settings: Mapping) -> Iterator[str]:
 def setting_problems(stage: Mapping) -> Iterator[str]:
     """Yields problems with the batch settings of a stage that trains on instructions."""
     yield from too_small(stage, 1, "per_image", "validation_batches")
-    if not 0 < stage["asked_weight"] < math.inf:
-        yield f"asked_weight: must be above 0, is {stage['asked_weight']}"
+    if not 1e-3 <= stage["asked_weight"] <= 1e3:
+        yield f"asked_weight: must be 0.001 to 1000, is {stage['asked_weight']}"
     yield from pair_problems(stage)
     if not all(task in TASKS for task in stage["tasks"]):
         yield f"tasks: must be some of {', '.join(TASKS)}, is {stage['tasks']}"

@@ -19,6 +19,8 @@ from slava_jax.synthetic.facts import ACQUISITION, DIRECTIONAL
 _FEWEST = 20  # training images that must know a fact, or show a word
 _FEWEST_SHARE = 0.05  # of the training images that must know it: rare facts would crowd out others
 _MOST_WORDS = 32
+_LEAST_SPREAD = 1e-3  # of the logarithm of a number; anything less is rounding
+_MOST_SPREADS = 8.0  # from the mean: a target far outside the training images is cut off there
 # The class has a loss of its own; training turns and mirrors the images.
 _NOT_LEARNED = ("category", *ACQUISITION, *DIRECTIONAL)
 
@@ -57,9 +59,14 @@ class FactTargets:
                     weights.append(tuple(total / (len(often) * counts[word]) for word in often))
             else:
                 logs = [v for v in (_log(name, known) for known in facts) if not math.isnan(v)]
-                if len(logs) >= _FEWEST and np.std(logs) > 0:
+                if len(logs) >= _FEWEST and np.std(logs) > _LEAST_SPREAD:
                     numbers.append((name, float(np.mean(logs)), float(np.std(logs))))
         return cls(tuple(numbers), tuple(words), tuple(weights))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The facts that are learned."""
+        return tuple(name for name, *_ in (*self.numbers, *self.words))
 
     @property
     def outputs(self) -> int:
@@ -74,7 +81,8 @@ class FactTargets:
         words = np.full((len(facts), len(self.words)), -1, np.int32)
         for row, known in enumerate(facts):
             for column, (name, mean, deviation) in enumerate(self.numbers):
-                numbers[row, column] = (_log(name, known) - mean) / deviation
+                spreads = (_log(name, known) - mean) / deviation
+                numbers[row, column] = np.clip(spreads, -_MOST_SPREADS, _MOST_SPREADS)
             for column, (name, values) in enumerate(self.words):
                 if name in known and str(known[name]) in values:
                     words[row, column] = values.index(str(known[name]))

@@ -334,6 +334,9 @@ def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
     for name, kind in (("question_type", str), ("supplement", str), ("directional", bool)):
         if not isinstance(full[name], kind):
             raise _error(f"metadata.{name}", f"must be a {kind.__name__}, is {full[name]!r}")
+    asked = full.get("asked", [])
+    if not isinstance(asked, tuple | list) or not all(isinstance(name, str) for name in asked):
+        raise _error("metadata.asked", f"must be a list of fact names, is {asked!r}")
     for name in ("claims", "seen_claims"):
         if name in full:
             full[name] = _checked_claims(f"metadata.{name}", full[name])

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from slava_jax.errors import UserError
 
@@ -27,7 +28,7 @@ class Calibration:
 
     def __call__(self, log_p: np.ndarray) -> np.ndarray:
         """float[n] probabilities from log-likelihoods float[n]."""
-        return 1 / (1 + np.exp(-(self.slope * np.asarray(log_p, np.float64) + self.offset)))
+        return expit(self.slope * np.asarray(log_p, np.float64) + self.offset)
 
     def to_json(self) -> str:
         """The numbers as JSON, which `read` takes."""
@@ -38,9 +39,9 @@ class Calibration:
         """Reads a file of `to_json`. Raises CalibrationError if it is damaged."""
         try:
             held = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if all(type(n) is float and math.isfinite(n) for n in dataclasses.astuple(held)):
+            if all(type(n) in (int, float) and math.isfinite(n) for n in dataclasses.astuple(held)):
                 return held
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             pass  # reported below, like numbers that are none
         raise CalibrationError(
             f"{path}: not a calibration; delete it to do without probabilities, or delete the "

@@ -4,7 +4,9 @@ Checked are lengths that an image cannot hold, numbers that another answer about
 contradicts, and the agreement of numbers and of yes or no with the reference answers.
 """
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,11 +16,14 @@ from slava_jax.data.units import lengths_nm
 _CLOSE = 1.25  # numbers agree within 25 %, as in truth.py
 _FIELDS = 2**0.5  # no length exceeds the diagonal of a square image, in widths
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
-_COUNT = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)(?![\w.,]*\d)(?: |-)([a-z]{3,})")
+_COUNT = re.compile(r"\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?")
+_NOUN = re.compile(r"[a-z]{3,}")
+_LONGEST = 4000  # characters of an answer that are read; no assistant writes more
 _MEASURES = (
-    "diameter", "size", "spacing", "pitch", "width", "length", "thickness", "distance", "radius",
+    "diameter", "size", "spacing", "pitch", "width", "thickness", "distance", "radius",
     "height", "depth",
 )  # fmt: skip
+_LENGTHS = (*_MEASURES, "length")
 LABELS = {
     "yes_no": "Yes or no as in the reference",
     "numbers": "Number within 25 % of the reference's",
@@ -74,31 +79,39 @@ def _same_yes_no(answers, references) -> Iterator[bool]:
 
 
 def _near_numbers(answers, references) -> Iterator[bool]:
-    """Of references with one number or length: an answer without it disagrees."""
+    """Of references with a single number: an answer without one, or with others, disagrees."""
     for answer, reference in zip(answers, references, strict=True):
-        wanted = {what: n for what, n in _stated(reference) if n > 0}
+        wanted = [(what, n) for what, n in _stated(reference) if n > 0]
         if len(wanted) == 1:
-            ((what, number),) = wanted.items()
-            said = [n for named, n in _stated(answer) if named == what]
-            yield any(_near(n, number) for n in said)
+            ((what, number),) = wanted
+            said = [n for named, n in _stated(answer) if _same_kind(named, what)]
+            yield bool(said) and all(_near(n, number) for n in said)
+
+
+def _same_kind(one: str, other: str) -> bool:
+    """Whether two numbers are about the same thing; a length that is not named is about any."""
+    return one == other or (one in _LENGTHS and other in _LENGTHS and "length" in (one, other))
 
 
 def _impossible(answers, widths_nm) -> Iterator[bool]:
     for answer, width in zip(answers, widths_nm, strict=True):
-        lengths = lengths_nm(answer)
+        lengths = lengths_nm(answer[:_LONGEST])
         if width is not None and lengths:
             yield max(nm for nm, _ in lengths) > _FIELDS * width
 
 
 def _contradicted(answers, images) -> Iterator[bool]:
-    """Of numbers that at least two answers about an image state: whether these are far apart."""
+    """Of what several answers about an image give one number for: whether these are far apart."""
     stated: dict[tuple, list[float]] = {}
     for answer, image in zip(answers, images, strict=True):
-        for what, number in _stated(answer):
-            stated.setdefault((image, what), []).append(number)
-    for numbers in stated.values():
-        if len(numbers) > 1:
-            yield not all(_near(number, numbers[0]) for number in numbers)
+        numbers = _stated(answer)
+        kinds = Counter(what for what, _ in numbers)
+        for what, number in numbers:
+            if kinds[what] == 1:
+                stated.setdefault((image, what), []).append(number)
+    for found in stated.values():
+        if len(found) > 1:
+            yield not all(_near(number, found[0]) for number in found)
 
 
 def _stated(text: str) -> list[tuple[str, float]]:
@@ -107,16 +120,18 @@ def _stated(text: str) -> list[tuple[str, float]]:
     A length is about the measure named nearest to it in its sentence, or just 'length'.
     """
     found = []
-    for sentence in re.split(r"(?<=[.;!?])\s", text.lower()):
+    for sentence in re.split(r"(?<=[.;!?])\s", text[:_LONGEST].lower()):
         places = [(m.start(), name) for name in _MEASURES for m in re.finditer(name, sentence)]
         lengths = lengths_nm(sentence)
         for nm, (start, _) in lengths:
             near = min(places, key=lambda place: abs(place[0] - start), default=(0, "length"))
             found.append((near[1], nm))
-        taken = [range(*span) for _, span in lengths]
-        for match in _COUNT.finditer(sentence):
-            if not any(match.start() in span for span in taken):
-                found.append((match[2], float(match[1].replace(",", ""))))
+        for _, (start, stop) in reversed(lengths):
+            sentence = sentence[:start] + " - " + sentence[stop:]
+        words = [word.strip("()[],;:.!?\"'") for word in sentence.split()]
+        for number, noun in itertools.pairwise(words):
+            if _COUNT.fullmatch(number) and _NOUN.fullmatch(noun) and noun != "percent":
+                found.append((noun, float(number.replace(",", ""))))
     return found
 
 

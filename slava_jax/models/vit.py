@@ -14,6 +14,8 @@ from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import ACTIVATIONS, MLP, Attention
 from slava_jax.nn.stack import stack
 
+FACT_HEAD = "fact_head"  # parameters of a VitClassifier that serve only its training
+
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
@@ -221,16 +223,21 @@ def split_stem(weights: dict, config: VitConfig) -> tuple[dict, dict]:
 
 
 class VitClassifier(nn.Module):
-    """The encoder with a linear head on `<cls>`: float32[B, outputs].
+    """The encoder with linear heads on `<cls>`: float32[B, classes + facts].
 
-    The first outputs are the class logits; facts may follow (data/fact_targets.py).
+    The class logits come first, then the outputs for facts (data/fact_targets.py), if any.
     """
 
     config: VitConfig
-    outputs: int
+    classes: int
+    facts: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images):
         tokens = Vit(self.config, self.dtype, name="vit")(images, cls_only=True)
-        return nn.Dense(self.outputs, name="head")(tokens[:, 0].astype(jnp.float32))
+        cls = tokens[:, 0].astype(jnp.float32)
+        logits = nn.Dense(self.classes, name="head")(cls)
+        if not self.facts:
+            return logits
+        return jnp.concatenate([logits, nn.Dense(self.facts, name=FACT_HEAD)(cls)], axis=-1)

@@ -20,6 +20,7 @@ from slava_jax.data.datasets.folder import Folder
 from slava_jax.data.datasets.procedural import Procedural
 from slava_jax.data.datasets.published import Published
 from slava_jax.data.datasets.store import image_sets
+from slava_jax.data.fact_targets import FactTargets
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, read_jsonl, write_jsonl
 from slava_jax.data.own_instructions import by_split, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
@@ -91,7 +92,13 @@ def setting_problems(data: Mapping) -> Iterator[str]:
         yield f"crop_bar: must be False, because {name!r} does not read your files"
     if data["facts"] and name != "folder":
         yield f"facts: must be (), because {name!r} has no labels.csv of yours"
-    taken = sorted({"file", "label", "category", "pixel_size_nm", *ACQUISITION} & {*data["facts"]})
+    named = [*data["facts"]]
+    if not all(isinstance(column, str) and column.strip() for column in named):
+        yield f"facts: must be names of columns, is {data['facts']!r}"
+        return
+    if len(set(named)) < len(named):
+        yield f"facts: must name each column once, is {data['facts']!r}"
+    taken = sorted({"file", "label", "category", "pixel_size_nm", *ACQUISITION} & {*named})
     if taken:
         yield f"facts: must not name {', '.join(taken)}, which have a meaning of their own"
     if name == "procedural" and data["images_per_category"] < 3:
@@ -118,6 +125,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
             f"{images['train'].name}: all images are of one class, {names[0]!r}, but the "
             "evaluation needs mismatched images: add images of a second class"
         )
+    _say_what_is_not_learned(config, images["train"])
     instructions = _instructions(config, workdir / "data" / "instructions", images)
     answers = [teacher.class_answer(name) for name in names]
     folder = workdir / "data" / "tokenizer"
@@ -141,6 +149,17 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
         **splits, tokenizer=tokenizer, class_names=names, class_answers=answers, form=form,
         every_answer=model.every_answer,
     )  # fmt: skip
+
+
+def _say_what_is_not_learned(config, images: ImageSet) -> None:
+    learned = FactTargets.of(images.facts).names
+    for name in config.data.facts:
+        if name not in learned:
+            print(
+                f"data.facts: {name} is not learned: it needs 20 and 5 % of the training images, "
+                "values that differ, numbers above 0, and for lengths (_nm) a pixel size",
+                file=sys.stderr,
+            )
 
 
 def worded_for_model(images: ImageSet, items: Sequence[Instruction]) -> list[Instruction]:

@@ -298,7 +298,9 @@ def _examples(
     """Captions, classes and facts (or other questions), right answers beside wrong ones."""
     each = test.config.evaluation.examples // 3
     named = dict(zip(test.class_rows.tolist(), class_right.tolist(), strict=True))
-    facts = {answer.row: answer.right for answer in judged}
+    facts: dict[int, bool] = {}
+    for answer in judged:  # a question may ask for two facts
+        facts[answer.row] = facts.get(answer.row, True) and answer.right
     out = []
     if facts:
         rows = _right_and_wrong(facts, each)

@@ -25,6 +25,7 @@ from slava_jax.checkpoint import (
 )
 from slava_jax.data.pipeline import iterate
 from slava_jax.errors import UserError, too_small
+from slava_jax.models.vit import FACT_HEAD
 from slava_jax.train.logging import MetricLogger, Progress, Silent
 from slava_jax.train.optim import make_optimizer
 from slava_jax.train.parallel import make_runner
@@ -174,7 +175,11 @@ def best_params(stage: Stage, directory: Path) -> dict:
     """
     best = finished(directory, stage.name)
     try:
-        return load_tree(best, stage.params)[0]
+        stored = load_tree(best)[0]
+        # The facts that the other run learned may be others, and are not used here.
+        extra = {name: stored[name] for name in (FACT_HEAD,) if name in stored}
+        tree = load_tree(best, {**stage.params, **extra})[0]
+        return {name: tree[name] for name in stage.params}
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nThe run in start_from.{stage.name} used another model or other data: train "

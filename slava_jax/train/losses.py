@@ -33,14 +33,19 @@ def fact_loss(outputs, targets: FactTargets, batch: Mapping, counts: Mapping, we
     known = ~jnp.isnan(batch["fact_numbers"])
     off = jnp.abs(outputs[:, :start] - jnp.where(known, batch["fact_numbers"], 0))
     huber = jnp.where(off < 1, off**2 / 2, off - 0.5) * known * weights[:, None]
-    total += jnp.sum(huber.sum(axis=0) / jnp.maximum(counts["numbers"], 1))
+    total += jnp.sum(huber.sum(axis=0) / _above_zero(counts["numbers"]))
     for column, (_, values) in enumerate(targets.words):
         log_p = jax.nn.log_softmax(outputs[:, start : start + len(values)])
         word, by = batch["fact_words"][:, column], _word_weights(targets, batch, column)
         chosen = jnp.take_along_axis(log_p, jnp.maximum(word, 0)[:, None], axis=-1)[:, 0]
-        total -= jnp.sum(chosen * by * weights) / jnp.maximum(counts["words"][column], 1)
+        total -= jnp.sum(chosen * by * weights) / _above_zero(counts["words"][column])
         start += len(values)
     return total / (len(targets.numbers) + len(targets.words))
+
+
+def _above_zero(count):
+    """The count, or 1 where nothing was counted."""
+    return jnp.where(count > 0, count, 1)
 
 
 def fact_counts(targets: FactTargets, batch: Mapping, weights) -> dict:

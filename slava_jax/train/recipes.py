@@ -46,11 +46,6 @@ class Vision:
     fact_weight: float = 1.0
     adapter = None  # of this stage
 
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return self.model.outputs - self.facts.outputs
-
     def counts(self, batch):
         """Images of the batch, and those that know each fact; padding rows count 0."""
         weights = _row_weights(batch)
@@ -62,13 +57,14 @@ class Vision:
     def loss(self, params, held, batch, totals, key, rank):
         """See the module docstring."""
         outputs = self.model.apply(variables_of(params, held), batch["images"])
-        logits, weights = outputs[:, : self.classes], _row_weights(batch)
+        weights, classes = _row_weights(batch), outputs.shape[-1] - self.facts.outputs
+        logits = outputs[:, :classes]
         loss = class_cross_entropy(logits, batch["labels"], weights, self.smoothing)
         right = jnp.sum((jnp.argmax(logits, axis=-1) == batch["labels"]) * weights)
         loss, top1 = loss / totals["images"], right / totals["images"]
         if not self.facts.outputs:
             return loss, {"loss": loss, "top1": top1}
-        facts = fact_loss(outputs[:, self.classes :], self.facts, batch, totals, weights)
+        facts = fact_loss(outputs[:, classes:], self.facts, batch, totals, weights)
         total = loss + self.fact_weight * facts
         return total, {"loss": total, "facts": facts, "top1": top1}
 

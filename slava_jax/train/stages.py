@@ -95,13 +95,16 @@ def vision_stage(
 ) -> Stage:
     """The ViT as a classifier (section 4.4) that also learns the facts of the images.
 
+    A stage that is not trained here, only read from another run, has no facts.
+
     Args:
       encoder: initial weights (see `pretrained_encoder`); `None` for random weights.
     """
     c, train, held_out = config.vision, datasets.train, datasets.validation
-    facts = FactTargets.of(train.images.facts) if c.fact_weight else FactTargets()
+    learned = c.fact_weight and "vision" in config.stages
+    facts = FactTargets.of(train.images.facts) if learned else FactTargets()
     model = VitClassifier(
-        VitConfig(**hashable(config.vit)), len(datasets.class_names) + facts.outputs, _dtype(config)
+        VitConfig(**hashable(config.vit)), len(datasets.class_names), facts.outputs, _dtype(config)
     )
     augmentation = Augmentation(**config.image.augmentation)
     targets = facts.arrays(train.images.facts)

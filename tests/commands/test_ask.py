@@ -113,10 +113,20 @@ def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, mon
 def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_path):
     shutil.copytree(workdir / MODEL, tmp_path / "copied")
     (tmp_path / "copied" / CALIBRATION).write_text('{"slope": 0.0, "offset": 0.8473}')
-    ask.main(["--checkpoint", str(tmp_path / "copied"), str(image), QUESTION])
+    arguments = ["--checkpoint", str(tmp_path / "copied"), str(image), QUESTION, "--probability"]
+    ask.main(arguments)
     out, err = capsys.readouterr()
     assert "probability" not in out and err == "probability of being right: 0.70\n"
-    for damaged in ("", "{}", '{"slope": 1.0, "offset": "much"}', '{"slope": NaN, "offset": 0.0}'):
+    (tmp_path / "copied" / CALIBRATION).unlink()
+    ask.main(arguments)
+    assert capsys.readouterr().err == "probability of being right: unknown\n"
+    for damaged in (
+        "",
+        "{}",
+        "[" * 200_000,
+        '{"slope": 1.0, "offset": "much"}',
+        '{"slope": NaN, "offset": 0.0}',
+    ):
         (tmp_path / "copied" / CALIBRATION).write_text(damaged)
         assert "not a calibration; delete it" in refusal(tmp_path / "copied", image, QUESTION)
 

@@ -49,3 +49,10 @@ def test_rare_and_constant_facts_and_those_of_the_instrument_are_not_learned():
     assert targets.outputs == 0
     arrays = targets.arrays(facts)
     assert arrays["fact_numbers"].shape == arrays["fact_words"].shape == (40, 0)
+
+
+def test_a_constant_number_is_not_learned_and_outliers_are_cut_off():
+    facts = [{"x": 0.7, "y": 1.0 + i} for i in range(40)]
+    targets = FactTargets.of(facts)
+    assert targets.names == ("y",)
+    assert targets.arrays([{"y": 1e300}])["fact_numbers"][0, 0] == 8

@@ -205,9 +205,10 @@ def test_columns_are_facts_on_request(tmp_path):
     for i in range(4):
         save(mine / f"{i}.png", noise(i))
     rows = ["file,label,alloy,pores,batch", "0.png,a,AlSi,3,1", "1.png,a,,2.5,2", "2.png,a,Ti, ,3"]
+    rows[1:3] = ["0.png,a,AlSi,3,A", "1.png,a,,2.5,2"]
     (mine / "labels.csv").write_text("\n".join([*rows, "3.png,a,Ti,1e3,x"]))
     wanted = [
-        {"alloy": "AlSi", "pores": 3.0, "batch": "1"},
+        {"alloy": "AlSi", "pores": 3.0, "batch": "A"},
         {"pores": 2.5, "batch": "2"},
         {"alloy": "Ti", "batch": "3"},
         {"alloy": "Ti", "pores": 1000.0, "batch": "x"},
@@ -220,6 +221,26 @@ def test_columns_are_facts_on_request(tmp_path):
     assert all(len(known) == 2 for images in build(mine).values() for known in images.facts)
     with pytest.raises(DataError, match=r"labels\.csv:1: lacks the columns grain of data\.facts"):
         build(mine, facts=("alloy", "grain"))
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "said"),
+    [
+        ("x", ["1.5", "2", "nan"], "but 'nan' is none; correct it or leave it empty"),
+        ("x", ["1.5", "2", "1e400"], "but '1e400' is none"),
+        ("x", ["12.5", "12.5", "N/A"], "but 'N/A' is none"),
+        ("x,x", ["5,7"] * 3, "has two columns x; rename one"),
+        ("x", ["a", "b", "an <image>"], "labels.csv:4: a fact must not contain <image>"),
+    ],
+)
+def test_cells_that_cannot_be_facts_are_named(tmp_path, header, cells, said):
+    mine = tmp_path / "mine"
+    for i in range(3):
+        save(mine / f"{i}.png", noise(i))
+    lines = [f"{i}.png,a,{cell}" for i, cell in enumerate(cells)]
+    (mine / "labels.csv").write_text("\n".join([f"file,label,{header}", *lines]))
+    with pytest.raises(DataError, match=re.escape(said)):
+        build(mine, facts=("x",))
 
 
 def test_columns_need_a_table(folder):

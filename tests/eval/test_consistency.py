@@ -1,5 +1,7 @@
 """What can be checked of answers without a ground truth."""
 
+import time
+
 import pytest
 
 from slava_jax.eval.consistency import consistency, consistency_rows
@@ -54,6 +56,36 @@ def test_two_answers_about_one_image_may_contradict_each_other():
     ]  # fmt: skip
     found = checked(answers, images=[0, 0, 1, 1, 2, 2])
     assert found == {"contradicted": 0.5, "contradicted_n": 2}
+
+
+def test_one_answer_alone_contradicts_nothing_and_percents_are_of_different_things():
+    answers = [
+        "Small pores have a diameter of 20 nm and large pores a diameter of 80 nm.",
+        "The features cover about 40 percent of the image.",
+        "Their mean size is 5 percent of the width.",
+    ]
+    assert "contradicted" not in checked(answers, images=[0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("About 40 nm.", "The mean diameter is 40 nm.", [1.0]),  # not named, but a length
+        ("Diameters of 10 nm, 40 nm and 90 nm.", "The diameter is 40 nm.", [0.0]),
+        ("The diameter is 20 nm.", "The diameter is 20 nm or a diameter of 80 nm.", []),
+        ("The spacing is 40 nm.", "The diameter is 40 nm.", [0.0]),
+    ],
+)
+def test_a_list_of_numbers_is_no_answer(answer, reference, right):
+    found = checked([answer], [reference])
+    assert [found[name] for name in ("numbers",) if name in found] == right
+
+
+@pytest.mark.parametrize("text", ["1" * 10**6, "1,111," * 10**5, "40 nm diameter " * 10**5])
+def test_a_megabyte_is_read_in_a_moment(text):
+    start = time.monotonic()
+    checked([text], [text])
+    assert time.monotonic() - start < 2
 
 
 def test_what_cannot_be_checked_has_no_row():

@@ -66,8 +66,11 @@ def held(tmp_path_factory):
 def metrics(held, monkeypatch):
     """Metrics of one that looks, with a blind one as the untrained assistant."""
     config, datasets = held
-    images, cache = datasets.test.images, datasets.test.cache
-    seen = {cache[i].tobytes(): int(images.labels[i]) for i in range(len(images))}
+    seen = {
+        split.cache[i].tobytes(): int(split.images.labels[i])
+        for split in (datasets.validation, datasets.test)  # facts are asked of both
+        for i in range(len(split.images))
+    }
 
     def score_batch(model, variables, batch, rank):
         """An answer costs the number of the shown class, or 100 if blind."""

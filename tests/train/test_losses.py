@@ -102,6 +102,15 @@ def test_what_is_not_known_has_no_gradient():
     assert float(fact_loss(OUTPUTS, FACTS, unseen, counts, ROWS)) == 0
 
 
+def test_one_row_that_knows_a_word_counts_as_much_as_four():
+    targets = FactTargets((), (("drift", ("no", "yes")),), ((0.5, 10.0),))
+    for rows in (1, 4):
+        known = {"fact_numbers": jnp.zeros((rows, 0)), "fact_words": jnp.zeros((rows, 1), int)}
+        counts = fact_counts(targets, known, jnp.ones(rows))
+        loss = fact_loss(jnp.zeros((rows, 2)), targets, known, counts, jnp.ones(rows))
+        assert float(loss) == pytest.approx(np.log(2), rel=1e-6)
+
+
 def test_fact_losses_of_microbatches_add_up():
     counts = fact_counts(FACTS, KNOWN, ROWS)
     stacked = {name: rows.reshape(2, 3, -1) for name, rows in KNOWN.items()}

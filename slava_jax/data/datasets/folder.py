@@ -135,22 +135,31 @@ def _from_table(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
         first_line[path] = line
         files.append(LabelledFile(path, label, _scale(row, where)))
         cells.append({name: (row[name] or "").strip() for name in facts})
+        if any("<image>" in cell for cell in cells[-1].values()):
+            raise DataError(f"{where}: a fact must not contain <image>; remove it")
     if not files:
         raise DataError(f"{table}: lists no images; add lines of file,label")
-    known = _facts(cells, facts)
+    known = _facts(table, cells, facts)
     return [
         dataclasses.replace(file, facts={**file.facts, **own})
         for file, own in zip(files, known, strict=True)
     ]
 
 
-def _facts(cells: list[dict[str, str]], names: tuple[str, ...]) -> list[dict[str, str | float]]:
+def _facts(
+    table: Path, cells: list[dict[str, str]], names: tuple[str, ...]
+) -> list[dict[str, str | float]]:
     """The facts of each line; a column of numbers holds numbers."""
     out: list[dict[str, str | float]] = [{} for _ in cells]
     for name in names:
         values = [line[name] for line in cells]
-        numbers = [_number(value) for value in values if value]
-        read = str if any(math.isnan(number) for number in numbers) else float
+        other = [value for value in values if value and math.isnan(_number(value))]
+        if 2 * len(other) < sum(map(bool, values)) and other:
+            raise DataError(
+                f"{table}: most cells of the column {name} are numbers, but {other[0]!r} is none; "
+                "correct it or leave it empty"
+            )
+        read = str if other else float
         for known, value in zip(out, values, strict=True):
             if value:
                 known[name] = read(value)
@@ -172,6 +181,9 @@ def _rows(table: Path, facts: tuple[str, ...]) -> Iterator[tuple[int, Mapping[st
         # Without strict, an unclosed quote swallows all following lines.
         rows = csv.DictReader(file, strict=True)
         try:
+            twice = [name for name in facts if (rows.fieldnames or []).count(name) > 1]
+            if twice:
+                raise DataError(f"{table}:1: has two columns {twice[0]}; rename one")
             if not {"file", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(
                     f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
