@@ -120,13 +120,8 @@ def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_
     (tmp_path / "copied" / CALIBRATION).unlink()
     ask.main(arguments)
     assert capsys.readouterr().err == "probability of being right: unknown\n"
-    for damaged in (
-        "",
-        "{}",
-        "[" * 200_000,
-        '{"slope": 1.0, "offset": "much"}',
-        '{"slope": NaN, "offset": 0.0}',
-    ):
+    wrong = ('{"slope": 1.0, "offset": "much"}', '{"slope": NaN, "offset": 0.0}')
+    for damaged in ("", "{}", "[" * 200_000, *wrong):
         (tmp_path / "copied" / CALIBRATION).write_text(damaged)
         assert "not a calibration; delete it" in refusal(tmp_path / "copied", image, QUESTION)
 

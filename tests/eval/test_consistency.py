@@ -85,7 +85,7 @@ def test_a_list_of_numbers_is_no_answer(answer, reference, right):
 def test_a_megabyte_is_read_in_a_moment(text):
     start = time.monotonic()
     checked([text], [text])
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_what_cannot_be_checked_has_no_row():
