@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(answer.text)
     if asked.probability and answer.text:
         said = "unknown" if answer.probability is None else f"{answer.probability:.2f}"
-        print(f"probability of being right: {said}", file=sys.stderr)
+        print(f"estimated probability that the stated fact is right: {said}", file=sys.stderr)
     if not answer.text:
         print("The answer is empty: the assistant may need more training.", file=sys.stderr)
 

@@ -28,7 +28,6 @@ COLUMNS = (
     ("truth_constant", "Best constant"),
     ("truth_class", "Told the class: its best constant"),
     ("truth_classical", "Classical baseline"),
-    ("truth_teacher", "Reference answer"),
 )
 _FEW, _FEW_FACTS = 100, 20  # test images: in all, and with facts
 _POOR = 0.1  # a gain over the best blind answer below which a fact is not to be trusted
@@ -89,6 +88,8 @@ def _class_verdict(metrics: Mapping[str, float]) -> str:
     (top1, other), (n, all_images) = (
         [metrics[f"{name}.{what}"] for name in names] for what in ("top1", "n")
     )
+    if n < _FEW_FACTS:
+        return f"Its class was checked on {n:.0f} images, too few to compare."
     # Unpaired, which is conservative: the baseline saw the same images and more.
     wide = 1.96 * (top1 * (1 - top1) / n + other * (1 - other) / all_images) ** 0.5
     gain = top1 - other

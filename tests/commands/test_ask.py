@@ -110,16 +110,19 @@ def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, mon
     assert answer(capsys, workdir, path, QUESTION, "--pixel_size", "40") == "About 200 nm."
 
 
+ESTIMATED = "estimated probability that the stated fact is right"
+
+
 def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_path):
     shutil.copytree(workdir / MODEL, tmp_path / "copied")
     (tmp_path / "copied" / CALIBRATION).write_text('{"slope": 0.0, "offset": 0.8473}')
     arguments = ["--checkpoint", str(tmp_path / "copied"), str(image), QUESTION, "--probability"]
     ask.main(arguments)
     out, err = capsys.readouterr()
-    assert "probability" not in out and err == "probability of being right: 0.70\n"
+    assert "probability" not in out and err == f"{ESTIMATED}: 0.70\n"
     (tmp_path / "copied" / CALIBRATION).unlink()
     ask.main(arguments)
-    assert capsys.readouterr().err == "probability of being right: unknown\n"
+    assert capsys.readouterr().err == f"{ESTIMATED}: unknown\n"
     wrong = ('{"slope": 1.0, "offset": "much"}', '{"slope": NaN, "offset": 0.0}')
     for damaged in ("", "{}", "[" * 200_000, *wrong):
         (tmp_path / "copied" / CALIBRATION).write_text(damaged)
