@@ -31,7 +31,7 @@ test: lint $(WORDNET)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 -m "not slow"
 
 # -rs prints why a test was skipped.
-test-slow: $(WORDNET) reference elpv pretrained
+test-slow: $(WORDNET) reference elpv pretrained real
 	$(BIN)/python -m pytest -rs -m slow --timeout 3000
 
 lint: $(INSTALLED)

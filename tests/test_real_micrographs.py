@@ -7,6 +7,8 @@ pytest.importorskip("skimage", reason="scikit-image is not installed: make real"
 
 from experiments.real_micrographs import NM_PER_PIXEL, measured, squares
 
+pytestmark = pytest.mark.slow
+
 
 def test_discs_are_measured():
     """Sixteen dark discs of 20 pixels, two of them touching."""
