@@ -30,6 +30,17 @@ class Target:
 
 
 QUICKSTART: Sequence[Target] = (
+    Target("Feature size within 25 %", "truth.mean_size_nm.score", 0.40),
+    Target("Feature size within a factor of 2", "truth.mean_size_nm.within_factor_2", 0.80),
+    Target("Number of features within 25 %", "truth.count.score", 0.33),
+    Target("Number of features within a factor of 2", "truth.count.within_factor_2", 0.72),
+    Target(
+        "Skill at facts above the classical baseline",
+        "truth.skill",
+        0.0,
+        minus="truth_classical.skill",
+    ),
+    Target("Impossible sizes", "truth.mean_size_nm.impossible", 0.0, at_least=False),
     Target("Top-1 accuracy", "classification.top1", 0.85),
     Target(
         "Top-1 above the classical baseline",
