@@ -2,8 +2,9 @@
 
     slava train --config configs/quickstart.py --workdir runs/quickstart
 
-Hardware: 2 CPU cores, 4 GiB. Time: 10 minutes. Expected scores on the test split: top-1 0.86,
-macro F1 0.86, match AUC of the class question 0.98; all in README.md.
+Hardware: 2 CPU cores, 4 GiB. Time: 11 minutes on an idle AMD EPYC. Scores on the test split:
+top-1 0.87, macro F1 0.87, match AUC of the class question 0.98, skill at facts 0.30; all in
+README.md.
 """
 
 from ml_collections import ConfigDict
