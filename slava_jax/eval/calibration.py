@@ -37,13 +37,12 @@ class Calibration:
     @classmethod
     def read(cls, path: Path) -> "Calibration":
         """Reads a file of `to_json`. Raises CalibrationError if it is damaged."""
+        problem = f"{path}: not a calibration; delete it to do without probabilities"
         try:
             held = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if all(type(n) in (int, float) and math.isfinite(n) for n in dataclasses.astuple(held)):
-                return held
-        except (TypeError, ValueError, RecursionError):
-            pass  # reported below, like numbers that are none
-        raise CalibrationError(
-            f"{path}: not a calibration; delete it to do without probabilities, or delete the "
-            "run's report.html and evaluate again"
-        )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CalibrationError(problem) from error
+        numbers = dataclasses.astuple(held)
+        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise CalibrationError(problem)
+        return held

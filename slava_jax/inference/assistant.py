@@ -101,22 +101,9 @@ class Assistant:
         """The prompts of an assistant batch or of one from `prompts`, without answers."""
         return Prompt(batch["images"], **prompt_part(batch))
 
-    def answers(
-        self,
-        batch: dict,
-        max_tokens: int,
-        rank: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> list[str]:
-        """One answer per prompt of a batch, at most `max_tokens` long; greedy by default.
-
-        Raises:
-          ValueError: `temperature` below 0, `top_p` outside (0, 1], or (in every method that takes
-            one) a rank that the adapters do not have.
-        """
-        return self.scored_answers(batch, max_tokens, rank, temperature, top_p, seed)[0]
+    def answers(self, batch: dict, max_tokens: int, **sampling) -> list[str]:
+        """One answer per prompt of a batch; arguments and errors as of `scored_answers`."""
+        return self.scored_answers(batch, max_tokens, **sampling)[0]
 
     def scored_answers(
         self,
@@ -127,7 +114,15 @@ class Assistant:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> tuple[list[str], np.ndarray]:
-        """As `answers`, and the log-likelihood of each answer, float32[B]."""
+        """One answer per prompt of a batch, at most `max_tokens` long; greedy by default.
+
+        Returns:
+          (answers, log_p): the log-likelihood of each answer in nats, float32[B].
+
+        Raises:
+          ValueError: `temperature` below 0, `top_p` outside (0, 1], or (in every method that takes
+            one) a rank that the adapters do not have.
+        """
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
         if not 0 < top_p <= 1:
@@ -198,7 +193,7 @@ class Assistant:
         magnification: float | None = None,
         **sampling,
     ) -> str:
-        """Answers one question about one or more image files; `sampling` as in `answers`.
+        """Answers one question about one or more image files; `sampling` as in `scored_answers`.
 
         With several images the question is about the last one (see `prompts`).
 
