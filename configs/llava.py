@@ -7,8 +7,9 @@ trained on captions, then the connector and DyA-MoQPE in the frozen decoder on a
 decoder learns language only in the language stage, so that is longer than the quickstart's.
 
 Hardware: 2 CPU cores, 4 GiB. Time: less than the quickstart's; on one core of an AMD EPYC the last
-two stages took 5 minutes, the quickstart's assistant stage 8. Score of seed 0 on the test split:
-top-1 0.855, and 0.405 with every B at zero (n = 400); docs/architectures.md.
+two stages took 5 minutes, the quickstart's assistant stage 8. Scores of seed 0 on the test split,
+before the last change of the sampling weights: top-1 0.855, and 0.405 with every B at zero
+(n = 400); docs/architectures.md.
 """
 
 from ml_collections import ConfigDict
