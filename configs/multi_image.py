@@ -4,8 +4,8 @@
 
 As configs/quickstart.py, but an instruction may contain training images that the vision encoder
 finds similar, before its own image. Hardware: 2 CPU cores, 5 GiB. Time: 22 minutes (Intel Xeon,
-330 GFLOP/s). Scores of an earlier recipe (docs/tables.md): top-1 0.86 with four examples and 0.87 without, 0.17 with
-permuted class names; ROUGE-L of the challenges 0.87, 0.78, 0.86.
+330 GFLOP/s). Scores of an earlier recipe (docs/tables.md): top-1 0.86 with four examples and 0.87
+without, 0.17 with permuted class names; ROUGE-L of the challenges 0.87, 0.78, 0.86.
 """
 
 from ml_collections import ConfigDict
