@@ -48,6 +48,6 @@ def truths(words=None):
         composition=text("uniform", "bright second phase"),
         defects=st.dictionaries(text(*DEFECTS), st.integers(0, 40), max_size=3),
         artefacts=st.lists(
-            st.sampled_from(["charging", "drift", "shading", "noise"]), unique=True
+            st.sampled_from(["charging", "shading", "noise"]), unique=True
         ).map(tuple),
     )

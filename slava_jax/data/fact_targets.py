@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from slava_jax.data.units import Scale
-from slava_jax.synthetic.facts import ACQUISITION, DIRECTIONAL
+from slava_jax.synthetic.facts import ACQUISITION, DIRECTIONS, direction_under
 
 _FEWEST = 20  # training images that must know a fact, or show a word
 _FEWEST_SHARE = 0.05  # of the training images that must know it: rare facts would crowd out others
 _MOST_WORDS = 32
 _LEAST_SPREAD = 1e-3  # of the logarithm of a number; anything less is rounding
 _MOST_SPREADS = 8.0  # from the mean: a target far outside the training images is cut off there
-# The class has a loss of its own; training turns and mirrors the images.
-_NOT_LEARNED = ("category", *ACQUISITION, *DIRECTIONAL)
+_DIRECTION = "direction"  # turns with the image
+# The class has a loss of its own; an angle would have to be learned as one.
+_NOT_LEARNED = ("category", "orientation_deg", *ACQUISITION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class FactTargets:
             if any(isinstance(value, str | bool) for value in found):
                 counts = Counter(map(str, found))
                 often = tuple(sorted(w for w, count in counts.items() if count >= _FEWEST))
-                if 2 <= len(often) <= _MOST_WORDS:
+                turns = name != _DIRECTION or {*often} <= {*DIRECTIONS}
+                if turns and 2 <= len(often) <= _MOST_WORDS:
                     total = sum(counts[word] for word in often)
                     words.append((name, often))
                     weights.append(tuple(total / (len(often) * counts[word]) for word in often))
@@ -87,6 +89,17 @@ class FactTargets:
                 if name in known and str(known[name]) in values:
                     words[row, column] = values.index(str(known[name]))
         return {"fact_numbers": numbers, "fact_words": words}
+
+    def turned(self, words: np.ndarray, symmetries: Sequence[tuple[int, int]]) -> np.ndarray:
+        """`fact_words` int32[n, W] of images under these n symmetries (images.symmetric)."""
+        words = words.copy()
+        for column, (name, values) in enumerate(self.words):
+            if name == _DIRECTION:
+                for row, symmetry in enumerate(symmetries):
+                    if words[row, column] >= 0:
+                        value = direction_under(values[words[row, column]], *symmetry)
+                        words[row, column] = values.index(value) if value in values else -1
+        return words
 
 
 def _log(name: str, known: Mapping[str, Any]) -> float:

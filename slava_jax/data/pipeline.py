@@ -15,7 +15,8 @@ import numpy as np
 
 from slava_jax.data.chat import Example
 from slava_jax.data.datasets.base import ImageSet
-from slava_jax.data.images import Symmetry, augment, read_image, symmetric
+from slava_jax.data.fact_targets import FactTargets
+from slava_jax.data.images import Symmetry, augment, draw_symmetry, read_image, symmetric
 from slava_jax.errors import UserError, too_small
 
 # The purposes of random streams; part of the seed, so that no two streams coincide.
@@ -189,7 +190,8 @@ class VisionBatches:
     """Images and labels in a new order every epoch; rows after the last full batch are dropped.
 
     Fields of a batch of this host's B rows: images uint8[B, P, P, ch], labels int32[B], example_id
-    uint32[B] (row of the global batch), index int32[B] (row of the image set), and the `targets`.
+    uint32[B] (row of the global batch), index int32[B] (row of the image set), and the arrays of
+    `facts`, turned with the images.
     """
 
     def __init__(
@@ -201,15 +203,12 @@ class VisionBatches:
         epochs: int,
         augmentation: Augmentation | None = None,
         shard: Shard = ONE_HOST,
-        targets: Mapping[str, np.ndarray] | None = None,
+        facts: FactTargets | None = None,
     ):
-        """Plans the batches. Raises PipelineError if there is not one full batch.
-
-        Args:
-          targets: further fields, one row for each image (fact_targets.FactTargets.arrays).
-        """
+        """Plans the batches. Raises PipelineError if there is not one full batch."""
         self.batches_per_epoch = whole_batches(len(images), batch_size, images.name)
-        self._targets = targets or {}
+        self._facts = facts or FactTargets()
+        self._targets = self._facts.arrays(images.facts)
         self._images, self._cache, self._seed, self._epochs = images, cache, seed, epochs
         self._batch_size, self._augmentation = batch_size, augmentation
         self._rows = shard.rows(batch_size)
@@ -226,18 +225,26 @@ class VisionBatches:
         epoch, step = split_position(self, i, self.batches_per_epoch)
         index = self._plans[epoch][step][self._rows].astype(np.int32)
         pixels = np.empty((len(index), *self._cache.shape), self._cache.dtype)
-        for row, image in enumerate(index.tolist()):
-            if self._augmentation is None:
+        targets = {name: rows[index] for name, rows in self._targets.items()}
+        if self._augmentation is None:
+            for row, image in enumerate(index.tolist()):
                 pixels[row] = self._cache[image]
-            else:
-                rng = stream(self._seed, STREAM_PIXELS, epoch, image)
-                pixels[row] = self._cache.augmented(image, rng, self._augmentation)
+        else:
+            change, streams = self._augmentation, (self._seed, STREAM_PIXELS, epoch)
+            for row, image in enumerate(index.tolist()):
+                pixels[row] = self._cache.augmented(image, stream(*streams, image), change)
+            # The symmetry is the first that `augment` draws.
+            turns = [
+                draw_symmetry(stream(*streams, image), change.flips, change.turns)
+                for image in index.tolist()
+            ]
+            targets["fact_words"] = self._facts.turned(targets["fact_words"], turns)
         return {
             "images": pixels,
             "labels": self._images.labels[index],
             "example_id": self._rows.astype(np.uint32),
             "index": index,
-            **{name: rows[index] for name, rows in self._targets.items()},
+            **targets,
         }
 
 
@@ -252,9 +259,10 @@ class VisionEvaluation:
         images: ImageSet,
         cache: ImageCache,
         batch_size: int,
-        targets: Mapping[str, np.ndarray] | None = None,
+        facts: FactTargets | None = None,
     ):
-        self._images, self._cache, self._targets = images, cache, targets or {}
+        self._images, self._cache = images, cache
+        self._targets = (facts or FactTargets()).arrays(images.facts)
         self._plan = padded_plan(np.arange(len(images)), batch_size)
 
     def __len__(self) -> int:

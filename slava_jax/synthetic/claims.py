@@ -12,13 +12,13 @@ from slava_jax.synthetic.phrases import MATERIALS
 
 _NUMBER = r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,7}(?:\.\d{1,6})?)"
 _LENGTH = rf"about {_NUMBER} ?(nm|[uµμ]m)"
-_VISIBLE = r"(?:shows?|visible) ((?:(?:charging|drift|shading|noise)(?:, | and )?)+)"
-_ARTEFACT = r"(?:charging|drift|shading|noise)"
+_VISIBLE = r"(?:shows?|visible) ((?:(?:charging|shading|noise)(?:, | and )?)+)"
+_ARTEFACT = r"(?:charging|shading|noise)"
 # A word within three words behind one of these is denied.
 _DENIAL = re.compile(
     r"(?:\b(?:not|no|neither|nor|without|never)\b|n't\b|\brather than\b)(?:\W+\w+){0,2}\W+$", re.I
 )
-_NO_FEATURE = r"(?!visible|defects?\b|artefacts?\b|signs?\b|charging|drift|shading|noise)"
+_NO_FEATURE = r"(?!visible|defects?\b|artefacts?\b|signs?\b|charging|shading|noise)"
 
 
 def _nm(match: re.Match) -> float:

@@ -12,7 +12,7 @@ from slava_jax.synthetic.records import GroundTruth
 COVERAGE_LEVELS = ((0.3, "low"), (0.6, "moderate"), (math.inf, "high"))
 UNIFORMITIES = ((0.15, "uniform"), (0.35, "varied"), (math.inf, "broad"))  # std / mean
 PACKINGS = ((1.5, "dense"), (3.0, "loose"), (math.inf, "sparse"))  # spacing / mean size
-ARTEFACTS = ("charging", "drift", "shading", "noise")
+ARTEFACTS = ("charging", "shading", "noise")
 # Facts that the instrument reports and no pixel shows.
 ACQUISITION = (
     "width_px",
@@ -23,6 +23,7 @@ ACQUISITION = (
     "detector",
 )
 DIRECTIONAL = ("direction", "orientation_deg")  # change when an image is turned or mirrored
+DIRECTIONS = ("horizontal", "rising", "vertical", "falling")  # every 45 degrees, counter-clockwise
 
 # Steps are at most a third apart, so rounding a number to one is off by less than 16 %.
 _STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -121,8 +122,13 @@ def level(value: float, levels: tuple[tuple[float, str], ...]) -> str:
 
 def direction(degrees: float) -> str:
     """Names an angle in the image plane (counter-clockwise from horizontal), to 45 degrees."""
-    names = ("horizontal", "rising", "vertical", "falling")
-    return names[round((degrees % 180) / 45) % 4]
+    return DIRECTIONS[round((degrees % 180) / 45) % 4]
+
+
+def direction_under(name: str, mirrored: int, quarters: int) -> str:
+    """What `direction` becomes in an image under `images.symmetric(image, mirrored, quarters)`."""
+    place = DIRECTIONS.index(name)
+    return DIRECTIONS[((-place if mirrored else place) + 2 * quarters) % 4]
 
 
 def about(value: float) -> float:

@@ -59,7 +59,7 @@ class GroundTruth:
     coverage: float  # fraction of the picture covered by features, 0 to 1
     composition: str  # 'uniform' or 'bright second phase'
     defects: dict[str, int]  # kind -> number, e.g. {'crack': 2}
-    artefacts: tuple[str, ...]  # any of 'charging', 'drift', 'shading', 'noise'
+    artefacts: tuple[str, ...]  # any of 'charging', 'shading', 'noise'
 
     def to_json(self) -> str:
         """Returns one line of JSON, which `from_json` turns back into an equal object."""

@@ -28,7 +28,16 @@ __all__ = [
 
 # Short and detailed answers share their question (section 4.6); this asks for the detailed one.
 DETAIL_REQUEST = "Answer in detail."
-_ASK_CHANCE = 0.4  # probability that a short answer gets a narrower question of its group
+_ASK_CHANCE = 0.5  # probability that a short answer gets a narrower question of its group
+# Few images have these, and a model learns them only from answers that state them, so most short
+# answers about such an image do.
+_RARE_CHANCE = 0.8
+_RARE = {
+    ("artefact_charging", True),
+    ("composition", "bright second phase"),
+    ("has_defects", True),
+    ("alignment", "partly aligned"),
+}
 _ASKED = {question: asked for _, question, asked, _ in FACT_QUESTIONS}
 
 
@@ -78,7 +87,10 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
         choice = rng(name)
         question = choice.choice(group.questions)
         asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
-        if asks and choice.random() < _ASK_CHANCE:
+        rare = [ask for ask in asks if (ask[1], table[ask[1]]) in _RARE]
+        if rare and choice.random() < _RARE_CHANCE:
+            question_asked, _, answer = choice.choice(rare)
+        elif asks and choice.random() < _ASK_CHANCE:
             question_asked, _, answer = choice.choice(asks)
         else:
             question_asked, answer = question, group.short

@@ -107,19 +107,15 @@ def vision_stage(
         VitConfig(**hashable(config.vit)), len(datasets.class_names), facts.outputs, _dtype(config)
     )
     augmentation = Augmentation(**config.image.augmentation)
-    targets = facts.arrays(train.images.facts)
 
     def batches(epochs):
         return VisionBatches(
             train.images, train.cache, c.batch_size, config.seed, epochs, augmentation, _here(c),
-            targets,
+            facts,
         )  # fmt: skip
 
     source = _Steps(batches, c.steps)
-    targets_held_out = facts.arrays(held_out.images.facts)
-    validation = list(
-        VisionEvaluation(held_out.images, held_out.cache, c.batch_size, targets_held_out)
-    )
+    validation = list(VisionEvaluation(held_out.images, held_out.cache, c.batch_size, facts))
     init = jax.jit(model.init)
     params = init(jax.random.key(config.seed), source[0]["images"][:1])["params"]
     frozen = {}

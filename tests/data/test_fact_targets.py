@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from slava_jax.data.fact_targets import FactTargets
+from slava_jax.data.images import symmetric, symmetries
+from slava_jax.synthetic.facts import DIRECTIONS
 
 
 def known(size_nm, nm_per_pixel=2.0, **more):
@@ -56,3 +58,35 @@ def test_a_constant_number_is_not_learned_and_outliers_are_cut_off():
     targets = FactTargets.of(facts)
     assert targets.names == ("y",)
     assert targets.arrays([{"y": 1e300}])["fact_numbers"][0, 0] == 8
+
+
+def test_directions_turn_with_the_image():
+    """Every symmetry of the square, against the direction of a line in the turned picture."""
+    facts = [{"direction": name} for name in DIRECTIONS] * 20
+    targets = FactTargets.of(facts)
+    (_, values), *_ = targets.words
+    lines = {name: line(name) for name in DIRECTIONS}
+    for symmetry in symmetries(True, 4):
+        words = targets.arrays(facts[:4])["fact_words"]
+        turned = targets.turned(words, [symmetry] * 4)
+        for row, name in enumerate(DIRECTIONS):
+            shown = symmetric(lines[name], *symmetry)
+            assert np.array_equal(shown, lines[values[turned[row, 0]]]), (name, symmetry)
+
+
+def line(name):
+    """A line through the middle, uint8[9, 9, 1]; rows run down, so a rising one is antidiagonal."""
+    picture = np.zeros((9, 9, 1), np.uint8)
+    along = np.arange(9)
+    rows = {"horizontal": 4, "rising": 8 - along, "vertical": along, "falling": along}[name]
+    picture[rows, 4 if name == "vertical" else along] = 1
+    return picture
+
+
+def test_a_direction_without_a_turned_name_is_unknown():
+    """If no training image is vertical, a turned horizontal one has no target."""
+    facts = [{"direction": "horizontal"}, {"direction": "rising"}] * 20
+    targets = FactTargets.of(facts)
+    words = targets.arrays(facts[:2])["fact_words"]
+    assert targets.turned(words, [(0, 1), (0, 2)])[:, 0].tolist() == [-1, words[1, 0]]
+    assert not FactTargets.of([{"direction": name} for name in ("north", "south")] * 20).words

@@ -5,7 +5,8 @@ import pytest
 from tiny_batches import SIZE, TOKENIZER, equal, make_data, make_images
 
 from slava_jax.data.datasets.base import DataError, ImageSet
-from slava_jax.data.images import ImageError
+from slava_jax.data.fact_targets import FactTargets
+from slava_jax.data.images import ImageError, encode_png
 from slava_jax.data.pipeline import (
     Augmentation,
     ImageCache,
@@ -49,6 +50,25 @@ def test_vision_batches():
     equal(turned[4], again[4])
     with pytest.raises(PipelineError, match="26 row"):
         VisionBatches(images, cache, 32, 0, 1)
+
+
+def test_directions_are_those_of_the_images_as_shown():
+    """Images with one bright row: horizontal as stored, vertical after a quarter turn."""
+    lined = np.zeros((SIZE, SIZE), np.uint8)
+    lined[SIZE // 2] = 255
+    known = [{"direction": word} for word in ("horizontal", "vertical")] * 20
+    stored = [encode_png(picture) for picture in (lined, lined.T)] * 20
+    images = ImageSet([str(i) for i in range(40)], [0] * 40, ["a"], stored, facts=known)
+    facts = FactTargets.of(known)
+    (_, values), *_ = facts.words
+    cache = ImageCache(images, SIZE, 1, 1)
+    seen = set()
+    for batch in VisionBatches(images, cache, 8, 0, 4, Augmentation(), facts=facts):
+        for row, word in enumerate(batch["fact_words"][:, 0]):
+            along_rows = batch["images"][row, ..., 0].max(axis=0).min() == 255
+            assert values[word] == ("horizontal" if along_rows else "vertical")
+            seen.add((values[word], known[batch["index"][row]]["direction"]))
+    assert len(seen) == 4  # both, turned and not
 
 
 def test_vision_evaluation():

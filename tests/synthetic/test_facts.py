@@ -40,7 +40,7 @@ def test_adjectives_depend_on_the_numbers():
     assert table["direction"] == "rising"
     assert table["main_defect"] == "debris"
     assert table["total_defects"] == 5
-    assert table["artefact_noise"] and not table["artefact_drift"]
+    assert table["artefact_noise"] and not table["artefact_shading"]
     assert "mean_size_nm" not in facts(dataclasses.replace(RECORD, size_nm=None))
 
 

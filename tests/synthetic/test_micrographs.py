@@ -18,7 +18,7 @@ from slava_jax.synthetic.scenes.geometry import (
     mosaic,
     tubes,
 )
-from slava_jax.synthetic.scenes.measure import Scene, aggregation, axial, neighbours
+from slava_jax.synthetic.scenes.measure import Scene, aggregation, axial, neighbours, roughen
 
 SEEDS = range(12)
 # Category, count, block means: drawn with numpy 2.4.6, scipy 1.17.1 on x86-64.
@@ -28,20 +28,20 @@ GOLDEN = [
         57.0,
     ]),
     ("Films_Coated_Surface", 41, [
-        140.0, 136.0, 135.5, 133.6, 136.9, 140.6, 145.5, 134.8, 126.5, 138.1, 140.3, 134.7, 100.0,
-        104.5, 97.1, 101.2,
+        142.7, 138.2, 138.9, 135.4, 139.0, 142.8, 149.7, 137.1, 130.6, 141.3, 142.0, 137.0,
+        102.5, 106.6, 99.3, 104.1,
     ]),
     ("MEMS_devices_and_electrodes", 2, [
-        59.9, 106.6, 107.3, 60.0, 60.4, 60.4, 60.3, 60.5, 60.4, 76.6, 73.3, 60.0, 117.6, 144.1,
-        145.8, 115.4,
+        59.1, 104.3, 104.8, 59.2, 59.6, 59.6, 59.7, 59.7, 59.6, 74.8, 72.3, 59.2, 117.1,
+        143.1, 144.9, 114.9,
     ]),
     ("Nanowires", 210, [
         134.7, 120.3, 118.0, 125.6, 130.8, 123.7, 112.2, 109.3, 122.7, 124.6, 123.0, 122.4, 84.1,
         94.7, 97.2, 95.2,
     ]),
     ("Powder", 243, [
-        52.5, 52.4, 50.6, 45.5, 75.4, 77.6, 72.8, 67.8, 83.6, 91.1, 86.2, 77.1, 81.6, 80.4, 81.3,
-        73.9,
+        54.0, 54.1, 51.9, 48.0, 79.5, 80.4, 76.7, 69.5, 84.5, 94.1, 88.5, 78.6, 83.6, 82.1,
+        83.6, 75.8,
     ]),
 ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_record_is_consistent(drawn):
         assert t.aggregation in ("isolated", "touching", "clustered", "continuous")
         assert t.texture in ("smooth", "grainy", "rough")
         assert t.composition in ("uniform", "bright second phase")
-        assert set(t.artefacts) <= {"charging", "drift", "shading", "noise"}
+        assert set(t.artefacts) <= {"charging", "shading", "noise"}
         assert all(n > 0 for n in t.defects.values())
 
 
@@ -109,7 +109,7 @@ def test_every_kind_of_scene_and_artefact_occurs(drawn):
     for category in CATEGORIES:
         shapes = {(t.feature, t.shape) for t in truths if t.category == category}
         assert len(shapes) >= (1 if category in ("Fibres", "Nanowires") else 2), category
-    assert {a for t in truths for a in t.artefacts} == {"charging", "drift", "shading", "noise"}
+    assert {a for t in truths for a in t.artefacts} == {"charging", "shading", "noise"}
     assert {t.texture for t in truths} == {"smooth", "grainy", "rough"}
     assert {t.order for t in truths} == {"ordered", "partly ordered", "random"}
 
@@ -221,6 +221,20 @@ def test_edges_are_bright():
         assert rim > middle
 
 
+def test_only_wide_surfaces_are_textured():
+    """A texture that no pixel shows must not be stated."""
+    found = {}
+    for name, wide in (("wide", 60), ("narrow", 6)):
+        for seed in range(40):
+            c = canvas(seed=seed)
+            where = (c.x % (2 * wide)) < wide
+            scene = Scene(c.zeros(), c.zeros(), where, "line", "rectangular")
+            roughen(c, scene, where)
+            assert (np.ptp(scene.height) > 0) == (scene.texture != "smooth")
+            found.setdefault(name, set()).add(scene.texture)
+    assert found == {"wide": {"smooth", "grainy", "rough"}, "narrow": {"smooth"}}
+
+
 def test_drift_moves_the_mask_with_the_picture():
     c = canvas(seed=0)
     tall = np.zeros((c.rows, c.columns), np.float32)
@@ -229,9 +243,8 @@ def test_drift_moves_the_mask_with_the_picture():
     for seed in range(30):
         scene = Scene(tall, tall / 10, tall > 0, "line", "rectangular")
         image, artefacts = detector.expose(canvas(seed=seed), scene, "BSE")
-        if "drift" in artefacts and "charging" not in artefacts:
+        if not np.array_equal(scene.mask, tall > 0) and "charging" not in artefacts:
             moved += 1
-            assert not np.array_equal(scene.mask, tall > 0)
             inside = scene.mask[:, :].astype(bool)
             assert image[inside].mean() != pytest.approx(image[~inside].mean(), abs=1)
     assert moved

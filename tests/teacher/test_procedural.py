@@ -52,7 +52,6 @@ WORDS = {
     r"without visible artefacts|no artefacts": ("has_artefacts", {False}),
     r"free of charging": ("artefact_charging", {False}),
     r"(?<!free of )\bcharging\b": ("artefact_charging", {True}),
-    r"\bdrift\b": ("artefact_drift", {True}),
     r"\bshading\b": ("artefact_shading", {True}),
     r"\bnoise\b": ("artefact_noise", {True}),
 }

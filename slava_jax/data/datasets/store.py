@@ -41,7 +41,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
     Features: image (PNG), key, label, facts (JSON), record (JSON of a GroundTruth, or '').
     """
 
-    VERSION = tfds.core.Version("1.1.0")  # 1.1.0: facts and records have the image's width
+    VERSION = tfds.core.Version("1.2.0")  # 1.2.0: textures and debris are drawn to be seen
 
     def __init__(
         self,

@@ -3,10 +3,13 @@
 import dataclasses
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from slava_jax.synthetic.scenes.geometry import Canvas, Outline, grains
+
+_TEXTURED = 10  # units; a surface narrower than this shows no texture
 
 
 @dataclasses.dataclass
@@ -86,15 +89,25 @@ def axial(angles: np.ndarray, weights: np.ndarray | None = None) -> tuple[float 
 
 
 def roughen(canvas: Canvas, scene: Scene, where: np.ndarray, weights=(1, 1, 1)) -> None:
-    """Applies a smooth, grainy or rough texture to the surface in `where` (bool) and records it."""
-    scene.texture = canvas.choice(("smooth", "grainy", "rough"), weights)
-    if scene.texture == "grainy":
-        bumps = canvas.noise(canvas.uniform(1.3, 2.2)) * np.float32(canvas.uniform(0.25, 0.6))
-    elif scene.texture == "rough":
-        bumps = canvas.fractal(canvas.uniform(4, 9), 3, 0.55) * np.float32(canvas.uniform(0.7, 1.5))
-    else:
+    """Applies a smooth, grainy or rough texture to the surface in `where` (bool) and records it.
+
+    Features too small to show a texture stay smooth.
+    """
+    texture = canvas.choice(("smooth", "grainy", "rough"), weights)
+    if texture == "smooth" or not _wide(where, _TEXTURED * canvas.scale):
         return
+    scene.texture = texture
+    if texture == "grainy":
+        bumps = canvas.noise(canvas.uniform(1.3, 2.2)) * np.float32(canvas.uniform(0.6, 1.2))
+    else:
+        bumps = canvas.fractal(canvas.uniform(4, 9), 3, 0.55) * np.float32(canvas.uniform(1.8, 3.2))
     scene.height += np.where(where, bumps, 0)
+
+
+def _wide(where: np.ndarray, side: float) -> bool:
+    """Whether squares of `side` pixels fit into a good part of `where`, bool[rows, columns]."""
+    inside = ndimage.uniform_filter(where.astype(np.float32), max(1, round(side))) > 0.999
+    return inside.mean() > 0.15 * where.mean()
 
 
 def litter(canvas: Canvas, scene: Scene, name: str = "debris") -> None:
@@ -102,7 +115,7 @@ def litter(canvas: Canvas, scene: Scene, name: str = "debris") -> None:
     if not canvas.chance(0.14):
         return
     n = int(canvas.rng.integers(1, 9))
-    radii = np.exp(canvas.rng.normal(np.log(2.4), 0.45, n)).astype(np.float32)
+    radii = np.exp(canvas.rng.normal(np.log(4.0), 0.4, n)).astype(np.float32)
     centres = canvas.scatter(n)
     at = np.minimum((centres[:, ::-1] * canvas.scale).astype(int), np.array(scene.height.shape) - 1)
     level = scene.height[at[:, 0], at[:, 1]] + radii * 0.3
