@@ -154,7 +154,7 @@ def _stage(**own) -> dict:
         "learning_rate": 1e-3,
         # trainable: path patterns of the trained parameters (train/trainable.py), such as
         # ("connector/**", "**/lora_b", "**/router"). rates: learning-rate factors for some of them,
-        # (("vit/**", 0.1),). Int8 kernels, weights under adapters and every A are never trained.
+        # (("vit/**", 0.1),). Int8 kernels and weights under adapters are never trained.
         "trainable": ("**",),
         "rates": (),
         "warmup": 50,  # steps

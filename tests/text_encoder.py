@@ -25,11 +25,12 @@ def tokenizer():
 
 
 @functools.cache
-def made(experts=1, alpha=1.0, **llama):
+def made(experts=1, alpha=1.0, train_a=False, **llama):
     """(model, variables) with noise in every leaf; settings of adapters and Llama."""
     config = tiny(vocabulary=VOCABULARY, experts=experts, alpha=alpha)
     shape = dataclasses.replace(config.language_model, **llama)
-    config = dataclasses.replace(config, language_model=shape)
+    adapter = dataclasses.replace(config.adapter, train_a=train_a)
+    config = dataclasses.replace(config, language_model=shape, adapter=adapter)
     model = Slava(config)
     return model, random_variables(model)
 

@@ -91,8 +91,8 @@ def lora_of(model: VisionLanguageModel, variables: dict, rank: int | None = None
         )
     rank = adapter.r_max if rank is None else rank
     check_rank(adapter, rank)
-    held_a = variables["frozen"]["language_model"]["blocks"]["attention"]
-    held_b = variables["params"]["language_model"]["blocks"]["attention"]
+    places = {kind: variables[kind]["language_model"]["blocks"]["attention"] for kind in variables}
+    held_a, held_b = places["params" if adapter.train_a else "frozen"], places["params"]
     a = {n: np.asarray(held_a[n]["lora_a"][..., :rank], np.float32) for n in _MODULES.values()}
     b = {n: np.asarray(held_b[n]["lora_b"][:, 0, :rank], np.float32) for n in _MODULES.values()}
     return Lora(rank, adapter.alpha, a, b)
@@ -109,18 +109,20 @@ def check_rank(adapter: AdapterConfig | None, rank: int) -> None:
 
 
 def with_lora(variables: dict, lora: Lora) -> dict:
-    """`variables` with a LoRA as expert 0: its A becomes the frozen A, its B that expert's B.
+    """`variables` with a LoRA as expert 0: its A becomes the adapters' A, its B that expert's B.
 
     For projections without LoRA, A is kept and B is zero. With one expert, the model at rank
     `lora.rank` answers exactly as with the LoRA; with several, the router's gate weights it and the
     other experts are unchanged.
     """
-    params, held = {}, variables["params"]["language_model"]["blocks"]["attention"]
-    frozen = {name: {"lora_a": jnp.asarray(a)} for name, a in lora.a.items()}
+    held = variables["params"]["language_model"]["blocks"]["attention"]
+    changed: dict[str, dict] = {"frozen": {}, "params": {}}
     for name in _MODULES.values():
         b = jnp.asarray(held[name]["lora_b"])
-        params[name] = {"lora_b": b.at[:, 0].set(lora.b.get(name, 0))}
-    changed = {"frozen": frozen, "params": params}
+        changed["params"][name] = {"lora_b": b.at[:, 0].set(lora.b.get(name, 0))}
+        if name in lora.a:
+            kind = "params" if "lora_a" in held[name] else "frozen"  # where A is trained
+            changed[kind].setdefault(name, {})["lora_a"] = jnp.asarray(lora.a[name])
     return joined(
         variables, {k: {"language_model": {"blocks": {"attention": v}}} for k, v in changed.items()}
     )

@@ -36,6 +36,7 @@ class AdapterConfig:
       rank_normalisation: scales the gradient of B (train/optim.py); off for comparison.
       router: 'projected' reads h (R wide) and saves nothing more for its gradient; 'hidden' reads
         x and must save x (D_in wide).
+      train_a: A is trained too, which must save x; with K = 1 this is plain LoRA.
     """
 
     experts: int = 4
@@ -46,6 +47,7 @@ class AdapterConfig:
     dropout: float = 0.05
     router: str = "projected"
     rank_normalisation: bool = True
+    train_a: bool = False
 
     def __post_init__(self):
         if not 1 <= self.r_min <= self.r_max:
@@ -101,7 +103,7 @@ def gates(logits, top_k: int):
 
 
 def split_base(frozen: dict) -> tuple[dict, dict]:
-    """Splits the collection `frozen` into (base, every A): nested dicts of the same arrays.
+    """Splits the collection `frozen` into (base, every frozen A): nested dicts of the same arrays.
 
     Several adapters can then share one base; `joined` combines one of them with it.
     """
@@ -120,7 +122,7 @@ def split_frozen(frozen: dict) -> tuple[dict, dict]:
     """Splits a model's collection `frozen` into (language model without adapters, the rest).
 
     Arrays are not copied. Several assistants can share the first; the second is specific to one:
-    every A and the frozen layers of the vision encoder.
+    every frozen A and the frozen layers of the vision encoder.
     """
     parts = {"language_model": frozen["language_model"]} if "language_model" in frozen else {}
     base, own = split_base(parts)
@@ -141,8 +143,8 @@ class Linear(nn.Module):
     """`y = x W (+ b)`, optionally frozen, int8 and adapted; parameter paths do not change.
 
     `kernel[D_in, D_out]` is in the collection `params`, or in `frozen` if frozen (with a `scale`
-    next to it if quantized). The adapter adds `lora_a[D_in, R]` (frozen), `lora_b[K, R, D_out]`
-    and `router` (params).
+    next to it if quantized). The adapter adds `lora_a[D_in, R]` (frozen, or in params if it is
+    trained), `lora_b[K, R, D_out]` and `router` (params).
     """
 
     features: int
@@ -188,9 +190,13 @@ class Linear(nn.Module):
     def _update(self, x, call):
         a = self.adapter
         # Variance 1 / D_in keeps h at the scale of x, which sets the effective learning rate of B.
-        init_a = nn.initializers.normal(x.shape[-1] ** -0.5)
-        lora_a = self.variable("frozen", "lora_a", self._random(init_a), (x.shape[-1], a.r_max))
-        h = checkpoint_name(jnp.dot(x, lora_a.value.astype(x.dtype)), KEPT_OF_ADAPTERS)
+        init_a, shape = nn.initializers.normal(x.shape[-1] ** -0.5), (x.shape[-1], a.r_max)
+        if a.train_a:
+            h = matmul(x, self.param("lora_a", init_a, shape))
+        else:
+            lora_a = self.variable("frozen", "lora_a", self._random(init_a), shape).value
+            h = jnp.dot(x, lora_a.astype(x.dtype))
+        h = checkpoint_name(h, KEPT_OF_ADAPTERS)
         lora_b = self.param("lora_b", nn.initializers.zeros, (a.experts, a.r_max, self.features))
         seen = router = key = None
         if a.experts > 1:

@@ -2,7 +2,7 @@
 
 In a pattern `*` matches anything within one name and `**` any number of names. A pattern that
 begins with `!` removes its matches from those of the patterns before it. The collection `frozen`
-(int8 kernels, the base under adapters, every A) is never trained.
+(int8 kernels, the base under adapters, every A unless adapter.train_a) is never trained.
 """
 
 import fnmatch

@@ -15,6 +15,7 @@ from slava_jax.convert import export, routing
 from slava_jax.convert.peft import CONFIG, WEIGHTS, lora_of, read_peft, with_lora, write_peft
 from slava_jax.convert.rules import ConvertError
 from slava_jax.models.slava import Slava
+from slava_jax.nn.adapters import split_base
 
 SHAPE, ADAPTER = tiny(vocabulary=VOCABULARY).language_model, tiny(experts=1).adapter
 
@@ -142,6 +143,21 @@ def test_what_went_out_comes_in_the_same(folder):
     np.testing.assert_allclose(q["lora_b"][:, 0], lora[:, 0], atol=1e-6)
     np.testing.assert_array_equal(q["lora_b"][:, 1:], before["lora_b"][:, 1:])
     assert np.any(before["lora_b"][:, 0] != q["lora_b"][:, 0]) and "router" in q
+
+
+def test_a_lora_comes_into_adapters_that_train_a(folder):
+    """There A is a parameter; the answers and the LoRA read back are the same."""
+    model, variables = made()
+    plain, held = made(train_a=True)
+    lora = read_peft(folder, model.config.language_model, plain.adapter)
+    params = held["params"] | {"special_embedding": variables["params"]["special_embedding"]}
+    ours = with_lora({"frozen": variables["frozen"], "params": params}, lora)
+    frozen, _ = split_base(ours["frozen"])
+    ours = {**ours, "frozen": frozen}
+    np.testing.assert_allclose(logits_of(plain, ours), logits_of(model, variables), atol=1e-5)
+    again = lora_of(plain, ours)
+    for name in "qkvo":
+        np.testing.assert_allclose(again.a[name], lora.a[name], atol=1e-6)
 
 
 def test_a_lora_on_some_projections_leaves_the_others_alone(folder):

@@ -87,6 +87,24 @@ def test_one_expert_is_plain_lora_fa():
     np.testing.assert_allclose(compiled(config)(variables, x_of(), jnp.int32(6)), wanted, atol=2e-5)
 
 
+def test_plain_lora_trains_a():
+    """The formula of LoRA-FA, with A among the parameters and a gradient for it."""
+    config = AdapterConfig(experts=1, top_k=1, r_min=6, r_max=6, train_a=True)
+    variables = filled(config)
+    params, frozen = variables["params"], variables["frozen"]
+    assert set(params) == {"lora_a", "lora_b"} and "lora_a" not in frozen
+
+    def update(params):
+        call = AdapterCall(jnp.int32(6))
+        return layer(config).apply({"params": params, "frozen": frozen}, x_of(), call)
+
+    base = x_of() @ dequantize(frozen["kernel"], frozen["scale"])
+    wanted = lambda p: base + x_of() @ p["lora_a"] @ p["lora_b"][0] / 6  # noqa: E731
+    np.testing.assert_allclose(update(params), wanted(params), atol=2e-5)
+    ours, plain = (jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2))(params) for f in (update, wanted))
+    np.testing.assert_allclose(ours["lora_a"], plain["lora_a"], rtol=2e-4, atol=1e-4)
+
+
 def test_a_fresh_adapter_changes_nothing():
     """B starts at zero: y is bitwise x W0."""
     variables = filled()
