@@ -71,7 +71,7 @@ def config_of(encoder: str) -> ConfigDict:
     config.adapter.experts = 0
     config.start_from.language = str(LANGUAGE)
     if encoder != f"{TINY}, class-trained":
-        config.start_from.vision = str(_weights(encoder))
+        config.start_from.vision = str(weights_of(encoder))
     config.assistant.update(
         steps=200,
         batch_size=8,
@@ -92,13 +92,14 @@ def config_of(encoder: str) -> ConfigDict:
     return config
 
 
-def _weights(encoder: str) -> Path:
+def weights_of(encoder: str) -> Path:
+    """The folder of the converted weights of an encoder that no stage trains."""
     return RUNS / "encoders" / "".join(c if c.isalnum() else "_" for c in encoder)
 
 
 def make_encoder(encoder: str) -> None:
     """Writes the converted weights of an encoder that no stage trains, unless they exist."""
-    place = _weights(encoder)
+    place = weights_of(encoder)
     if (place / WEIGHTS / "vit").is_dir() or encoder == f"{TINY}, class-trained":
         return
     if encoder == f"{S14}, pretrained":
@@ -109,7 +110,7 @@ def make_encoder(encoder: str) -> None:
         shape = VitConfig(**hashable(get_config().vit))
     else:
         make_encoder(f"{S14}, pretrained")
-        shape = described(_weights(f"{S14}, pretrained"))[0]["vit"]
+        shape = described(weights_of(f"{S14}, pretrained"))[0]["vit"]
     side = shape.image_size
     images = jnp.zeros((1, side, side, shape.channels), jnp.uint8)
     params = jax.jit(Vit(shape).init)(jax.random.key(SEED), images)["params"]

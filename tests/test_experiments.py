@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import architectures, elpv_pretrained, limber, results
+from experiments import adapters, architectures, elpv_pretrained, limber, results
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.claims import shift, styles
@@ -31,7 +31,7 @@ def measured() -> set[str]:
     labels, scores = np.arange(10), np.eye(10)
     one, yes = np.ones(10), np.ones(10, bool)
     losses = tasks.Losses(["class"] * 10, one, one, one, one - 1, yes)
-    found = {"run.seconds.assistant", "run.peak_memory_gib"}
+    found = {"run.seconds.assistant", "run.peak_memory_gib", "run.wall_seconds"}
     for rank in (4, 8, 12, 16):
         found |= {f"rank_{rank}.top1", f"rank_{rank}.nats_per_token"}
     few = dict.fromkeys(("", "_permuted", "_zero_shot"), scores)
@@ -69,12 +69,33 @@ def test_each_architecture_is_a_config_that_can_be_used():
         check(config)
         check_trainable(config)
     assert architectures.config_of(0, "LLaVA, connector alone").adapter.experts == 0
+    for variant in adapters.VARIANTS:
+        config = adapters.config_of(1, variant)
+        config.start_from.vision = config.start_from.language = ""
+        config.stages = ("vision", "language", "alignment", "assistant")
+        config.vit.frozen_layers = 0
+        check(config)
+        check_trainable(config)
     for encoder in limber.ENCODERS:
         config = limber.config_of(encoder)
         config.stages = ("assistant",)
         config.start_from.vision = "somewhere"
         check(config)
         check_trainable(config)
+
+
+def test_adapters_are_compared_with_equal_numbers_of_weights():
+    """In a Llama with SmolLM2-135M's attention; the connector's weights are equal anyway."""
+    counts = {}
+    for variant in adapters.VARIANTS:
+        config = adapters.config_of(0, variant)
+        config.start_from.vision = config.start_from.language = ""
+        config.vit.frozen_layers = 0
+        config.language_model.update(width=576, heads=9, kv_heads=3, head_width=64)
+        counts[variant] = adapters.trained_weights(config)
+    least = counts.pop(adapters.ALONE)
+    added = {variant: count - least for variant, count in counts.items()}
+    assert max(added.values()) < 1.02 * min(added.values()), added
 
 
 def test_architectures_are_a_row_each_with_a_spread_over_seeds():
