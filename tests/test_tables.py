@@ -95,6 +95,20 @@ def test_a_table_of_texts_says_of_what_everything_is(finish):
         assert part in text
 
 
+def test_the_share_of_true_statements_stands_beside_the_scores(finish):
+    """Where there is a ground truth; the paper has none."""
+    shares = {"truth.right": 0.625, "truth_blind.right": 0.375, "truth_shuffled.right": 0.25}
+    text = printed(3, finish(metrics=made_up() | shares))
+    lines = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert "| true |" in text
+    assert lines["| slava_jax"].endswith("| 0.625 |")
+    assert lines["| – image of another category"].endswith("| 0.250 |")
+    assert lines["| no image: most common training answer"].endswith("| 0.375 |")
+    assert lines["| paper: sLAVA"].endswith("| – |")
+    assert "answers to questions about single facts that is right" in text
+    assert "true" not in printed(5, finish(seed=1))
+
+
 def test_over_several_seeds_it_is_the_spread_of_the_runs(finish):
     workdirs = [finish(seed=seed, metrics=made_up(top1)) for seed, top1 in ((4, 0.5), (2, 0.25))]
     text = printed(7, *workdirs)

@@ -28,12 +28,14 @@ class Ours:
       prefix: of its metrics.
       columns: number of the table's columns it fills, from the first.
       always: False if the row is omitted for runs without its metrics.
+      truth: the share of its statements that are true, '' if that is not measured.
     """
 
     label: str
     prefix: str
     columns: int = 6
     always: bool = True
+    truth: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Spec:
       layout: 'methods' (a row per method), 'classes' (a row per class and method), or 'data' (a
         column per data set).
       note: further remarks, '' for none.
+      true: what the share of true statements is of, '' if no row has one.
     """
 
     names: tuple[str, ...]
@@ -56,10 +59,14 @@ class Spec:
     needs: str
     layout: str = "methods"
     note: str = ""
+    true: str = ""
 
 
-def _texts(task: str, asked: str) -> Spec:
-    """Text answers with the right image, with a mismatched one, and without any."""
+def _texts(task: str, asked: str, truth: str = "", true: str = "") -> Spec:
+    """Text answers with the right image, with a mismatched one, and without any.
+
+    `truth`: prefix of the share of true statements, '' if it is not measured; `true`: as in Spec.
+    """
     controls = {
         f"{task}_shuffled": "an image of another category",
         f"{task}_blind": "no image",
@@ -68,12 +75,16 @@ def _texts(task: str, asked: str) -> Spec:
         Target(f"ROUGE-L, gain over {what}", f"{task}.rougeL", 0.10, minus=f"{prefix}.rougeL")
         for prefix, what in controls.items()
     )
-    ours = (
-        Ours("slava_jax", task),
-        Ours("– image of another category", f"{task}_shuffled"),
-        Ours("no image: most common training answer", f"{task}_blind"),
+    ours = tuple(
+        Ours(label, f"{task}{control}", truth=truth and f"{truth}{control}.right")
+        for label, control in (
+            ("slava_jax", ""),
+            ("– image of another category", "_shuffled"),
+            ("no image: most common training answer", "_blind"),
+        )
     )
-    return Spec(SCORE_NAMES, ours, looks, f"{asked} in its instructions and its evaluation")
+    needs = f"{asked} in its instructions and its evaluation"
+    return Spec(SCORE_NAMES, ours, looks, needs, true=true)
 
 
 _NEEDS_CLASSES = "the class questions with and without examples in its evaluation"
@@ -116,10 +127,12 @@ _CLASSES = Spec(
 )
 _DATA_SETS = Spec(("top1",), _CLASSIFIERS, _SHOTS_HELP[:1], _NEEDS_CLASSES, "data", _UNKNOWN_SHOTS)
 
-_QUESTIONS = _texts(VQA, "questions of the task 'vqa'")
+_QUESTIONS = _texts(
+    VQA, "questions of the task 'vqa'", "truth", "answers to questions about single facts"
+)
 
 SPECS: dict[int, Spec] = {
-    1: _texts(CAPTION, "captions"),
+    1: _texts(CAPTION, "captions", "truth_captions", "statements in captions"),
     3: _QUESTIONS,
     4: _texts(INTRA_CLASS, "intra-class questions"),
     5: _texts(INTER_CLASS, "inter-class questions"),

@@ -20,6 +20,7 @@ _DATA = {
     "folder": "own images",
 }
 _NOT_STATED = "not stated"
+_TRUE = "true"  # heading of our column beside the text scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,8 @@ def build(number: int, measured: Sequence[Measured]) -> Table:
     columns, lines = _LAYOUTS[spec.layout](spec, printed, used)
     warning = "" if own else _other_data(used, printed)
     said = [spec.note] if spec.note else []
+    if _TRUE in columns:
+        said.append(f"*{_TRUE}*: the share of our {spec.true} that is right, numbers within 25 %.")
     notes = (*_deviations(spec, printed, used), *said, *_claims(spec, used), *remarks(number))
     return Table(number, printed.title, columns, tuple(lines), warning, notes)
 
@@ -126,12 +129,19 @@ def _own_first(printed: PrintedTable) -> list[PrintedRow]:
 def _methods(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):
     """A row per method, and per data set if there are several."""
     lines = []
+    true = any(row.truth in m.common for row in spec.ours for m in measured)
     for row in spec.ours:
         for m in measured:
             cells = [m.score(f"{row.prefix}.{name}") for name in spec.names[: row.columns]]
             cells += [None] * (len(spec.names) - len(cells))
+            if true:
+                cells.append(m.score(row.truth) if row.truth in m.common else None)
             lines.append(_line(row, [m], row.label, cells))
-    return printed.columns, lines + [_printed(row, printed.data) for row in _own_first(printed)]
+    theirs = [
+        _printed(row, printed.data, (*row.values, None) if true else ())
+        for row in _own_first(printed)
+    ]
+    return printed.columns + ((_TRUE,) if true else ()), lines + theirs
 
 
 def _classes(spec: Spec, printed: PrintedTable, measured: Sequence[Measured]):

@@ -20,7 +20,7 @@ from slava_jax.eval import truth
 from slava_jax.eval.blind import blind_answers
 from slava_jax.inference.assistant import Assistant
 from slava_jax.synthetic.claims import claims_of
-from slava_jax.synthetic.facts import round_digits
+from slava_jax.synthetic.facts import ACQUISITION, round_digits
 from slava_jax.synthetic.records import GroundTruth
 from slava_jax.teacher import procedural as teacher
 from slava_jax.train.datasets import Datasets, Split, worded_for_model
@@ -211,7 +211,7 @@ def check_facts(
     metrics = {
         **unscored,
         **_scored(asked, images, datasets.test.images.facts),
-        **dict(_prompt_numbers(questions, controls[0][1])),
+        **dict(_caption_metrics(questions, controls[0][1], datasets.train.instructions)),
     }
     return FactFindings(metrics, _judged(questions, *own, [*asked[""]]))
 
@@ -275,12 +275,44 @@ def _baselines(
     }
 
 
-def _prompt_numbers(questions: FactQuestions, assistant) -> Iterator[tuple[str, float]]:
-    """How captions state the magnification if it is known, and if it is not."""
-    rows = questions.caption_rows
+def _caption_metrics(
+    questions: FactQuestions, assistant: Assistant, known: Sequence[Instruction]
+) -> Iterator[tuple[str, float]]:
+    """What share of a caption's statements is true, and how it states the magnification.
+
+    `known`: the training instructions. Controls: the captions written for images of another
+    category (`_shuffled`), and the most common training caption (`_blind`).
+    """
+    rows, data = questions.caption_rows, questions.test.data
+    texts = written(assistant, questions.test, rows)
+    blind = blind_answers([data.instructions[row] for row in rows], known)
+    labels = data.images.labels[data.targets[rows]]
+    shuffled = [texts[_of_another_class(labels, i)] for i in range(len(rows))]
+    for control, said in (("", texts), ("_shuffled", shuffled), ("_blind", blind)):
+        each = zip(rows, said, strict=True)
+        right = np.concatenate([_statements(text, questions.facts(row)) for row, text in each])
+        if len(right):
+            yield f"truth_captions{control}.right", float(right.mean())
+            yield f"truth_captions{control}.n", float(len(right))
     given = [round_digits(questions.facts(row)["magnification"]) for row in rows]
-    for name, scale in (("given", None), ("withheld", Scale())):
-        texts = written(assistant, questions.test, rows, scale=scale)
-        stated = [claims_of(text).get("magnification") for text in texts]
+    withheld = written(assistant, questions.test, rows, scale=Scale())
+    for name, said in (("given", texts), ("withheld", withheld)):
+        stated = [claims_of(text).get("magnification") for text in said]
         for what, value in truth.copied(stated, given):
             yield f"truth.magnification_{name}.{what}", value
+
+
+def _of_another_class(labels: np.ndarray, i: int) -> int:
+    """The next row after i with another label; i itself if there is none."""
+    after = np.roll(np.arange(len(labels)), -i)
+    return int(next((j for j in after if labels[j] != labels[i]), i))
+
+
+def _statements(text: str, facts: dict[str, Any]) -> np.ndarray:
+    """bool[m]: which of a text's statements about what an image shows are true."""
+    known = facts.keys() - {*ACQUISITION}
+    checked = {fact: said for fact, said in claims_of(text).items() if fact in known}
+    right = [
+        truth.right(fact, truth.Asked([facts[fact]], [said]))[0] for fact, said in checked.items()
+    ]
+    return np.asarray(right, bool)

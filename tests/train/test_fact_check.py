@@ -88,6 +88,9 @@ def test_a_truthful_assistant_is_right_unless_it_is_shown_another_image(held, mo
     assert metrics["truth.magnification_given.stated"] == 1
     assert metrics["truth.magnification_given.copied_wrongly"] == 0
     assert metrics["truth.magnification_withheld.stated"] == 0
+    assert metrics["truth_captions.right"] == 1 and metrics["truth_captions.n"] > 60
+    assert metrics["truth_captions_shuffled.right"] < 0.6
+    assert metrics["truth_captions_blind.right"] < 0.6
 
 
 def test_neither_prompt_states_the_scale(held):
