@@ -11,7 +11,14 @@ from typing import Any
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, claims_hold
 from slava_jax.synthetic.answers import caption_detailed, caption_short, class_name
 from slava_jax.synthetic.facts import facts, supplement
-from slava_jax.synthetic.groups import CAPTION_QUESTIONS, CLASS_QUESTIONS, FACT_QUESTIONS, GROUPS
+from slava_jax.synthetic.groups import (
+    CAPTION_QUESTIONS,
+    CLASS_QUESTIONS,
+    FACT_QUESTIONS,
+    GROUPS,
+    Answer,
+    Group,
+)
 from slava_jax.synthetic.phrases import Writer, readable
 from slava_jax.synthetic.records import GroundTruth
 
@@ -28,7 +35,9 @@ __all__ = [
 
 # Short and detailed answers share their question (section 4.6); this asks for the detailed one.
 DETAIL_REQUEST = "Answer in detail."
-_ASK_CHANCE = 0.5  # probability that a short answer gets a narrower question of its group
+# Probability that a short answer gets a narrower question of its group, if the open question asks
+# for a fact, and if it does not.
+_ASK_CHANCE = {True: 0.5, False: 0.7}
 # Few images have these, and a model learns them only from answers that state them, so most short
 # answers about such an image do.
 _RARE_CHANCE = 0.8
@@ -86,18 +95,27 @@ def instructions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
     for name, group in GROUPS.items():
         choice = rng(name)
         question = choice.choice(group.questions)
-        asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
-        rare = [ask for ask in asks if (ask[1], table[ask[1]]) in _RARE]
-        if rare and choice.random() < _RARE_CHANCE:
-            question_asked, _, answer = choice.choice(rare)
-        elif asks and choice.random() < _ASK_CHANCE:
-            question_asked, _, answer = choice.choice(asks)
-        else:
-            question_asked, answer = question, group.short
+        question_asked, answer = _narrower(group, table, choice) or (question, group.short)
         asked = [fact for fact in _ASKED.get(question_asked, ()) if fact in table]
         items.append(make(name, "vqa", "short", question_asked, answer, asked))
         items.append(make(name, "vqa", "detailed", question, group.detailed))
     return items
+
+
+def _narrower(
+    group: Group, table: Mapping[str, Any], choice: random.Random
+) -> tuple[str, Answer] | None:
+    """A narrower question of the group and its answer; None to keep the open one."""
+    asks = [ask for ask in group.asks if _can_be_asked(ask[1], table)]
+    rare = [ask for ask in asks if (ask[1], table[ask[1]]) in _RARE]
+    chance = _ASK_CHANCE[any(question in _ASKED for question in group.questions)]
+    if rare and choice.random() < _RARE_CHANCE:
+        question, _, answer = choice.choice(rare)
+    elif asks and choice.random() < chance:
+        question, _, answer = choice.choice(asks)
+    else:
+        return None
+    return question, answer
 
 
 def fact_questions(key: str, truth: GroundTruth, seed: int) -> list[Instruction]:
