@@ -296,19 +296,20 @@ def _examples(
     assistant, test, class_right: np.ndarray, questions: FactQuestions | None, judged
 ) -> list[ReportExample]:
     """Captions, classes and facts (or other questions), right answers beside wrong ones."""
-    each = test.config.evaluation.examples // 3
+    wanted = test.config.evaluation.examples
+    of_facts, of_captions, of_classes = ((wanted + 2 - kind) // 3 for kind in range(3))
     named = dict(zip(test.class_rows.tolist(), class_right.tolist(), strict=True))
     facts: dict[int, bool] = {}
     for answer in judged:  # a question may ask for two facts
         facts[answer.row] = facts.get(answer.row, True) and answer.right
     out = []
     if facts:
-        rows = _right_and_wrong(facts, each)
+        rows = _right_and_wrong(facts, of_facts)
         out += _shown(assistant, questions.test, rows, facts)
-    pools = () if facts else (test.vqa_rows,)
-    for pool in (*pools, test.caption_rows):
-        out += _shown(assistant, test, [pool[i] for i in evenly(len(pool), each)], {})
-    return out + _shown(assistant, test, _right_and_wrong(named, each), named)
+    pools = () if facts else ((test.vqa_rows, of_facts),)
+    for pool, number in (*pools, (test.caption_rows, of_captions)):
+        out += _shown(assistant, test, [pool[i] for i in evenly(len(pool), number)], {})
+    return out + _shown(assistant, test, _right_and_wrong(named, of_classes), named)
 
 
 def _right_and_wrong(right: Mapping[int, bool], most: int) -> list[int]:

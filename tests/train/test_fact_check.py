@@ -5,7 +5,7 @@ import pytest
 from tiny_run import get_config
 
 from slava_jax.data.units import Scale, to_shares, to_units
-from slava_jax.train import fact_check
+from slava_jax.train import evaluation, fact_check
 from slava_jax.train.datasets import prepare
 from slava_jax.train.evaluation import image_statistics
 from slava_jax.train.fact_check import FactQuestions, check_facts, judged_answers
@@ -113,3 +113,20 @@ def test_without_images_of_known_truth_nothing_is_asked(held):
     config = config.copy_and_resolve_references()
     config.evaluation.truth = 0
     assert FactQuestions.of(config, datasets, TestSplit.of(config, datasets)) is None
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 5])
+def test_a_report_shows_as_many_examples_as_asked_for(held, monkeypatch, wanted):
+    """Facts first; one or two examples are not rounded to none."""
+    config, datasets, questions = held
+    repeats(monkeypatch)
+    monkeypatch.setattr(evaluation, "written", repeat_teacher)
+    config = config.copy_and_resolve_references()
+    config.evaluation.examples = wanted
+    test = TestSplit.of(config, datasets)
+    judged = judged_answers(questions, None)
+    right = np.ones(len(test.class_rows), bool)
+    shown = evaluation._examples(None, test, right, questions, judged)
+    assert len(shown) == wanted
+    fact_questions = {i.question.removeprefix("<image> ") for i in questions.test.data.instructions}
+    assert shown[0].question in fact_questions
