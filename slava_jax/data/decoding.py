@@ -72,6 +72,11 @@ def read_header(path: str | os.PathLike) -> Header:
             return Header(image.size, image.getexif().get(_ORIENTATION, 1), 1, pages)
 
 
+def is_tiff(path: str | os.PathLike) -> bool:
+    """Whether a file is TIFF by its content. Raises ImageError if it is empty."""
+    return tiff.is_tiff(_start(path, os.fspath(path)))
+
+
 def read_picture(
     source: str | os.PathLike | bytes, name: str, draft: tuple[str, tuple[int, int]] | None = None
 ) -> Picture:

@@ -190,10 +190,8 @@ def _unsupported(page: tifffile.TiffPage) -> str:
     extra = page.samplesperpixel - (colours or 0)
     if page.compression not in _COMPRESSIONS:
         return f"data compressed by method {int(page.compression)}"
-    if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(
-        page.bitspersample, int
-    ):
-        return f"samples of {page.bitspersample} bits in format {page.sampleformat}"
+    if page.dtype is None or page.dtype.kind not in "buif" or not _ordered(page):
+        return f"samples of {page.bitspersample} bits in format {int(page.sampleformat)}"
     if page.imagedepth != 1 or page.is_ndpi or not colours or extra < 0:
         return f"{page.samplesperpixel} channels of photometric kind {int(page.photometric)}"
     if colours == 1 and extra and tuple(page.extrasamples) not in ((_ALPHA,), (_PREMULTIPLIED,)):
@@ -210,6 +208,14 @@ def _unsupported(page: tifffile.TiffPage) -> str:
     if jpeg and page.dtype.itemsize > 1:
         return "JPEG data of more than 8 bits"
     return ""
+
+
+def _ordered(page: tifffile.TiffPage) -> bool:
+    """Whether the order of a sample's bits is known; that of integers of 17 to 31 bits is not."""
+    bits = page.bitspersample
+    if not isinstance(bits, int):
+        return False  # one number for each channel
+    return bits <= 16 or bits in (32, 64) or page.dtype.kind == "f"
 
 
 def _check_segments(page: tifffile.TiffPage, name: str) -> None:
