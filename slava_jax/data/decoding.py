@@ -160,7 +160,7 @@ def _pillow(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Imag
     start = _start(source, name)
     if not start.startswith(_STARTS):
         raise ImageError(
-            f"{name}: is not a BMP, JPEG, PNG or TIFF file (it cannot be decoded); save it as PNG"
+            f"{name}: cannot be decoded (it is not a BMP, JPEG, PNG or TIFF file); save it as PNG"
         )
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with Image.open(file, formats=_PILLOW) as image:

@@ -53,8 +53,8 @@ def check_scale(fact: str, value: float, name: str) -> float:
     if not low <= value <= high:
         unit = " (nm)" if fact == "nm_per_pixel" else ""
         raise ScaleError(
-            f"{name}: must be a number from {low:g} to {high:,.0f}{unit}, is {value!r}; correct it "
-            "or leave it out"
+            f"{name} must be a number above 0, and from {low:g} to {high:,.0f}{unit}, is {value!r}; "
+            "correct it or leave it out"
         )
     return value
 

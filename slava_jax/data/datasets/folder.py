@@ -216,5 +216,5 @@ def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
             try:
                 facts[fact] = check_scale(fact, _number(text), f"{where}: {column}")
             except ScaleError as error:
-                raise DataError(f"{error} (the cell is {text!r})") from error
+                raise DataError(f"{error} (the cell has {text!r})") from error
     return facts
