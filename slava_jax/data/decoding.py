@@ -15,12 +15,12 @@ from PIL import Image
 
 from slava_jax.data import tiff
 from slava_jax.data.picture import (
+    MAX_PIXELS,
     ArrayPicture,
     ImageError,
     Picture,
     PillowPicture,
     check_size,
-    on_black,
 )
 
 _PILLOW = ("BMP", "JPEG", "PNG")  # TIFF is read by tiff.py
@@ -123,6 +123,11 @@ def errors_named(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file; check the path") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: more pixels than the limit of {MAX_PIXELS:,}; cut it into tiles or shrink it "
+            "first"
+        ) from error
     except MemoryError as error:
         raise ImageError(
             f"{name}: takes more memory than is free; shrink it or cut it into tiles first"
@@ -179,8 +184,9 @@ def _wide_png(source: str | os.PathLike | bytes, name: str, orientation: int) ->
     else:
         with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
             samples = imagecodecs.png_decode(data)
-    if samples.ndim == 3 and samples.shape[2] in (2, 4):  # with transparency
-        colours = samples.shape[2] - 1
-        samples = on_black(samples, colours, colours, 65535)
-        samples = samples[..., 0] if colours == 1 else samples
-    return ArrayPicture(name, samples, orientation=orientation)
+    opacity = None
+    if samples.ndim == 3:
+        colours = 3 if samples.shape[2] >= 3 else 1
+        opacity = samples[..., colours] if samples.shape[2] > colours else None
+        samples = samples[..., :colours] if colours == 3 else samples[..., 0]
+    return ArrayPicture(name, samples, opacity, 65535, orientation=orientation)

@@ -122,10 +122,14 @@ class ArrayPicture(Picture):
     Attributes:
       samples: [rows, columns] or [rows, columns, 3 (RGB)], integers or floats of up to 64 bits.
         uint8 is shown as it is.
+      opacity: [rows, columns], not multiplied into the samples yet; None if all is opaque.
+      opaque: the largest opacity that its type can have.
       white_is_zero: the lowest value is white.
     """
 
     samples: np.ndarray
+    opacity: np.ndarray | None = None
+    opaque: float = 1.0
     white_is_zero: bool = False
 
     @property
@@ -133,22 +137,35 @@ class ArrayPicture(Picture):
         return self.samples.shape[1], self.samples.shape[0]
 
     def cropped(self, top: int, bottom: int) -> Picture:
-        return dataclasses.replace(self, samples=self.samples[top:bottom])
+        return self._at(slice(top, bottom))
 
     def sampled(self, width: int, height: int) -> Picture:
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(int)
             for new, old in ((height, self.size[1]), (width, self.size[0]))
         )
-        return dataclasses.replace(self, samples=self.samples[rows[:, None], columns])
+        return self._at((rows[:, None], columns))
+
+    def _at(self, place) -> Picture:
+        opacity = None if self.opacity is None else self.opacity[place]
+        return dataclasses.replace(self, samples=self.samples[place], opacity=opacity)
 
     def strips(self, rows: int) -> Iterator[Image.Image]:
         low, high = (0, 255) if self.samples.dtype == np.uint8 else self._range()
+        opaque = self.opaque
+        if self.opacity is not None and (low, high) != (0, opaque) and opaque > 255:
+            # Where samples are of fewer bits than their type has, so is the opacity.
+            most = float(self.opacity.max())
+            opaque = most if 0 < most <= opaque / 2 else opaque
         for top in range(0, len(self.samples), rows):
             part = self.samples[top : top + rows]
-            if part.dtype != np.uint8:
-                part = _scaled(part, low, high)
-            yield Image.fromarray(np.ascontiguousarray(255 - part if self.white_is_zero else part))
+            part = part if part.dtype == np.uint8 else _scaled(part, low, high)
+            part = 255 - part if self.white_is_zero else part
+            if self.opacity is not None:
+                seen = np.clip(self.opacity[top : top + rows] / np.float64(opaque), 0, 1)
+                seen = seen[..., None] if part.ndim == 3 else seen
+                part = np.rint(part * seen).astype(np.uint8)
+            yield Image.fromarray(np.ascontiguousarray(part))
 
     def _range(self) -> tuple:
         """The values that become 0 and 255, of the samples' own type."""
@@ -192,23 +209,3 @@ def _plain(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, layer).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
-
-
-def on_black(samples: np.ndarray, alpha: int, colours: int, opaque: float) -> np.ndarray:
-    """Composites samples with transparency on black, in place.
-
-    Args:
-      samples: [rows, columns, channels], unsigned integers or floats.
-      alpha: the channel with the opacity; colours are not multiplied by it yet.
-      colours: number of the first channels, which are returned.
-      opaque: the largest opacity.
-
-    Returns:
-      [rows, columns, colours], a view.
-    """
-    rows = max(1, _STRIP_PIXELS // samples.shape[1])
-    for top in range(0, len(samples), rows):
-        part = samples[top : top + rows]
-        seen = part[..., :colours] * (part[..., alpha : alpha + 1] / np.float64(opaque))
-        part[..., :colours] = np.rint(seen) if samples.dtype.kind == "u" else seen
-    return samples[..., :colours]

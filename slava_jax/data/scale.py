@@ -22,7 +22,7 @@ _TIFF_UNITS = {2: 25.4e6, 3: 1e7}  # nm: inch and centimetre
 _FINEST_PRINT = 2000.0  # nm; coarser TIFF resolutions are those of screens, printers and scanners
 _PLAUSIBLE = {"nm_per_pixel": (1e-3, 1e6), "magnification": (1.0, 1e9)}  # of any microscope
 _ZEISS_SCREEN = 1024  # pixels across, to which AP_PIXEL_SIZE belongs at any store resolution
-_LONGEST_SIDE_FILE = 4 << 20  # bytes that are read
+_LONGEST_SIDE_FILE, _LONGEST_XML = 4 << 20, 1 << 18  # bytes that are read
 _SHORT = 64  # characters of a value
 
 _NUMBER = r"([0-9.,]+(?:[eE][+-]?[0-9]+)?)"
@@ -53,8 +53,8 @@ def check_scale(fact: str, value: float, name: str) -> float:
     if not low <= value <= high:
         unit = " (nm)" if fact == "nm_per_pixel" else ""
         raise ScaleError(
-            f"{name} must be a number above 0, and from {low:g} to {high:,.0f}{unit}, is {value!r}; "
-            "correct it or leave it out"
+            f"{name} must be a number above 0 that a microscope can have, from {low:g} to "
+            f"{high:,.0f}{unit}, is {value!r}; correct it or leave it out"
         )
     return value
 
@@ -151,11 +151,12 @@ def _fei(text: str, size: Size) -> Iterator[tuple[str, float]]:
 
 def _phenom(raw: bytes) -> Iterator[tuple[str, float]]:
     """XML with `<pixelWidth unit="nm">29.7</pixelWidth>` below its root."""
-    if not raw.strip(b"\0 \t\r\n"):
+    raw = raw.strip(b"\0 \t\r\n")
+    if not 0 < len(raw) <= _LONGEST_XML:
         return
     try:
-        found = ElementTree.fromstring(raw.strip(b"\0 \t\r\n")).find("pixelWidth")
-    except (ElementTree.ParseError, ValueError):  # another program's tag, or a damaged one
+        found = ElementTree.fromstring(raw).find("pixelWidth")
+    except (ElementTree.ParseError, LookupError, ValueError):  # another program's tag, or damaged
         return
     if found is not None:
         unit = nm_per_unit(found.get("unit", "nm"))

@@ -23,7 +23,6 @@ from slava_jax.data.picture import (
     ImageError,
     Picture,
     check_size,
-    on_black,
 )
 
 # It logs what it makes of odd tags; what matters to the pixels is checked here.
@@ -36,7 +35,7 @@ _COMPRESSIONS = {
 }  # fmt: skip
 _JPEG = 7
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # photometric interpretation -> channels
-_WHITE_IS_ZERO, _GREY, _PALETTE, _CMYK, _YCBCR = 0, 1, 3, 5, 6
+_WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 2, 3, 5, 6
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra channels; 0 is unknown
 _DESCRIPTION, _ORIENTATION = 270, 274
 _TEXT = (1, 2, 7)  # types of tags whose values are bytes
@@ -159,10 +158,18 @@ def read(found: Page, name: str) -> Picture:
         if page.photometric != _PALETTE:
             levels = np.rint(levels * (255 / full)).astype(np.uint8)
         samples = levels[samples.astype(np.uint8)]
-    samples = _coloured(page, samples, name)
+    opacity, opaque = None, 1.0
+    if _ALPHA in page.extrasamples:
+        opacity = samples[..., _COLOURS[int(page.photometric)] + page.extrasamples.index(_ALPHA)]
+        if not np.isfinite(opacity).all():
+            raise ImageError(f"{name}: has opacities that are not finite; save it without")
+        if samples.dtype.kind == "u":  # fewer bits than 8 were scaled to 8
+            opaque = (1 << max(8, page.bitspersample)) - 1
     return ArrayPicture(
         name,
-        samples,
+        _coloured(page, samples, name),
+        opacity,
+        opaque,
         white_is_zero=page.photometric == _WHITE_IS_ZERO,
         orientation=found.orientation,
     )
@@ -225,7 +232,7 @@ def _check_segments(page: tifffile.TiffPage, name: str) -> None:
     wanted = int(np.prod(page.chunked, dtype=object))
     whole = len(offsets) >= wanted and len(counts) >= wanted
     if page.is_contiguous and offsets:
-        whole = offsets[0] + page.nbytes <= file.size
+        whole = offsets[0] + page.nbytes <= file.size and sum(counts) >= page.nbytes
     elif whole:
         ends = zip(offsets, counts, strict=False)
         whole = all(start > 0 and size > 0 and start + size <= file.size for start, size in ends)
@@ -256,16 +263,7 @@ def _coloured(page: tifffile.TiffPage, samples: np.ndarray, name: str) -> np.nda
         return rgb
     if samples.ndim == 2:
         return samples
-    colours = _COLOURS[int(page.photometric)]
-    kinds = list(page.extrasamples)
-    if _ALPHA in kinds:
-        if page.photometric == _WHITE_IS_ZERO:
-            raise ImageError(f"{name}: has transparency where white is 0; save it without")
-        bits = max(8, page.bitspersample)  # fewer were scaled to 8
-        opaque = 1 if samples.dtype.kind == "f" else (1 << bits) - 1
-        samples = on_black(samples, colours + kinds.index(_ALPHA), colours, opaque)
-    samples = samples[..., :colours]
-    return samples[..., 0] if colours == 1 else samples
+    return samples[..., :3] if page.photometric in (_RGB, _YCBCR) else samples[..., 0]
 
 
 def _through_palette(page: tifffile.TiffPage, samples: np.ndarray, name: str) -> np.ndarray:
