@@ -37,7 +37,8 @@ _LEAST = 20  # pixels of a pore; smaller ones are noise of the threshold
 def gold() -> np.ndarray:
     """The micrograph without its data bar, uint8[rows, columns]."""
     folder = find_spec("aquami").submodule_search_locations[0]  # without importing it
-    with Image.open(Path(folder) / "micrographs" / "Sample.tif") as image:
+    sample = Path(folder) / "micrographs" / "Sample.tif"
+    with Image.open(sample, formats=("TIFF",)) as image:
         grey = np.asarray(image.convert("L"))
     first, last = picture_rows(grey)
     return grey[first:last]

@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported here so that --help and wrong options answer at once.
     from absl import logging
 
+    from slava_jax.data.decoding import read_header
     from slava_jax.inference.assistant import load_assistant
 
     logging.set_verbosity(logging.ERROR)
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     with reported():
         if Path(asked.question).is_file():
             raise UserError(f"{asked.question}: the question comes last, after the images")
+        for path in asked.images:
+            if note := read_header(path).note:
+                print(f"{path}: {note}", file=sys.stderr)
         assistant = load_assistant(asked.checkpoint, asked.base)
         rank = _rank(asked.rank, assistant.model.adapter)
         answer = assistant.answer(

@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 
 from slava_jax.data.instructions import Instruction
+from slava_jax.data.lengths import NM
 from slava_jax.synthetic import facts as fact_rules
 
-_NM = {"pm": 1e-3, "nm": 1.0, "um": 1e3, "mm": 1e6, "cm": 1e7}
-_NM |= dict.fromkeys(("µm", "μm"), 1e3) | dict.fromkeys(("Å", "Å"), 0.1)  # two code points each
-_NM |= dict.fromkeys(("nanometer", "nanometre", "nanometers", "nanometres"), 1.0)
-_NM |= dict.fromkeys(("micrometer", "micrometre", "micrometers", "micrometres"), 1e3)
-_NM |= dict.fromkeys(("micron", "microns"), 1e3)
 _NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
 # '20 to 50 nm', '40 ± 5 nm': the unit is that of both numbers.
 _RANGE = rf"(?:{_NUMBER}( ?(?:[-–—±x×]|\bto\b|\band\b) ?))?"
-_LENGTH = re.compile(rf"(?<![\w.]){_RANGE}{_NUMBER}[ \u00a0]?({'|'.join(_NM)})\b(?![/^])")
-_SHARE = re.compile(rf"(?<![\w.]){_RANGE}{_NUMBER} percent of the width\b")
+# A number starts after no other, or a long row of them would be searched from each of its members.
+_START = r"(?<![\w.])(?<!\d,)"
+_DIGITS = 24  # a longer number is no length
+_LENGTH = re.compile(rf"{_START}{_RANGE}{_NUMBER}[ \u00a0]?({'|'.join(NM)})\b(?![/^])")
+_SHARE = re.compile(rf"{_START}{_RANGE}{_NUMBER} percent of the width\b")
 _MAGNIFIED = re.compile(rf"\bmagnified {_NUMBER} times\b")
 _GIVEN_MAGNIFICATION = "magnified as given"
-_PIXEL = re.compile(rf"\bOne pixel of the image corresponds to {_NUMBER} ({'|'.join(_NM)})\b")
+_PIXEL = re.compile(rf"\bOne pixel of the image corresponds to {_NUMBER} ({'|'.join(NM)})\b")
 _GIVEN_PIXEL = "One pixel of the image corresponds to the given length"
 # As written by synthetic.facts.supplement_text.
 _SUPPLEMENT = re.compile(
@@ -79,9 +78,11 @@ def to_shares(text: str, scale: Scale) -> str:
 
     def share(match: re.Match) -> str:
         first, between, last, unit = match.groups()
-        said = _percent(_value(last) * _NM[unit] / width)
+        if _endless(first, last):
+            return match[0]
+        said = _percent(_value(last) * NM[unit] / width)
         if first is not None:
-            said = f"{_percent(_value(first) * _NM[unit] / width)}{between}{said}"
+            said = f"{_percent(_value(first) * NM[unit] / width)}{between}{said}"
         return f"{said} percent of the width"
 
     return _LENGTH.sub(share, text)
@@ -107,11 +108,13 @@ def to_units(text: str, scale: Scale) -> str:
 
     def length(match: re.Match) -> str:
         first, between, last = match.groups()
+        if _endless(first, last):
+            return match[0]
         said = _length_text(_value(last) / 100 * width)
         if first is None:
             return said
         value, unit = said.split()
-        start = fact_rules.round_digits(_value(first) / 100 * width / _NM[unit])
+        start = fact_rules.round_digits(_value(first) / 100 * width / NM[unit])
         return f"{start:.12g}{between}{value} {unit}"
 
     return _SHARE.sub(length, text)
@@ -119,8 +122,8 @@ def to_units(text: str, scale: Scale) -> str:
 
 def lengths_nm(text: str) -> list[tuple[float, tuple[int, int]]]:
     """The lengths with units in a text, in nm, and where they stand; of a range, its upper end."""
-    found = _LENGTH.finditer(text)
-    return [(_value(match[3]) * _NM[match[4]], match.span()) for match in found]
+    found = (match for match in _LENGTH.finditer(text) if not _endless(match[3]))
+    return [(_value(match[3]) * NM[match[4]], match.span()) for match in found]
 
 
 def in_shares(item: Instruction, scale: Scale) -> Instruction:
@@ -133,6 +136,10 @@ def in_shares(item: Instruction, scale: Scale) -> Instruction:
 
 def _length_text(nm: float) -> str:
     return fact_rules.length_text(fact_rules.round_digits(nm))
+
+
+def _endless(*numbers: str | None) -> bool:
+    return any(number is not None and len(number) > _DIGITS for number in numbers)
 
 
 def _value(number: str) -> float:

@@ -25,7 +25,7 @@ from slava_jax.convert.pretrained import is_converted, part_place
 from slava_jax.data.chat import Message, TextForm, encode_answers, encode_prompt, user_text
 from slava_jax.data.collate import prompt_part, text_fields
 from slava_jax.data.images import read_image, read_width
-from slava_jax.data.scale import read_scale
+from slava_jax.data.scale import check_scale, read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.eval.calibration import Calibration
@@ -181,7 +181,11 @@ class Assistant:
         return {"images": pixels, **text_fields(ids, spans, length)}
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Reads an image file for the vision encoder. Raises ImageError, naming the file."""
+        """Reads an image file for the vision encoder (data.images.read_image).
+
+        Raises:
+          ImageError: the file cannot be read; names it.
+        """
         vit = self.model.config.vit
         return read_image(path, vit.image_size, vit.channels, crop_bar=self.crop_bar)
 
@@ -201,6 +205,9 @@ class Assistant:
           pixel_size: nm per pixel of that file; by default what its metadata says. Without either,
             lengths are answered in percent of the image's width.
           magnification: the same for the magnification, which is not mentioned if unknown.
+
+        Raises:
+          ImageError: a file cannot be read; names it. ScaleError: a scale no microscope has.
         """
         return self.answer(paths, question, pixel_size, magnification, **sampling).text
 
@@ -240,11 +247,11 @@ class Assistant:
 
 def _scale(path: Path, pixel_size: float | None, magnification: float | None) -> Scale:
     known = read_scale(path)
-    return Scale(
-        pixel_size or known.get("nm_per_pixel"),
-        read_width(path),
-        magnification or known.get("magnification"),
-    )
+    if pixel_size is not None:
+        known["nm_per_pixel"] = check_scale("nm_per_pixel", pixel_size, "pixel_size")
+    if magnification is not None:
+        known["magnification"] = check_scale("magnification", magnification, "magnification")
+    return Scale(known.get("nm_per_pixel"), read_width(path), known.get("magnification"))
 
 
 def load_assistant(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiff_files import tiff_bytes
 
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.folder import Folder
@@ -193,7 +194,7 @@ def test_pixel_size_and_magnification_from_table_and_file(tmp_path):
     assert facts["1.tif"] == {"category": "a", "nm_per_pixel": 5.0}  # from the file
     assert facts["2.tif"] == {"category": "a", "nm_per_pixel": 5.0, "magnification": 300}
     assert facts["3.tif"]["nm_per_pixel"] == 7
-    for bad in ("-1", "0", "nan", "2,5", "5 nm"):
+    for bad in ("-1", "0", "nan", "2,5", "5 nm", "1e300", "1e-300"):
         table.write_text(f'file,label,pixel_size_nm\n0.tif,a,1\n1.tif,a,"{bad}"\n')
         with pytest.raises(DataError, match=r"labels\.csv:3: pixel_size_nm must be a number above"):
             build(mine)
@@ -299,3 +300,23 @@ def test_images_are_streamed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(re.search(r"-?\d+", done.stdout)[0]) < 25  # MiB; decoding all at once takes 48
+
+
+def test_files_with_several_pages_are_listed(tmp_path, capsys):
+    mine = tmp_path / "mine"
+    for i in range(4):
+        save(mine / "a" / f"{i}.tif", noise(i))
+    first, second = (Image.fromarray(noise(i)) for i in (8, 9))
+    first.save(mine / "a" / "stack.tif", save_all=True, append_images=[second])
+    build(mine)
+    said = capsys.readouterr().err
+    assert "1 file(s) with several pages" in said and "a/stack.tif: page 1 of 2 is used" in said
+
+
+def test_a_tag_without_a_value_does_not_stop_a_folder(tmp_path):
+    mine = tmp_path / "mine"
+    for i in range(4):
+        save(mine / "a" / f"{i}.tif", noise(i))
+    tags = [(34118, 2, b""), (282, 5, b""), (270, 2, b"")]
+    (mine / "a" / "odd.tif").write_bytes(tiff_bytes(8, 8, 8, [bytes(range(64))], tags))
+    assert sum(map(len, (s.keys for s in build(mine).values()))) == 5

@@ -1,6 +1,7 @@
 """Lengths become shares of the image's width and come back; what is not known is not said."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,9 @@ SCALE = Scale(nm_per_pixel=2.0, width_px=500, magnification=25_000)  # 1 µm wid
         ("Larger than 0.25 µm?", "Larger than 25 percent of the width?"),
         ("0.25 μm", "25 percent of the width"),
         ("0.25 um", "25 percent of the width"),
+        ("0.001 millimetres", "100 percent of the width"),
+        ("grains,20 nm", "grains,2 percent of the width"),
+        ("9" * 400 + " nm", None),
         ("1,200 nm", "120 percent of the width"),
         ("1.5 mm", "150000 percent of the width"),
         ("about 123 nm", "about 12 percent of the width"),
@@ -98,3 +102,12 @@ def test_shares_of_the_teacher_are_steps_so_that_there_are_few_of_them():
                 text = f"about {length_text(round_digits(step * power / 100 * width))} wide"
                 share = to_shares(text, Scale(1.0, int(width)))
                 assert share == f"about {step * power:.4g} percent of the width wide", text
+
+
+@pytest.mark.parametrize("text", ["1,", "1", "1 to "])
+def test_a_megabyte_is_converted_at_once(text):
+    start = time.monotonic()
+    for convert in (to_shares, to_units):
+        convert(text * (10**6 // len(text)), SCALE)
+    to_units("9" * 10**6 + " percent of the width", SCALE)
+    assert time.monotonic() - start < 10

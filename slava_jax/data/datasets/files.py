@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
-from slava_jax.data.images import ImageError, encode_png, read_image, read_width
+from slava_jax.data.decoding import read_header
+from slava_jax.data.images import ImageError, encode_png, read_image
 from slava_jax.data.scale import read_scale
 
 _MOST_NAMED = 10  # most files that one message lists
@@ -33,8 +34,8 @@ class ImageFiles(ImageBuilder):
     Images are stored as squares. The set is rebuilt when the files, their labels or a parameter
     change. Every file is read once before the build; unreadable files are reported together. Of
     files with equal squares, only the first is kept. A picture that occurs in several classes is
-    left out of all of them, since its class is ambiguous. What was left out is printed and listed
-    in the stored set's metadata.json.
+    left out of all of them, since its class is ambiguous. What was left out, and which page of
+    several is used, is printed and listed in the stored set's metadata.json.
     Facts: category, width_px (of the file), nm_per_pixel and magnification if the user or the file
     gives them, and others that the user gives.
     """
@@ -73,20 +74,26 @@ class ImageFiles(ImageBuilder):
     def _entries(self) -> list[Entry]:
         squares = self._squares()
         kept, copies, disputed = _sorted_out(self._files, squares)
-        self._report(kept, copies, disputed)
+        headers = [read_header(file.path) for file in kept]
+        notes = [
+            f"{self._key(file)}: {header.note}"
+            for file, header in zip(kept, headers, strict=True)
+            if header.note
+        ]
+        self._report(kept, copies, disputed, notes)
         return [
             Entry(
                 self._key(file),
                 self.class_names.index(file.label),
                 {
                     "category": file.label,
-                    "width_px": read_width(file.path),
+                    "width_px": header.width,
                     **read_scale(file.path),
                     **file.facts,
                 },
                 file.path,
             )
-            for file in kept
+            for file, header in zip(kept, headers, strict=True)
         ]
 
     def _load(self, entries: list[Entry]) -> Iterator[tuple[bytes, str]]:
@@ -113,7 +120,7 @@ class ImageFiles(ImageBuilder):
             raise ImageError(f"{len(errors)} images cannot be read:\n  " + _listed(errors))
         return squares
 
-    def _report(self, kept, copies, disputed) -> None:
+    def _report(self, kept, copies, disputed, notes: list[str]) -> None:
         """Reports problems with the files. Raises DataError if a class has no images left."""
         said = list(self._counts(Counter(f.label for f in self._files), kept))
         pairs = [f"{self._key(copy)} = {self._key(first)}" for copy, first in copies]
@@ -124,9 +131,12 @@ class ImageFiles(ImageBuilder):
         if quarrels:
             said.append(f"{len(quarrels)} image(s) found in several classes dropped:")
             said.append(f"  {_listed(quarrels)}")
-        if pairs or quarrels:
+        if notes:
+            said.append(f"{len(notes)} file(s) with several pages, of which one is used:")
+            said.append(f"  {_listed(notes)}")
+        if pairs or quarrels or notes:
             said.append(f"full list: {self._place}/metadata.json")
-        self.info.metadata.update(copies=pairs, in_several_classes=quarrels)
+        self.info.metadata.update(copies=pairs, in_several_classes=quarrels, pages=notes)
         for line in said:
             tqdm.write(f"{self.name}: {line}", file=sys.stderr)
         lost = sorted(set(self.class_names) - {file.label for file in kept})

@@ -11,6 +11,7 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.files import ImageFiles, LabelledFile
 from slava_jax.data.datasets.store import SHARES
 from slava_jax.data.images import SUFFIXES, UNREAD_SUFFIXES, list_images
+from slava_jax.data.scale import ScaleError, check_scale
 
 LABELS = "labels.csv"
 # Optional columns and the facts they give.
@@ -212,10 +213,8 @@ def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
     for column, fact in _SCALES.items():
         text = (row.get(column) or "").strip()
         if text:
-            facts[fact] = _number(text)
-            if not 0 < facts[fact] < math.inf:
-                raise DataError(
-                    f"{where}: {column} must be a number above 0, is {text!r}; correct it or "
-                    "leave it empty"
-                )
+            try:
+                facts[fact] = check_scale(fact, _number(text), f"{where}: {column}")
+            except ScaleError as error:
+                raise DataError(f"{error} (the cell has {text!r})") from error
     return facts

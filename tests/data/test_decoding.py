@@ -1,0 +1,113 @@
+"""Which files are opened, and how large they may be."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from slava_jax.data.decoding import read_header
+from slava_jax.data.images import ImageError, read_image
+from slava_jax.data.picture import MAX_SIDE
+
+RAMP = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)  # a 12-bit camera
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(samples: np.ndarray, kind: int, size=None, before=b"", after=b"") -> bytes:
+    """A PNG file with 16 bits; kind 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA."""
+    height, width = size or samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    data = before + chunk(b"IDAT", zlib.compress(rows)) + after
+    return b"\x89PNG\r\n\x1a\n" + head + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_wide_png_files_keep_their_levels(kind, channels):
+    """Pillow keeps the high byte of each sample, 16 of 256 levels."""
+    samples = np.repeat(RAMP[..., None], channels, -1)
+    if channels in (2, 4):
+        samples[..., -1] = 65535
+    shown = read_image(png(samples, kind), 32, 1)[..., 0]
+    assert np.abs(shown - RAMP / 4095 * 255).max() <= 1
+
+
+def test_transparency_of_wide_png_files():
+    samples = np.full((8, 8, 2), 40000, np.uint16)
+    samples[:, 4:, 1] = 0
+    samples[:, :4, 1] = 65535
+    shown = read_image(png(samples, 4), 8, 3)
+    assert (shown[:, :4] == round(40000 / 257)).all() and not shown[:, 4:].any()
+    clear = chunk(b"tRNS", struct.pack(">H", 40000))
+    assert not read_image(png(samples[..., 0], 0, before=clear), 8, 1).any()
+
+
+def test_opacity_of_as_few_bits_as_the_colours():
+    samples = np.stack([RAMP, RAMP, RAMP, np.full_like(RAMP, 4095)], -1)
+    assert np.abs(read_image(png(samples, 6), 32, 1)[..., 0] - RAMP / 4095 * 255).max() <= 1
+
+
+def test_orientation_of_wide_png_files():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for place in ("before", "after"):
+        file = png(RAMP, 0, **{place: chunk(b"eXIf", exif.tobytes()[6:])})
+        assert (np.diff(read_image(file, 32, 1)[..., 0].astype(int), axis=0) <= 0).all()
+
+
+def test_a_wide_png_file_that_is_cut(tmp_path):
+    path = tmp_path / "x.png"
+    for cut in (60, 900, -14):
+        path.write_bytes(png(np.random.default_rng(0).integers(0, 65536, (32, 32)), 0)[:cut])
+        with pytest.raises(ImageError, match=r"x\.png"):
+            read_image(path, 8, 1)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PPM", "TGA", "JPEG2000", "EPS", "PCX", "DDS"])
+def test_other_formats_are_not_opened(tmp_path, kind, monkeypatch):
+    path, buffer = tmp_path / "x.png", io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 0, 0)).save(buffer, kind)
+    path.write_bytes(buffer.getvalue())
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("started a program"))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ImageError, match="not a BMP, JPEG, PNG or TIFF file"):
+            read_image(source, 8, 1)
+    with pytest.raises(ImageError, match="not a BMP, JPEG, PNG or TIFF file"):
+        read_header(path)
+
+
+def test_the_content_decides_not_the_suffix(tmp_path):
+    path = tmp_path / "x.jpg"
+    for kind in ("PNG", "TIFF", "BMP"):
+        Image.new("L", (20, 10), 70).save(path, kind)
+        assert (read_image(path, 4, 1) == 70).all() and read_header(path).size == (20, 10)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(1, 300_000_000), (300_000_000, 1), (25_000, 30_000)])
+def test_sizes_are_checked_before_anything_is_decoded(size, monkeypatch):
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("was decoded"))
+    with pytest.raises(ImageError, match=rf"{size[1]} x {size[0]} pixels exceed .*{MAX_SIDE:,}"):
+        read_image(png(RAMP, 0, size), 8, 1)
+    with pytest.raises(ImageError, match="20000 x 20000 pixels of 8 bytes exceed"):
+        read_image(png(RAMP, 6, (20_000, 20_000)), 8, 1)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="is empty"):
+        read_image(tmp_path / "x.png", 8, 1)
+
+
+def test_pages_of_a_png_file(tmp_path):
+    frames = [Image.new("L", (8, 8), value) for value in (90, 10)]
+    frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
+    assert read_header(tmp_path / "x.png").note == "page 1 of 2 is used"
+    assert (read_image(tmp_path / "x.png", 8, 1) == 90).all()
