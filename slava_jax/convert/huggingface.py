@@ -3,7 +3,6 @@
 Pickles are never opened: they can run arbitrary code.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from slava_jax.convert.decoders import ARCHITECTURES, decoder_config, huggingfac
 from slava_jax.convert.llava import identity_projector, llava_parts, names_of
 from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import mapping, whole
+from slava_jax.convert.settings import check_sizes, mapping, read_json, shown, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
 from slava_jax.models.decoder import DecoderConfig
 
@@ -114,21 +113,6 @@ def pickle_refusal(path: Path) -> str:
         "(AutoModelForCausalLM for a language model). Copy the tokenizer and preprocessor files "
         "there, too"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises ConvertError if the file is missing or is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConvertError(f"{path}: does not exist; download it with the weights") from error
-    except (OSError, ValueError) as error:
-        raise ConvertError(
-            f"{path}: cannot be read as JSON ({error}); download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ConvertError(f"{path}: is not a JSON object; download it again")
-    return value
 
 
 def read_folder(folder: Path, image_size: int | None = None) -> Source:

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from slava_jax.checkpoint import CheckpointError, atomic_folder
-from slava_jax.convert.huggingface import Safetensors, read_json
+from slava_jax.convert.huggingface import Safetensors
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
-from slava_jax.convert.settings import flag, positive
+from slava_jax.convert.settings import flag, positive, read_json
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterConfig, joined
