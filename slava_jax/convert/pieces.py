@@ -93,6 +93,8 @@ def read_pieces(path: Path, prefix: bool = True) -> Pieces:
     proto = ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
+        if not proto.pieces:
+            raise DecodeError("it has no pieces")
     except (DecodeError, OSError) as error:
         raise ConvertError(
             f"{path}: not a sentencepiece model, or damaged ({error}); download it again"
@@ -155,7 +157,7 @@ def _built(pieces: Pieces) -> Tokenizer:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(r), to) for r, to in ((" {2,}", " "), ("^ | $", ""))]
+        steps += [normalizers.Replace(Regex(r), to) for r, to in ((" {2,}", " "), (r"\A | \z", ""))]
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(_SPACE))
     steps.append(normalizers.Replace(" ", _SPACE))

@@ -6,7 +6,7 @@ ValueError, naming the key, if the value is invalid.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from slava_jax.convert.rules import ConvertError
 
 _HUGE = 1e30  # larger values and NaN are rejected
 _LARGEST = 2**31 - 1  # of integers
+_FEW, _FEW_LAYERS = 2**17, 1024  # sizes that are built in a moment
 _SHOWN = 80  # characters of a value in an error
 # Sizes that are also a dimension of some tensor, or divide one.
 _DIMENSIONS = (
@@ -37,27 +38,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_sizes(settings: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_sizes(
+    settings: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    layers: str = "num_hidden_layers",
+    dimensions: Sequence[str] = _DIMENSIONS,
+) -> None:
     """Compares the sizes in a config with the tensors of its file.
 
     Comes before tables and vocabularies of these sizes are built: a wrong size may be too large
-    for any memory. Whether the tensors match is checked afterwards (`rules.plan`).
+    for any memory. Smaller sizes pass, because `rules.plan` compares tensor by tensor afterwards.
 
     Args:
-      settings: names as in transformers' config.json.
       shapes: of all tensors; empty ones are ignored, because their dimensions take no bytes.
+      layers, dimensions: the keys to check, by default those of transformers' config.json.
     """
     full = [shape for shape in shapes.values() if math.prod(shape)]
     most = max((max(shape, default=1) for shape in full), default=1)
-    for key, limit, of in (
-        *((key, most, "dimension of any tensor") for key in _DIMENSIONS),
-        ("num_hidden_layers", len(full), "number of tensors"),
-    ):
+    limits = {key: (most, _FEW, "any dimension of a tensor") for key in dimensions}
+    limits[layers] = (len(full), _FEW_LAYERS, "the number of tensors")
+    for key, (found, harmless, of) in limits.items():
         value = settings.get(key)
-        if type(value) is int and value > limit:
+        if type(value) is int and value > max(found, harmless):
             raise ValueError(
-                f"{key}: is {shown(value)}, more than the {of} in the weights ({limit}); config "
-                "and weights do not belong together, or are damaged"
+                f"{key}: is {shown(value)}, more than {of} ({found}); config and weights do not "
+                "belong together, or are damaged"
             )
 
 
