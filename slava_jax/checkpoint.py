@@ -24,6 +24,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
+from slava_jax import facts as descriptions
 from slava_jax import hosts
 from slava_jax.errors import UserError
 
@@ -263,15 +264,17 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not written by slava_jax (it has no format version)")
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: written by a newer slava_jax (format {version}, this one reads up to "
-            f"{FORMAT_VERSION}): update"
+            f"{path}: written by a newer slava_jax (format {version}; {FORMAT_VERSION} here): update"
         )
     if version < FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: written by an older slava_jax (format {version}, this one reads "
             f"{FORMAT_VERSION}): read it with that version, or train again"
         )
-    return {**metadata, "facts": json.loads(metadata["facts"])}
+    try:
+        return descriptions.metadata(metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {error}; restore it from a copy") from error
 
 
 def _check_same(path: Path, stored: dict[str, list], wanted: dict[str, list]) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from slava_jax.convert.decoders import gguf_table
 from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import check_sizes, positive, shown, whole
+from slava_jax.convert.settings import check_sizes, positive, whole
 from slava_jax.convert.tokenizers import gguf_tokenizer
+from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.nn.attention import rope_frequencies
 

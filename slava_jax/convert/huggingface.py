@@ -15,8 +15,9 @@ from slava_jax.convert.decoders import ARCHITECTURES, decoder_config, huggingfac
 from slava_jax.convert.llava import identity_projector, llava_parts, names_of
 from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import check_sizes, mapping, read_json, shown, whole
+from slava_jax.convert.settings import check_sizes, mapping, read_json, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
+from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

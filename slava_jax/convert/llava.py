@@ -19,8 +19,9 @@ from slava_jax.convert.decoders import (
 )
 from slava_jax.convert.pretrained import Part
 from slava_jax.convert.rules import ConvertError, LeftOut, Row, Table, transposed
-from slava_jax.convert.settings import flag, mapping, shown, whole
+from slava_jax.convert.settings import flag, mapping, whole
 from slava_jax.convert.vision import ACTIVATIONS, clip_below, clip_vision
+from slava_jax.facts import shown
 from slava_jax.models.connectors import ConnectorConfig
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.vit import VitConfig

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from slava_jax.checkpoint import CheckpointError, atomic_folder
 from slava_jax.convert.huggingface import Safetensors
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
-from slava_jax.convert.settings import flag, positive, read_json, shown
+from slava_jax.convert.settings import flag, positive, read_json
+from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterConfig, joined

@@ -17,7 +17,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import shown
+from slava_jax.facts import shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of a piece
 _BPE = 2  # trainer_spec.model_type

@@ -4,18 +4,16 @@ Every function but `read_json` raises KeyError if a key without a default is mis
 ValueError, naming the key, if the value is invalid.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slava_jax.convert.rules import ConvertError
+from slava_jax.facts import LARGEST, parsed, shown
 
 _HUGE = 1e30  # larger values and NaN are rejected
-_LARGEST = 2**31 - 1  # of integers
 _FEW, _FEW_LAYERS = 2**17, 1024  # sizes that are built in a moment
-_SHOWN = 80  # characters of a value in an error
 # Sizes that are also a dimension of some tensor, or divide one.
 _DIMENSIONS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
@@ -26,16 +24,13 @@ _DIMENSIONS = (
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises ConvertError if the file is missing or is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConvertError(f"{path}: does not exist; download it with the weights") from error
-    except (OSError, ValueError, RecursionError) as error:  # the last for deep nesting
+    except (OSError, ValueError) as error:
         raise ConvertError(
             f"{path}: cannot be read as JSON ({error}); download it again"
         ) from error
-    if not isinstance(value, dict):
-        raise ConvertError(f"{path}: is not a JSON object; download it again")
-    return value
 
 
 def check_sizes(
@@ -66,16 +61,10 @@ def check_sizes(
             )
 
 
-def shown(value: Any) -> str:
-    """A value as it appears in an error: at most a line."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 def whole(settings: dict[str, Any], key: str, *default: int) -> int:
     """An integer of 1 or more, below 2**31."""
     value = _value(settings, key, default)
-    if type(value) is not int or not 1 <= value <= _LARGEST:
+    if type(value) is not int or not 1 <= value <= LARGEST:
         raise ValueError(f"{key}: must be an integer of 1 or more, is {shown(value)}")
     return value
 

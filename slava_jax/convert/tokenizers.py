@@ -20,8 +20,9 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from slava_jax.convert.pieces import gguf_pieces, read_pieces
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import mapping, read_json, shown
+from slava_jax.convert.settings import mapping, read_json
 from slava_jax.data.tokenizer import check_limit, library_errors
+from slava_jax.facts import shown
 
 # Values of tokenizer.ggml.pre whose vocabularies have whole words that merges cannot produce;
 # llama.cpp looks these words up before merging.

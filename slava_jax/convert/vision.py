@@ -15,7 +15,8 @@ import numpy as np
 from transformers import CLIPVisionConfig
 
 from slava_jax.convert.rules import LeftOut, Row, Table, transposed
-from slava_jax.convert.settings import flag, mapping, numbers, positive, shown, whole
+from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
+from slava_jax.facts import shown
 from slava_jax.models.vit import VitConfig
 
 ACTIVATIONS = {  # theirs -> ours

@@ -37,11 +37,10 @@ def library_errors(
     """
     try:
         yield
-    except UserError:
-        raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # an interrupt
+        panic = type(error).__name__ == "PanicException"
+        if isinstance(error, UserError) or not (panic or isinstance(error, Exception)):
+            raise  # it says what to do, or is an interrupt
         cause = str(error).strip()[:_CAUSE] or type(error).__name__
         raise kind(f"{problem} ({cause}){remedy}") from error
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from slava_jax.data.scale import read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.eval.calibration import Calibration
+from slava_jax.facts import checked, parsed, shown
 from slava_jax.inference import decode
 from slava_jax.models.interface import Prompt, VisionLanguageModel
 from slava_jax.models.presets import build_model, variable_shapes
@@ -39,6 +40,8 @@ MODEL = "assistant/model"  # below a work directory
 _LENGTHS = "shares of the width"
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
+_BASE_FACTS = {"sha256": str, "place": str | None}
+_COPY = "restore it from a copy, or train again in a new work directory"
 CALIBRATION = "calibration.json"  # written after the evaluation
 
 
@@ -166,18 +169,18 @@ class Assistant:
         """
         encoded = [
             encode_prompt(
-                (Message("user", user_text(question, images=len(shown))),),
-                self.tokenizer, self.form, len(shown),
+                (Message("user", user_text(question, images=len(of))),),
+                self.tokenizer, self.form, len(of),
             )
-            for question, shown in zip(questions, images, strict=True)
+            for question, of in zip(questions, images, strict=True)
         ]  # fmt: skip
         ids, spans = zip(*encoded, strict=True)
         # Few lengths, so that few shapes are compiled.
         length = -(-max(map(len, ids)) // 32) * 32
-        most = max(len(shown) for shown in images)
+        most = max(len(of) for of in images)
         pixels = np.zeros((len(images), most, *images[0][0].shape), np.uint8)
-        for row, shown in zip(pixels, images, strict=True):
-            row[: len(shown)] = shown
+        for row, of in zip(pixels, images, strict=True):
+            row[: len(of)] = of
         return {"images": pixels, **text_fields(ids, spans, length)}
 
     def read(self, path: str | Path) -> np.ndarray:
@@ -266,16 +269,9 @@ def load_assistant(
     if base is not None and sharing is not None:
         raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
-    facts = load_facts(folder / _ADAPTERS)
-    if facts.get("lengths") != _LENGTHS:
-        raise CheckpointError(
-            f"{folder}: written by an older slava_jax, whose models wrote lengths in nm; train it "
-            "again in a new work directory"
-        )
-    config = ConfigDict(json.loads(facts["config"]))
-    tokenizer = load_tokenizer(folder / _TOKENIZER)
-    model = build_model(config, len(tokenizer))
-    shapes = variable_shapes(model)
+    facts = _facts(folder)
+    config, tokenizer = facts["config"], load_tokenizer(folder / _TOKENIZER)
+    model, shapes = _described(folder, config, len(tokenizer))
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if sharing is not None:
@@ -290,11 +286,42 @@ def load_assistant(
             f"{facts['base']['sha256']}, but {place} has {found}; use the one they were trained on"
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
-    crop_bar = config.data.get("crop_bar", False)  # missing in older configs
+    crop_bar = bool(config["data"].get("crop_bar"))  # missing in older configs
     calibrated = folder / CALIBRATION
     calibration = Calibration.read(calibrated) if calibrated.is_file() else None
     names = tuple(facts["class_names"])
     return Assistant(model, variables, tokenizer, names, crop_bar, calibration)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What an assistant's folder says of it; its "config" is a dictionary."""
+    try:
+        facts = checked(load_facts(folder / _ADAPTERS), {"lengths": str | None})
+        if facts["lengths"] != _LENGTHS:
+            raise CheckpointError(
+                f"{folder}: written by an older slava_jax, whose models wrote lengths in nm; train "
+                "it again in a new work directory"
+            )
+        checked(facts, {"config": str, "class_names": list, "base": dict})
+        if not all(isinstance(name, str) for name in facts["class_names"]):
+            raise ValueError("class_names: must be a list of texts")
+        facts["base"] = checked(facts["base"], _BASE_FACTS, "base")
+        config = checked(parsed(facts["config"]), {"data": dict}, "config")
+        checked(config["data"], {"crop_bar": bool | None}, "config.data")
+        return {**facts, "config": config}
+    except ValueError as error:
+        raise CheckpointError(f"{folder / _ADAPTERS}: damaged ({error}); {_COPY}") from error
+
+
+def _described(folder: Path, config: dict, tokens: int) -> tuple[VisionLanguageModel, dict]:
+    """The model of a stored config, and the shapes of its variables."""
+    try:
+        model = build_model(config, tokens)
+        return model, variable_shapes(model)
+    except Exception as error:  # sizes that make no model fail in many ways inside jax and flax
+        raise CheckpointError(
+            f"{folder / _ADAPTERS}: its config describes no model ({shown(error)}); {_COPY}"
+        ) from error
 
 
 def _folder(path: Path) -> Path:
