@@ -29,7 +29,6 @@ from slava_jax import hosts
 from slava_jax.errors import UserError
 
 FORMAT_VERSION = 2
-
 PyTree = Any
 _LEFTOVER = re.compile(r"\.(orbax-checkpoint-tmp.*|deleted)$")
 
@@ -256,15 +255,16 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        metadata = orbax.metadata(path).custom_metadata or {}
-    except (ValueError, KeyError, OSError) as error:
+        metadata = dict(orbax.metadata(path).custom_metadata or {})
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error}") from error
     version = metadata.get("slava_jax_format")
     if not isinstance(version, int):
         raise CheckpointError(f"{path}: not written by slava_jax (it has no format version)")
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: written by a newer slava_jax (format {version}; {FORMAT_VERSION} here): update"
+            f"{path}: written by a newer slava_jax (format {version}, this one reads up to "
+            f"{FORMAT_VERSION}): update"
         )
     if version < FORMAT_VERSION:
         raise CheckpointError(

@@ -5,7 +5,6 @@ import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from slava_jax import hosts
 from slava_jax.checkpoint import (
     CheckpointError,
     content_hash,
-    load_facts,
     load_tree,
     save_tree,
 )
@@ -29,19 +27,13 @@ from slava_jax.data.scale import read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.eval.calibration import Calibration
-from slava_jax.facts import checked, parsed, shown
-from slava_jax.inference import decode
+from slava_jax.inference import decode, description
 from slava_jax.models.interface import Prompt, VisionLanguageModel
-from slava_jax.models.presets import build_model, variable_shapes
 from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
-# What its lengths are in (data/units.py). Assistants saved before this was stored wrote nm.
-_LENGTHS = "shares of the width"
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
-_BASE_FACTS = {"sha256": str, "place": str | None}
-_COPY = "restore it from a copy, or train again in a new work directory"
 CALIBRATION = "calibration.json"  # written after the evaluation
 
 
@@ -269,9 +261,9 @@ def load_assistant(
     if base is not None and sharing is not None:
         raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
-    facts = _facts(folder)
+    facts = description.read(folder / _ADAPTERS)
     config, tokenizer = facts["config"], load_tokenizer(folder / _TOKENIZER)
-    model, shapes = _described(folder, config, len(tokenizer))
+    model, shapes = description.model(folder / _ADAPTERS, config, len(tokenizer))
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if sharing is not None:
@@ -291,37 +283,6 @@ def load_assistant(
     calibration = Calibration.read(calibrated) if calibrated.is_file() else None
     names = tuple(facts["class_names"])
     return Assistant(model, variables, tokenizer, names, crop_bar, calibration)
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """What an assistant's folder says of it; its "config" is a dictionary."""
-    try:
-        facts = checked(load_facts(folder / _ADAPTERS), {"lengths": str | None})
-        if facts["lengths"] != _LENGTHS:
-            raise CheckpointError(
-                f"{folder}: written by an older slava_jax, whose models wrote lengths in nm; train "
-                "it again in a new work directory"
-            )
-        checked(facts, {"config": str, "class_names": list, "base": dict})
-        if not all(isinstance(name, str) for name in facts["class_names"]):
-            raise ValueError("class_names: must be a list of texts")
-        facts["base"] = checked(facts["base"], _BASE_FACTS, "base")
-        config = checked(parsed(facts["config"]), {"data": dict}, "config")
-        checked(config["data"], {"crop_bar": bool | None}, "config.data")
-        return {**facts, "config": config}
-    except ValueError as error:
-        raise CheckpointError(f"{folder / _ADAPTERS}: damaged ({error}); {_COPY}") from error
-
-
-def _described(folder: Path, config: dict, tokens: int) -> tuple[VisionLanguageModel, dict]:
-    """The model of a stored config, and the shapes of its variables."""
-    try:
-        model = build_model(config, tokens)
-        return model, variable_shapes(model)
-    except Exception as error:  # sizes that make no model fail in many ways inside jax and flax
-        raise CheckpointError(
-            f"{folder / _ADAPTERS}: its config describes no model ({shown(error)}); {_COPY}"
-        ) from error
 
 
 def _folder(path: Path) -> Path:
@@ -384,7 +345,7 @@ def save_assistant(
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),
-        "lengths": _LENGTHS,
+        "lengths": description.LENGTHS,
         "class_names": list(assistant.class_names),
         "base": {"sha256": assistant.base_hash, "place": place},
     }
