@@ -24,11 +24,11 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
+from slava_jax import facts as descriptions
 from slava_jax import hosts
 from slava_jax.errors import UserError
 
 FORMAT_VERSION = 2
-
 PyTree = Any
 _LEFTOVER = re.compile(r"\.(orbax-checkpoint-tmp.*|deleted)$")
 
@@ -255,8 +255,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        metadata = orbax.metadata(path).custom_metadata or {}
-    except (ValueError, KeyError, OSError) as error:
+        metadata = dict(orbax.metadata(path).custom_metadata or {})
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {error}") from error
     version = metadata.get("slava_jax_format")
     if not isinstance(version, int):
@@ -271,7 +271,10 @@ def _read_metadata(path: Path) -> dict[str, Any]:
             f"{path}: written by an older slava_jax (format {version}, this one reads "
             f"{FORMAT_VERSION}): read it with that version, or train again"
         )
-    return {**metadata, "facts": json.loads(metadata["facts"])}
+    try:
+        return descriptions.metadata(metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {error}; restore it from a copy") from error
 
 
 def _check_same(path: Path, stored: dict[str, list], wanted: dict[str, list]) -> None:

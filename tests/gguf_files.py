@@ -84,7 +84,7 @@ def _add_tokenizer(writer, end_token: bool) -> None:
     tokens += [f"<extra_{i}>" for i in range(VOCABULARY - len(tokens))]
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([control] * 4 + [normal] * (len(tokens) - 4))
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])

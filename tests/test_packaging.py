@@ -33,6 +33,7 @@ SINGLE_MODULES = {
     "errors": "bottom", "pages": "bottom",
     "checkpoint": "checkpoint", "streaming": "checkpoint", "hosts": "checkpoint",
     "config": "config",
+    "facts": "bottom",
     "commands": "top", "main": "top", "__main__": "top",
 }  # fmt: skip
 FORBIDDEN = {"eval": {"nn", "models", "convert"}, "teacher": {"nn", "models", "convert"}}

@@ -136,7 +136,8 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
     kind = config["model_type"]
     rope = _rope(config)
     theta = positive(rope if "rope_theta" in rope else config, "rope_theta", 10_000.0)
-    full = ["full_attention"] * whole(config, "num_hidden_layers")
+    layers, kinds = whole(config, "num_hidden_layers"), config.get("layer_types")
+    full = isinstance(kinds, list) and len(kinds) == layers == kinds.count("full_attention")
     refused = {
         "attention_bias": config.get("attention_bias", False),
         "mlp_bias": config.get("mlp_bias", False),
@@ -146,7 +147,7 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
         "partial_rotary_factor": {**config, **rope}.get("partial_rotary_factor", 1.0) != 1.0,
         "quantization_config": config.get("quantization_config") is not None,
         "use_sliding_window": config.get("use_sliding_window", False),
-        "layer_types": config.get("layer_types") not in (None, full),
+        "layer_types": kinds is not None and not full,
     }
     if any(refused.values()):
         names = ", ".join(name for name, is_so in refused.items() if is_so)
@@ -166,7 +167,7 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
     return DecoderConfig(
         vocab_size=whole(config, "vocab_size"),
         width=width,
-        layers=whole(config, "num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=whole(derived, "num_key_value_heads"),
         head_width=head_width,

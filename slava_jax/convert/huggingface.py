@@ -3,7 +3,7 @@
 Pickles are never opened: they can run arbitrary code.
 """
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from slava_jax.convert.decoders import ARCHITECTURES, decoder_config, huggingfac
 from slava_jax.convert.llava import identity_projector, llava_parts, names_of
 from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import mapping, whole
+from slava_jax.convert.settings import check_sizes, mapping, read_json, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
+from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PARTS = ("text", "vision")  # whose settings config.json may nest
 _DTYPES = ("F32", "F16", "BF16")
+_SHARD = re.compile(r"[^/\\\x00-\x1f]{1,243}\.safetensors")  # a name, not a path
 
 
 class Safetensors:
@@ -79,10 +82,11 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         raise ConvertError(f"{folder / INDEX}: has no weight_map; download it again")
     shards: dict[Path, set[str] | None] = {}
     for name, shard in weight_map.items():
-        if not isinstance(shard, str):
+        # A file of this folder. It may be a link: those of Hugging Face's cache lead out of it.
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
             raise ConvertError(
-                f"{folder / INDEX}: weight_map: {name} is in {shard!r}, which is not a file name; "
-                "download it again"
+                f"{folder / INDEX}: weight_map: {shown(name)} is in {shown(shard)}, which is not "
+                "the name of a .safetensors file in this folder; download it again"
             )
         shards.setdefault(folder / shard, set()).add(name)
     absent = sorted(shard.name for shard in shards if not shard.is_file())
@@ -116,21 +120,6 @@ def pickle_refusal(path: Path) -> str:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises ConvertError if the file is missing or is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConvertError(f"{path}: does not exist; download it with the weights") from error
-    except (OSError, ValueError) as error:
-        raise ConvertError(
-            f"{path}: cannot be read as JSON ({error}); download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ConvertError(f"{path}: is not a JSON object; download it again")
-    return value
-
-
 def read_folder(folder: Path, image_size: int | None = None) -> Source:
     """Reads a model folder.
 
@@ -149,28 +138,32 @@ def read_folder(folder: Path, image_size: int | None = None) -> Source:
     config = read_json(path)
     kind, known = config.get("model_type"), (*ARCHITECTURES, "llava", *vision.FAMILIES)
     if kind not in known:
-        raise ConvertError(f"{path}: model_type {kind!r} is not supported, only {', '.join(known)}")
+        raise ConvertError(
+            f"{path}: model_type {shown(kind)} is not supported, only {', '.join(known)}"
+        )
     if config.get("quantization_config") is not None:
         raise ConvertError(f"{path}: already quantised; convert the unquantised weights")
     if kind in ARCHITECTURES and image_size is not None:
         raise ConvertError(f"{path}: a language model has no --image_size; leave it out")
+    tensors = Safetensors(folder)
     try:
+        for settings in (config, *(mapping(config, f"{part}_config") for part in _PARTS)):
+            check_sizes(settings, tensors.shapes)
         if kind in ARCHITECTURES:
-            return _language_model(folder, config)
-        tensors, pixels = Safetensors(folder), _pixels(folder)
+            return _language_model(folder, config, tensors)
+        pixels = _pixels(folder)
         if kind == "llava":
             return _llava(folder, config, tensors, pixels, image_size)
         model, table = vision.FAMILIES[kind](config, pixels, list(tensors.shapes), image_size)
         return Source({"vit": Part(model, table)}, tensors)
     except KeyError as error:
         raise ConvertError(f"{path}: incomplete, has no {error}") from error
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ConvertError(f"{path}: {error}") from error
 
 
-def _language_model(folder: Path, config: dict) -> Source:
+def _language_model(folder: Path, config: dict, tensors: Safetensors) -> Source:
     model = decoder_config(config, folder / "config.json")
-    tensors = Safetensors(folder)
     _check_head(model, tensors, "model", "lm_head")
     tokenizer = _tokenizer(folder, config, model.vocab_size)
     return Source({"language_model": Part(model, huggingface_table(model))}, tensors, tokenizer)

@@ -21,6 +21,7 @@ from slava_jax.convert.pretrained import Part
 from slava_jax.convert.rules import ConvertError, LeftOut, Row, Table, transposed
 from slava_jax.convert.settings import flag, mapping, whole
 from slava_jax.convert.vision import ACTIVATIONS, clip_below, clip_vision
+from slava_jax.facts import shown
 from slava_jax.models.connectors import ConnectorConfig
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.vit import VitConfig
@@ -76,7 +77,7 @@ def llava_parts(
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
         raise ValueError(
-            f"vision_feature_select_strategy: must be 'default' or 'full', is {strategy!r}"
+            f"vision_feature_select_strategy: must be 'default' or 'full', is {shown(strategy)}"
         )
     said, text = mapping(config, "vision_config"), _text(config)
     vision = clip_vision(said)
@@ -105,7 +106,7 @@ def _text(config: dict) -> dict:
     text = {"model_type": "llama", **mapping(config, "text_config")}
     if text["model_type"] not in tuple(ARCHITECTURES):  # a list is no key
         raise ValueError(
-            f"text_config: model_type {text['model_type']!r} is not supported, only "
+            f"text_config: model_type {shown(text['model_type'])} is not supported, only "
             f"{', '.join(ARCHITECTURES)}"
         )
     tied = flag(config, "tie_word_embeddings", False) or flag(text, "tie_word_embeddings", False)
@@ -117,8 +118,8 @@ def _feature_layers(config: dict, layers: int) -> int:
     index = config.get("vision_feature_layer", -2)
     if type(index) is not int:
         raise ValueError(
-            f"vision_feature_layer: must be one layer, is {index!r}; concatenating several layers "
-            "is not supported"
+            f"vision_feature_layer: must be one layer, is {shown(index)}; concatenating several "
+            "layers is not supported"
         )
     count = index if index >= 0 else layers + 1 + index
     if not 1 <= count <= layers:
@@ -136,7 +137,9 @@ def identity_projector(config: dict) -> bool:
     """
     activation = config.get("projector_hidden_act", "gelu")
     if activation not in ("gelu", "linear"):
-        raise ValueError(f"projector_hidden_act: must be 'gelu' or 'linear', is {activation!r}")
+        raise ValueError(
+            f"projector_hidden_act: must be 'gelu' or 'linear', is {shown(activation)}"
+        )
     if not flag(config, "multimodal_projector_bias", True):
         raise ValueError(
             "multimodal_projector_bias: false is not supported; the connector has biases"

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from slava_jax.checkpoint import CheckpointError, atomic_folder
-from slava_jax.convert.huggingface import Safetensors, read_json
+from slava_jax.convert.huggingface import Safetensors
 from slava_jax.convert.rules import ConvertError, Row, plan, slices, steps_of, transposed
-from slava_jax.convert.settings import flag, positive
+from slava_jax.convert.settings import flag, positive, read_json
+from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterConfig, joined
@@ -219,10 +220,10 @@ def read_peft(folder: Path, shape: DecoderConfig, adapter: AdapterConfig | None)
 def _check(settings: dict, adapter: AdapterConfig | None, path: Path) -> None:
     problems = []
     if settings.get("peft_type") != "LORA":
-        problems.append(f"peft_type: must be 'LORA', is {settings.get('peft_type')!r}")
+        problems.append(f"peft_type: must be 'LORA', is {shown(settings.get('peft_type'))}")
     if adapter is None or type(settings.get("r")) is not int or settings["r"] != adapter.r_max:
-        largest = adapter and adapter.r_max
-        problems.append(f"r: {settings.get('r')!r}, but adapter.r_max is {largest} in the config")
+        rank, largest = shown(settings.get("r")), adapter and adapter.r_max
+        problems.append(f"r: {rank}, but adapter.r_max is {largest} in the config")
     try:
         positive({"lora_alpha": settings.get("lora_alpha")}, "lora_alpha")
         flag(settings, "use_rslora", False)
@@ -230,14 +231,14 @@ def _check(settings: dict, adapter: AdapterConfig | None, path: Path) -> None:
         problems.append(str(error))
     if _modules(settings) is None:
         given = settings.get("target_modules")
-        problems.append(f"target_modules: {given!r} is not a list of some of {list(_MODULES)}")
+        problems.append(f"target_modules: {shown(given)} is not a list of some of {list(_MODULES)}")
     problems += [
-        f"{key}: {settings[key]!r} is not supported by these adapters"
+        f"{key}: {shown(settings[key])} is not supported by these adapters"
         for key, plain in _PLAIN.items()
         if settings.get(key) not in plain
     ]
     problems += [
-        f"{key}: {value!r} is an unknown setting"
+        f"{key}: {shown(value)} is an unknown setting"
         for key, value in settings.items()
         if key not in _FREE and key not in _PLAIN and value not in (None, False, [], {})
     ]

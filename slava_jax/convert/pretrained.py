@@ -7,6 +7,7 @@ and arrays, so a run can use any of them.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,16 @@ from transformers import PreTrainedTokenizerFast
 from slava_jax.checkpoint import CheckpointError, atomic_folder, load_facts, load_tree
 from slava_jax.convert.rules import ConvertError, Step, Table, Tensors, placed, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from slava_jax.facts import checked, filled, shown
 from slava_jax.models.connectors import Connector, ConnectorConfig
 from slava_jax.models.decoder import DecoderConfig, LanguageModel
-from slava_jax.models.presets import hashable
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.adapters import AdapterCall
 from slava_jax.nn.quantized import quantize, quantize_linear_layers
 from slava_jax.streaming import save_slices
 
 WEIGHTS, TOKENIZER = "weights", "tokenizer"  # below a folder of converted weights
+_FACTS = {"config": dict, "quantized": bool, "image_token": int | None}  # of a part
 _COLUMNS = 4096  # columns of a kernel quantised at a time, to bound memory
 _CONFIGS = {"vit": VitConfig, "connector": ConnectorConfig, "language_model": DecoderConfig}
 
@@ -118,14 +120,17 @@ def load(directory: str | Path, *parts: str) -> Pretrained:
     """Loads what `write` wrote: all parts, or only those named.
 
     Raises:
-      CheckpointError: not such a directory, or a part is missing. TokenizerError: the tokenizer is
-        missing or damaged.
+      CheckpointError: not such a directory, a part is missing, or it is damaged. TokenizerError:
+        the tokenizer is missing or damaged.
     """
-    configs, quantized = described(directory)
+    facts = _facts(directory)
+    configs = {name: of["config"] for name, of in facts.items()}
+    quantized = any(of["quantized"] for of in facts.values())
     tree, token = {}, None
     for name in parts or configs:
-        part, facts = load_tree(part_place(directory, name))
-        tree, token = {**tree, **part}, facts["image_token"]
+        place = part_place(directory, name)
+        part, _ = load_tree(place, _template(place, name, configs, facts[name]["quantized"]))
+        tree, token = {**tree, **part}, facts[name]["image_token"]
     tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "language_model" in tree else None
     return Pretrained(configs, tree, quantized, tokenizer, token)
 
@@ -134,8 +139,15 @@ def described(directory: str | Path) -> tuple[dict[str, PartConfig], bool]:
     """The parts in a directory of `write`, and whether kernels are int8; reads no arrays.
 
     Raises:
-      CheckpointError: not such a directory.
+      CheckpointError: not such a directory, or it is damaged.
     """
+    facts = _facts(directory)
+    configs = {name: of["config"] for name, of in facts.items()}
+    return configs, any(of["quantized"] for of in facts.values())
+
+
+def _facts(directory: str | Path) -> dict[str, dict[str, Any]]:
+    """What each part says of itself; its "config" is a PartConfig."""
     weights = Path(directory) / WEIGHTS
     names = [name for name in _CONFIGS if (weights / name).is_dir()]
     if not names:
@@ -143,9 +155,28 @@ def described(directory: str | Path) -> tuple[dict[str, PartConfig], bool]:
             f"{directory}: has no {WEIGHTS}/ from slava convert, or one from an older slava_jax; "
             "convert the weights again"
         )
-    facts = {name: load_facts(weights / name) for name in names}
-    configs = {name: _CONFIGS[name](**hashable(of["config"])) for name, of in facts.items()}
-    return configs, any(of["quantized"] for of in facts.values())
+    return {name: _part_facts(weights / name, _CONFIGS[name]) for name in names}
+
+
+def _part_facts(place: Path, kind: type) -> dict[str, Any]:
+    try:
+        facts = checked(load_facts(place), _FACTS)
+        return {**facts, "config": filled(kind, facts["config"], "config")}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{place}: its description is damaged ({error}); convert the weights again"
+        ) from error
+
+
+def _template(place: Path, name: str, configs: Mapping[str, PartConfig], quantized: bool) -> dict:
+    """A tree of the arrays that a part must have, without memory of their own."""
+    try:
+        shapes = _shapes(name, configs, quantized)
+    except Exception as error:  # sizes that make no model fail in many ways inside jax and flax
+        raise CheckpointError(
+            f"{place}: its description is damaged ({shown(error)}); convert the weights again"
+        ) from error
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
 
 
 def part_place(directory: str | Path, part: str) -> Path:
@@ -181,11 +212,13 @@ def _leaves(
     name: str, configs: Mapping[str, PartConfig], quantized: bool
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Path and shape of every leaf of a part, without allocating arrays."""
-    shapes = jax.eval_shape(lambda: _initialised(name, configs))
-    if quantized:
-        shapes = jax.eval_shape(quantize_linear_layers, shapes)
-    flat = jax.tree_util.tree_leaves_with_path({name: shapes})
+    flat = jax.tree_util.tree_leaves_with_path(_shapes(name, configs, quantized))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def _shapes(name: str, configs: Mapping[str, PartConfig], quantized: bool) -> dict:
+    shapes = jax.eval_shape(lambda: _initialised(name, configs))
+    return {name: jax.eval_shape(quantize_linear_layers, shapes) if quantized else shapes}
 
 
 def _initialised(name: str, configs: Mapping[str, PartConfig]) -> dict:

@@ -16,6 +16,7 @@ from transformers import CLIPVisionConfig
 
 from slava_jax.convert.rules import LeftOut, Row, Table, transposed
 from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
+from slava_jax.facts import shown
 from slava_jax.models.vit import VitConfig
 
 ACTIVATIONS = {  # theirs -> ours
@@ -24,6 +25,7 @@ ACTIVATIONS = {  # theirs -> ours
     "gelu_new": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
+_PATCHES = 256  # along a side; attention over more than 65,536 patches fits no machine
 _SOFTMAX = "the same for all keys, so softmax is invariant to it"
 _ATTENTION = "encoder.layer.{}.attention.attention"
 _VIT = {
@@ -180,19 +182,23 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
     width, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     activation = config.get("hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"hidden_act: {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"hidden_act: {shown(activation)} is not one of {', '.join(ACTIVATIONS)}")
     if not flag(config, "qkv_bias", True):
         raise ValueError("qkv_bias: false is not supported; attention here has biases")
     if not isinstance(config["image_size"], int) or not isinstance(config["patch_size"], int):
         raise ValueError("image_size and patch_size: must be integers, only squares are supported")
-    trained_at = whole(config, "image_size")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"--image_size: must be 1 or more, is {image_size}")
+    trained_at, patch = whole(config, "image_size"), whole(config, "patch_size")
+    for name, side in (("image_size", trained_at), ("--image_size", image_size)):
+        if side is not None and not 1 <= side <= _PATCHES * patch:
+            raise ValueError(
+                f"{name}: must be 1 or more and at most {_PATCHES} patches of {patch} pixels, is "
+                f"{shown(side)}"
+            )
     mean, deviation = _statistics(pixels)
     return VitConfig(
         image_size=trained_at if image_size is None else image_size,
         channels=whole(config, "num_channels", 3),
-        patch=whole(config, "patch_size"),
+        patch=patch,
         width=width,
         layers=whole(config, "num_hidden_layers"),
         heads=heads,

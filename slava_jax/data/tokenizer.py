@@ -1,7 +1,8 @@
 """A byte-level BPE tokenizer trained on the instruction text."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -11,6 +12,8 @@ from slava_jax.errors import UserError
 
 PAD_ID = 0
 SMALLEST = 260  # tokens: 256 bytes and 4 special ones
+_CAUSE = 300  # characters of a library's message in an error
+_PROBE = "A film of 12 µm, 4096 x 3072.\n  It's rough."
 _OWN_SPECIALS = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
@@ -21,6 +24,25 @@ _OWN_SPECIALS = {
 
 class TokenizerError(UserError, ValueError):
     """A missing or damaged tokenizer; the message names the folder."""
+
+
+@contextlib.contextmanager
+def library_errors(
+    problem: str, remedy: str = "", kind: type[UserError] = TokenizerError
+) -> Iterator[None]:
+    """Any failure of the tokenizer libraries in the body, as `kind`: problem (cause) remedy.
+
+    They raise many types for a damaged file. The Rust code of `tokenizers` also panics, which is no
+    Exception: `except Exception` lets it pass.
+    """
+    try:
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if isinstance(error, UserError) or not (panic or isinstance(error, Exception)):
+            raise  # it says what to do, or is an interrupt
+        cause = str(error).strip()[:_CAUSE] or type(error).__name__
+        raise kind(f"{problem} ({cause}){remedy}") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -72,32 +94,47 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     """Loads a tokenizer written by `save_tokenizer` or transformers.
 
     Raises:
-      TokenizerError: tokenizer.json is missing or damaged.
+      TokenizerError: tokenizer.json is missing or damaged, or there is no end token.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise TokenizerError(f"{folder}: contains no tokenizer.json")
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
-    except Exception as error:  # three libraries raise many types
-        raise TokenizerError(
-            f"{folder}: the tokenizer is damaged ({type(error).__name__}: {error})"
-        ) from error
+    with library_errors(f"{folder}: the tokenizer is damaged"):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
+        # Some damage only shows in use. Ids beyond the vocabulary would read other rows.
+        decode_text(tokenizer, encode_texts(tokenizer, [_PROBE])[0])
+        whole = sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+        if not whole or not tokenizer.eos_token or tokenizer.eos_token_id is None:
+            raise ValueError("ids are missing, or it has no end token")
+        check_limit(tokenizer)
+    return tokenizer
+
+
+def check_limit(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raises ValueError if model_max_length, which transformers does not check, is no length."""
+    limit = tokenizer.model_max_length
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+        raise ValueError(f"model_max_length: must be a number above 0, is {str(limit)[:80]!r}")
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
     """Encodes plain texts in one call, which is much faster.
 
     No special tokens are added or recognised: '</s>' within a text is plain text.
+
+    Raises:
+      TokenizerError: the tokenizer is damaged.
     """
     if not texts:
         return []
-    return tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True,
-        return_attention_mask=False, verbose=False,
-    )["input_ids"]  # fmt: skip
+    with library_errors("a text cannot be encoded, the tokenizer is damaged"):
+        return tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True,
+            return_attention_mask=False, verbose=False,
+        )["input_ids"]  # fmt: skip
 
 
 def decode_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
     """Decodes token ids; special tokens and ids outside the tokenizer's vocabulary are skipped."""
     own = [int(i) for i in ids if i < len(tokenizer)]
-    return tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    with library_errors("tokens cannot be decoded, the tokenizer is damaged"):
+        return tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)

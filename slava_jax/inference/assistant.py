@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from slava_jax import hosts
 from slava_jax.checkpoint import (
     CheckpointError,
     content_hash,
-    load_facts,
     load_tree,
     save_tree,
 )
@@ -29,14 +27,11 @@ from slava_jax.data.scale import check_scale, read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
 from slava_jax.eval.calibration import Calibration
-from slava_jax.inference import decode
+from slava_jax.inference import decode, description
 from slava_jax.models.interface import Prompt, VisionLanguageModel
-from slava_jax.models.presets import build_model, variable_shapes
 from slava_jax.nn.adapters import joined, split_frozen
 
 MODEL = "assistant/model"  # below a work directory
-# What its lengths are in (data/units.py). Assistants saved before this was stored wrote nm.
-_LENGTHS = "shares of the width"
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 CALIBRATION = "calibration.json"  # written after the evaluation
@@ -166,18 +161,18 @@ class Assistant:
         """
         encoded = [
             encode_prompt(
-                (Message("user", user_text(question, images=len(shown))),),
-                self.tokenizer, self.form, len(shown),
+                (Message("user", user_text(question, images=len(of))),),
+                self.tokenizer, self.form, len(of),
             )
-            for question, shown in zip(questions, images, strict=True)
+            for question, of in zip(questions, images, strict=True)
         ]  # fmt: skip
         ids, spans = zip(*encoded, strict=True)
         # Few lengths, so that few shapes are compiled.
         length = -(-max(map(len, ids)) // 32) * 32
-        most = max(len(shown) for shown in images)
+        most = max(len(of) for of in images)
         pixels = np.zeros((len(images), most, *images[0][0].shape), np.uint8)
-        for row, shown in zip(pixels, images, strict=True):
-            row[: len(shown)] = shown
+        for row, of in zip(pixels, images, strict=True):
+            row[: len(of)] = of
         return {"images": pixels, **text_fields(ids, spans, length)}
 
     def read(self, path: str | Path) -> np.ndarray:
@@ -273,16 +268,9 @@ def load_assistant(
     if base is not None and sharing is not None:
         raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
-    facts = load_facts(folder / _ADAPTERS)
-    if facts.get("lengths") != _LENGTHS:
-        raise CheckpointError(
-            f"{folder}: written by an older slava_jax, whose models wrote lengths in nm; train it "
-            "again in a new work directory"
-        )
-    config = ConfigDict(json.loads(facts["config"]))
-    tokenizer = load_tokenizer(folder / _TOKENIZER)
-    model = build_model(config, len(tokenizer))
-    shapes = variable_shapes(model)
+    facts = description.read(folder / _ADAPTERS)
+    config, tokenizer = facts["config"], load_tokenizer(folder / _TOKENIZER)
+    model, shapes = description.model(folder / _ADAPTERS, config, len(tokenizer))
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})
     if sharing is not None:
@@ -297,7 +285,7 @@ def load_assistant(
             f"{facts['base']['sha256']}, but {place} has {found}; use the one they were trained on"
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
-    crop_bar = config.data.get("crop_bar", False)  # missing in older configs
+    crop_bar = bool(config["data"].get("crop_bar"))  # missing in older configs
     calibrated = folder / CALIBRATION
     calibration = Calibration.read(calibrated) if calibrated.is_file() else None
     names = tuple(facts["class_names"])
@@ -364,7 +352,7 @@ def save_assistant(
     place = None if base_place is None else str(Path(base_place).absolute())
     facts = {
         "config": config.to_json(),
-        "lengths": _LENGTHS,
+        "lengths": description.LENGTHS,
         "class_names": list(assistant.class_names),
         "base": {"sha256": assistant.base_hash, "place": place},
     }

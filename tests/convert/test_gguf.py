@@ -98,7 +98,7 @@ def test_another_rotation_is_refused(tmp_path, name, value):
             assert read_gguf(path).configs["language_model"] == CONFIG
 
 
-def tokens_of(pre: str, text: str) -> list[str]:
+def tokens_of(pre: str | None, text: str) -> list[str]:
     """With a character vocabulary that merges two spaces, and the digits 1 and 2."""
     tokens = ["<s>", "</s>", "a", "5", "n", "m", "1", "2", "Ġ", "ĠĠ", "12"]
     metadata = {
@@ -109,6 +109,7 @@ def tokens_of(pre: str, text: str) -> list[str]:
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 1,
     }
+    metadata = {name: value for name, value in metadata.items() if value is not None}
     tokenizer = gguf_tokenizer(metadata, len(tokens), "model.gguf")
     return [tokens[i] for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
@@ -122,6 +123,13 @@ def test_text_is_cut_as_the_vocabulary_was_learned():
     assert tokens_of("smollm", "a  5 nm") == ["a", "ĠĠ", "5", "Ġ", "n", "m"]
     assert tokens_of("gpt-2", "a  5 nm") == ["a", "Ġ", "Ġ", "5", "Ġ", "n", "m"]
     assert tokens_of("smollm", "12") == ["1", "2"]
-    assert tokens_of("default", "12") == ["12"]
+    assert tokens_of("gpt-2", "12") == ["12"]
     with pytest.raises(ConvertError, match=r"tokenizer.ggml.pre is 'poro-chat'.*Hugging Face"):
         tokens_of("poro-chat", "a")
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_a_cut_that_is_not_stated_is_refused(pre):
+    """Llama 3's early files: GPT-2's cut would read "4096" as 40 96."""
+    with pytest.raises(ConvertError, match=r"model.gguf: tokenizer.ggml.pre.*--pre-tokenizer NAME"):
+        tokens_of(pre, "12")
