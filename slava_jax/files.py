@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from slava_jax.errors import UserError
 
@@ -39,6 +40,25 @@ def check_place(path: Path) -> str:
     )
 
 
+def below(folder: Path) -> list[str]:
+    """The files below a folder, in order, without hidden ones and the list of checksums."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = (path for path in files if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.as_posix() for path in shown if path.name != SUMS)
+
+
+def without_places(value: Any) -> Any:
+    """A copy of nested dicts and sequences where absolute paths are only their last name.
+
+    For what may be given to others, who should not learn the names of a user's folders.
+    """
+    if isinstance(value, dict):
+        return {name: without_places(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(without_places(held) for held in value)
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
 def seal(folder: Path, names: Iterable[str] | None = None) -> None:
     """Writes the SHA-256 of files into `folder / SUMS`, and syncs all of them to disk.
 
@@ -48,7 +68,7 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
     Raises:
       OSError: a file cannot be read or written.
     """
-    names = _below(folder) if names is None else sorted(names)
+    names = below(folder) if names is None else sorted(names)
     lines = zip(_sums(folder, names), names, strict=True)
     write_text(folder / SUMS, "".join(f"{checksum}  {name}\n" for checksum, name in lines))
 
@@ -66,7 +86,7 @@ def check(folder: Path, names: Iterable[str] | None = None) -> bool:
     if not (folder / SUMS).exists():
         return False
     listed = _listed(folder / SUMS)
-    names = sorted({*listed, *_below(folder)}) if names is None else list(names)
+    names = sorted({*listed, *below(folder)}) if names is None else list(names)
     for name in names:
         if name not in listed:
             raise DamagedError(
@@ -86,12 +106,6 @@ def check(folder: Path, names: Iterable[str] | None = None) -> bool:
                 f"from that in {SUMS}); restore it from a copy"
             )
     return True
-
-
-def _below(folder: Path) -> list[str]:
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    shown = (path for path in files if not any(part.startswith(".") for part in path.parts))
-    return sorted(path.as_posix() for path in shown if path.name != SUMS)
 
 
 def _listed(path: Path) -> dict[str, str]:
