@@ -46,7 +46,7 @@ class Calibration:
             held = cls(**json.loads(path.read_text(encoding="utf-8")))
         except files.DamagedError as error:
             raise CalibrationError(
-                f"{error}, or delete {path} to do without probabilities"
+                f"{error}, or delete it to do without probabilities"
             ) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise CalibrationError(problem) from error
