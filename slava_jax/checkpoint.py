@@ -41,6 +41,7 @@ from slava_jax.leaves import (
 )
 
 _UNFINISHED, _NEW, _LOCK = ".unfinished", "new", "lock"
+_NOTE = "commit_success.txt"
 _LEFTOVER = re.compile(r"\.(unfinished(\..*)?|orbax-checkpoint-tmp.*|deleted)$")
 
 
@@ -333,6 +334,9 @@ def _write(path: Path, tree: PyTree, facts: dict[str, Any], described=None) -> N
     try:
         with _quiet_orbax():
             orbax.save(path, nest(full) or {"-": np.zeros(1)}, custom_metadata=metadata)
+        # Orbax notes the absolute path there, but a folder may be given to others.
+        if hosts.is_first() and (path / _NOTE).exists():
+            (path / _NOTE).write_text("Checkpoint commit was successful\n")
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
         free = shutil.disk_usage(path.parent).free / 2**20
         need = sum(leaf.nbytes for leaf in full.values()) / 2**20

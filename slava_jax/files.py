@@ -94,7 +94,7 @@ def check(folder: Path, names: Iterable[str] | None = None) -> bool:
                 "added later; restore that one, or remove this one"
             )
         if not (folder / name).is_file():
-            raise DamagedError(f"{folder / name}: is missing; restore it from a copy")
+            raise DamagedError(f"{folder / name}: is missing, but listed in {SUMS}; restore it")
     try:
         found = _sums(folder, names)
     except OSError as error:

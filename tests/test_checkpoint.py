@@ -138,6 +138,12 @@ def test_a_folder_of_before_checksums_is_read_and_said_to_be_unprotected(tmp_pat
     assert "t: written by an older slava_jax, without checksums" in capsys.readouterr().err
 
 
+def test_a_saved_folder_does_not_name_the_place_where_it_was_saved(tmp_path):
+    save_tree(tmp_path / "t", {"x": jnp.ones(2)}, {"a": 1})
+    contents = [path.read_bytes() for path in (tmp_path / "t").rglob("*") if path.is_file()]
+    assert contents and not any(bytes(tmp_path) in content for content in contents)
+
+
 def test_every_flipped_bit_is_noticed_and_the_file_named(tmp_path):
     save_tree(tmp_path / "t", {"x": np.arange(50.0)}, {"a": 1})
     for file in sorted(p for p in (tmp_path / "t").rglob("*") if p.is_file() and p.stat().st_size):

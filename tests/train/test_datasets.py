@@ -144,7 +144,7 @@ def change(path: Path, old: str, new: str) -> None:
 
 def test_what_a_run_began_with_must_stay(config, images, tmp_path):
     """A touch is no change; an edited, added or missing input is, and is named."""
-    run_dir = tmp_path / "run"
+    run_dir, config.stages = tmp_path / "run", ("vision",)
     run_dir.mkdir()
     train = run_dir / "data/instructions/train.jsonl"
 
@@ -164,7 +164,8 @@ def test_what_a_run_began_with_must_stay(config, images, tmp_path):
 
     tokens = run_dir / "data/tokenizer"
     before = (tokens / "tokenizer.json").read_bytes()
-    change(tokens / "tokenizer.json", '"e":', '"é":')
+    for old, new in (('"e":', '"?!":'), ('"a":', '"e":'), ('"?!":', '"a":')):
+        change(tokens / "tokenizer.json", old, new)
     seal(tokens)
     with pytest.raises(WorkdirError, match=r"\n  data/tokenizer/tokenizer\.json: the file changed"):
         start()
@@ -188,7 +189,7 @@ def test_what_a_run_began_with_must_stay(config, images, tmp_path):
 
 
 def test_a_run_of_an_older_version_goes_on_and_is_told(config, tmp_path, capsys):
-    run_dir = tmp_path / "run"
+    run_dir, config.stages = tmp_path / "run", ("vision",)
     (run_dir / "vision/last").mkdir(parents=True)
     for _ in range(2):
         loop._datasets(config, run_dir, new=False)
