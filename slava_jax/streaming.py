@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import tensorstore
 
+from slava_jax import files
 from slava_jax.checkpoint import CheckpointError, atomic_folder, lay_out
 
 # Bytes per commit. A commit takes milliseconds, and its data stay in memory until then.
@@ -44,6 +45,7 @@ def save_slices(
             _write_slices(unfinished, shapes, slices)
         except ValueError as error:  # tensorstore's error for a full disk
             raise CheckpointError(f"{path}: cannot be written: {error}") from error
+        files.seal(unfinished)
 
 
 def _write_slices(path: Path, shapes, slices) -> None:

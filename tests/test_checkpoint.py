@@ -25,10 +25,12 @@ from slava_jax.checkpoint import (
     Checkpoints,
     atomic_folder,
     content_hash,
+    load_facts,
     load_tree,
     newest,
     save_tree,
 )
+from slava_jax.files import SUMS, seal
 
 
 def state(seed: int = 0) -> dict:
@@ -116,20 +118,88 @@ def test_every_difference_from_the_template_is_listed(tmp_path):
     ]
 
 
+def set_format(folder: Path, version: int | None) -> None:
+    file = folder / "_CHECKPOINT_METADATA"
+    content = json.loads(file.read_text())
+    content["custom_metadata"]["slava_jax_format"] = version
+    file.write_text(json.dumps(content))
+
+
+def test_a_folder_of_before_checksums_is_read_and_said_to_be_unprotected(tmp_path, capsys):
+    save_tree(tmp_path / "t", {"x": jnp.ones(2)}, {"a": 1})
+    (tmp_path / "t" / SUMS).unlink()
+    with pytest.raises(CheckpointError, match=rf"{SUMS}: is missing"):
+        load_tree(tmp_path / "t")
+    with pytest.raises(CheckpointError, match=rf"{SUMS}: is missing"):
+        load_facts(tmp_path / "t")
+    set_format(tmp_path / "t", 2)
+    tree, facts = load_tree(tmp_path / "t")
+    assert (tree["x"].tolist(), facts) == ([1, 1], {"a": 1})
+    assert "t: written by an older slava_jax, without checksums" in capsys.readouterr().err
+
+
+def test_a_saved_folder_does_not_name_the_place_where_it_was_saved(tmp_path):
+    save_tree(tmp_path / "t", {"x": jnp.ones(2)}, {"a": 1})
+    contents = [path.read_bytes() for path in (tmp_path / "t").rglob("*") if path.is_file()]
+    assert contents and not any(bytes(tmp_path) in content for content in contents)
+
+
+def test_every_flipped_bit_is_noticed_and_the_file_named(tmp_path):
+    save_tree(tmp_path / "t", {"x": np.arange(50.0)}, {"a": 1})
+    for file in sorted(p for p in (tmp_path / "t").rglob("*") if p.is_file() and p.stat().st_size):
+        content = file.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            flipped = bytearray(content)
+            flipped[place] ^= 4
+            file.write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=SUMS if file.name == SUMS else file.name):
+                load_tree(tmp_path / "t")
+            if file.name in ("_CHECKPOINT_METADATA", SUMS) and place == 0:
+                with pytest.raises(CheckpointError):
+                    load_facts(tmp_path / "t")
+        file.write_bytes(content)
+    assert load_tree(tmp_path / "t")[1] == {"a": 1}
+
+
+def test_two_writers_of_one_folder(tmp_path):
+    """The second says so; the first is not disturbed."""
+    script = """
+import sys
+from slava_jax.checkpoint import CheckpointError, atomic_folder
+try:
+    with atomic_folder(sys.argv[1]):
+        pass
+except CheckpointError as error:
+    print(error)
+"""
+    with atomic_folder(tmp_path / "folder") as place:
+        place.mkdir()
+        (place / "file").write_text("all of it")
+        message = run_python(script, str(tmp_path / "folder")).communicate(timeout=120)[0]
+    assert message.startswith(f"{tmp_path / 'folder'}: another process is writing it")
+    assert (tmp_path / "folder" / "file").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a]", "a\\b"])
+def test_a_path_that_could_not_be_read_again_is_refused_before_writing(tmp_path, name):
+    for write in (lambda place: save_tree(place, {"x": jnp.ones(2)}, {}), Checkpoints, load_tree):
+        with pytest.raises(CheckpointError, match="use another name"):
+            write(tmp_path / name / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (3, "written by a newer slava_jax (format 3, this one reads up to 2): update"),
-        (1, "written by an older slava_jax (format 1, this one reads 2)"),
+        (4, "written by a newer slava_jax (format 4, this one reads up to 3): update"),
+        (1, "written by an older slava_jax (format 1, this one reads 2 and 3)"),
         (None, "not written by slava_jax"),
     ],
 )
 def test_another_format_is_refused(tmp_path, version, message):
     save_tree(tmp_path / "t", {"x": jnp.zeros(2)}, {})
-    file = tmp_path / "t" / "_CHECKPOINT_METADATA"
-    content = json.loads(file.read_text())
-    content["custom_metadata"]["slava_jax_format"] = version
-    file.write_text(json.dumps(content))
+    set_format(tmp_path / "t", version)
+    seal(tmp_path / "t")
     with pytest.raises(CheckpointError) as caught:
         load_tree(tmp_path / "t", {"x": jnp.zeros(2)})
     assert message in str(caught.value)
@@ -371,7 +441,8 @@ def test_what_a_killed_writer_left_does_not_take_its_own_room(tmp_path, monkeypa
     left = tmp_path / ".folder.slava-tmp"
     left.mkdir()
     (left / "half").write_text("of it")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 - left.exists()))
+    free = lambda _: SimpleNamespace(free=5 - (left / "half").exists())  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", free)
     with atomic_folder(tmp_path / "folder", size=5) as place:
         place.mkdir()
     with (

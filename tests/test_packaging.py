@@ -30,8 +30,9 @@ LAYERS = (
     "top",
 )
 SINGLE_MODULES = {
-    "errors": "bottom", "pages": "bottom",
+    "errors": "bottom", "pages": "bottom", "files": "bottom",
     "checkpoint": "checkpoint", "streaming": "checkpoint", "hosts": "checkpoint",
+    "layout": "checkpoint", "leaves": "checkpoint",
     "config": "config",
     "facts": "bottom",
     "commands": "top", "main": "top", "__main__": "top",

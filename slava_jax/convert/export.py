@@ -181,7 +181,7 @@ def write_folder(
     tokenizer = _with_added(tokenizer, model)
     files, shards = model.files(tokenizer), list(_shards(tensors))
     with atomic_folder(directory, sum(map(_size, tensors))) as folder:
-        save_tokenizer(tokenizer, folder)
+        save_tokenizer(tokenizer, folder, sealed=False)
         names = _names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             try:

@@ -18,6 +18,7 @@ from slava_jax.checkpoint import CheckpointError, atomic_folder, load_facts, loa
 from slava_jax.convert.rules import ConvertError, Step, Table, Tensors, placed, plan, slices
 from slava_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from slava_jax.facts import checked, filled, shown
+from slava_jax.layout import check_place
 from slava_jax.models.connectors import Connector, ConnectorConfig
 from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.vit import Vit, VitConfig
@@ -88,13 +89,14 @@ def write(source: Source, directory: str | Path, quantized: bool = False) -> Non
 
     Raises:
       ConvertError: the tensors do not match; or `quantized` without a language model.
-      CheckpointError: the directory exists, the disk is full, or it cannot be written; nothing is
-        left behind.
+      CheckpointError: the directory exists, its path cannot hold arrays, the disk is full, or it
+        cannot be written; nothing is left behind.
     """
     if quantized and "language_model" not in source.parts:
         raise ConvertError(
             "only language models are stored in int8; leave out --quantize for a vision encoder"
         )
+    check_place(Path(directory))
     steps = _plan(source)
     held = {
         name: _leaves(name, source.configs, quantized and name == "language_model")

@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from slava_jax import files
 from slava_jax.errors import UserError
 
 PAD_ID = 0
@@ -76,14 +77,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike) -> None:
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike, sealed: bool = True
+) -> None:
     """Writes tokenizer.json and its companion files to `folder`, creating it if needed.
+
+    Args:
+      sealed: add checksums, for a folder with nothing else.
 
     Raises:
       OSError: the files cannot be written.
     """
     try:
         tokenizer.save_pretrained(os.fspath(folder))
+        if sealed:
+            files.seal(Path(folder))
     except OSError:
         raise
     except Exception as error:  # tokenizers reports a full disk this way
@@ -94,10 +102,15 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     """Loads a tokenizer written by `save_tokenizer` or transformers.
 
     Raises:
-      TokenizerError: tokenizer.json is missing or damaged, or there is no end token.
+      TokenizerError: tokenizer.json is missing, a file is damaged, or there is no end token. Only
+        in folders with checksums, which other programs do not write, every changed byte is noticed.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise TokenizerError(f"{folder}: contains no tokenizer.json")
+    try:
+        files.check(Path(folder))
+    except files.DamagedError as error:
+        raise TokenizerError(str(error)) from error
     with library_errors(f"{folder}: the tokenizer is damaged"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
         # Some damage only shows in use. Ids beyond the vocabulary would read other rows.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
+from slava_jax import files
 from slava_jax.errors import UserError
 
 
@@ -30,16 +31,23 @@ class Calibration:
         """float[n] probabilities from log-likelihoods float[n]."""
         return expit(self.slope * np.asarray(log_p, np.float64) + self.offset)
 
-    def to_json(self) -> str:
-        """The numbers as JSON, which `read` takes."""
-        return json.dumps(dataclasses.asdict(self)) + "\n"
+    def write(self, path: Path) -> None:
+        """Writes the numbers as JSON, and their checksum beside it. Raises OSError."""
+        (path.parent / files.SUMS).unlink(missing_ok=True)  # never beside another calibration
+        files.write_text(path, json.dumps(dataclasses.asdict(self)) + "\n")
+        files.seal(path.parent, [path.name])
 
     @classmethod
     def read(cls, path: Path) -> "Calibration":
-        """Reads a file of `to_json`. Raises CalibrationError if it is damaged."""
+        """Reads a file of `write`. Raises CalibrationError if it is damaged."""
         problem = f"{path}: not a calibration; delete it to do without probabilities"
         try:
+            files.check(path.parent, [path.name])
             held = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except files.DamagedError as error:
+            raise CalibrationError(
+                f"{error}, or delete it to do without probabilities"
+            ) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise CalibrationError(problem) from error
         numbers = dataclasses.astuple(held)

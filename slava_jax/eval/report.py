@@ -7,8 +7,6 @@ fetches nothing. A section without input is left out.
 import base64
 import html
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from slava_jax import files
 from slava_jax.eval import paper_tables, plots, truth_table
 from slava_jax.eval.consistency import consistency_rows
 from slava_jax.eval.reliability import Confidence
@@ -142,7 +141,7 @@ def write_report(
         config_text=config_text,
         environment=dict(environment or {}),
     )
-    _write_atomically(Path(path), text)
+    files.write_text(Path(path), text)
 
 
 def _score_sections(
@@ -381,18 +380,3 @@ def _example(example: ReportExample, with_image: bool) -> dict:
             )
         uri = Markup(f"data:{mime};base64,{base64.b64encode(example.image).decode()}")
     return {"example": example, "image": uri}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp creates files only the owner can read; others should read a report, too.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,6 +1,7 @@
 """A trained assistant: answers questions about images."""
 
 import dataclasses
+import json
 import functools
 import shutil
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from slava_jax import hosts
+from slava_jax import files, hosts
 from slava_jax.checkpoint import (
     CheckpointError,
     content_hash,
@@ -35,6 +36,8 @@ MODEL = "assistant/model"  # below a work directory
 # Folders below MODEL. The adapters are everything trained, and everything frozen except the base.
 _ADAPTERS, _BASE, _TOKENIZER = "adapters", "base", "tokenizer"
 CALIBRATION = "calibration.json"  # written after the evaluation
+# Beside MODEL, which may be given away: the path of the base, if it is elsewhere.
+_PLACE = "base_place.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +279,7 @@ def load_assistant(
     if sharing is not None:
         shared, found, place = sharing.base, sharing.base_hash, "that of the shared assistant"
     else:
-        place = _base_place(folder, facts["base"]["place"], base)
+        place = _base_place(folder, facts["base"], base)
         shared, _ = load_tree(place, base_shapes)
         found = content_hash(shared)
     if found != facts["base"]["sha256"]:
@@ -311,15 +314,18 @@ def _folder(path: Path) -> Path:
     )
 
 
-def _base_place(folder: Path, stored: str | None, asked: str | Path | None) -> Path:
+def _base_place(folder: Path, held: dict, asked: str | Path | None) -> Path:
     """The checkpoint of the frozen language model."""
-    if asked is None and stored is None:
+    if asked is None and held.get("name") is None and held.get("place") is None:
         return folder / _BASE
-    place = Path(asked or stored)
-    if not is_converted(place):
+    noted = folder.parent / _PLACE
+    place = asked or held.get("place")  # older versions stored it in the folder
+    if place is None and noted.is_file():
+        place = noted.read_text(encoding="utf-8", errors="replace").strip()
+    if place is None or not is_converted(place):
         raise CheckpointError(
-            f"{folder}: its frozen language model is not in {place}; give the folder of the "
-            "converted weights (--base DIR, or load_assistant(..., base=DIR))"
+            f"{folder}: its frozen language model is not in {place or 'this folder'}; give the "
+            "folder of the converted weights (--base DIR, or load_assistant(..., base=DIR))"
         )
     return part_place(place, "language_model")
 
@@ -333,8 +339,8 @@ def save_assistant(
     """Writes the folder that `load_assistant` reads; it is self-contained and can be copied.
 
     Args:
-      base_place: converted weights with exactly this frozen language model. Only their path and
-        hash are stored then, and the folder is not self-contained.
+      base_place: converted weights with exactly this frozen language model. The folder has only
+        their hash then and is not self-contained; their path is noted beside it.
 
     Raises:
       CheckpointError: there is one already, or the disk is full. An unfinished folder is not taken
@@ -346,17 +352,19 @@ def save_assistant(
         shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted run
         try:
             save_tokenizer(assistant.tokenizer, folder / _TOKENIZER)
+            if base_place is not None:
+                files.write_text(folder.parent / _PLACE, f"{Path(base_place).absolute()}\n")
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     hosts.barrier()  # so that no other host writes before leftovers are removed
-    place = None if base_place is None else str(Path(base_place).absolute())
+    name = None if base_place is None else Path(base_place).absolute().name
     facts = {
-        "config": config.to_json(),
+        "config": json.dumps(files.without_places(json.loads(config.to_json()))),
         "lengths": description.LENGTHS,
         "class_names": list(assistant.class_names),
-        "base": {"sha256": assistant.base_hash, "place": place},
+        "base": {"sha256": assistant.base_hash, "name": name},
     }
-    if place is None and not has_assistant(workdir):
+    if name is None and not has_assistant(workdir):
         save_tree(folder / _BASE, base, {})
     adapters = {"params": assistant.variables["params"], "frozen": own}
     save_tree(folder / _ADAPTERS, adapters, facts)

@@ -11,7 +11,7 @@ from slava_jax.models.presets import build_model, variable_shapes
 # What its lengths are in (data/units.py). Assistants saved before this was stored wrote nm.
 LENGTHS = "shares of the width"
 _FACTS = {"config": str, "class_names": list, "base": dict}
-_BASE = {"sha256": str, "place": str | None}
+_BASE = {"sha256": str, "name": str | None, "place": str | None}
 _COPY = "restore it from a copy, or train again in a new work directory"
 
 

@@ -6,6 +6,7 @@ ends with the same numbers.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -132,9 +133,11 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
 
     Raises:
       TrainingError: a loss is not finite. CheckpointError: see checkpoint.py; or the frozen weights
-        have changed since the stage started.
+        have changed since the stage started; or no whole checkpoint is left. If only the newest is
+        damaged, training goes on from the one before and says so.
     """
-    last, best = Checkpoints(directory / "last"), Checkpoints(directory / "best")
+    # The last but one is for the case that the last one is damaged.
+    last, best = Checkpoints(directory / "last", keep=2), Checkpoints(directory / "best")
     optimizer = make_optimizer(stage.config)
     state = TrainState.create(stage.params, optimizer)
     hashes = {
@@ -143,6 +146,7 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
         for name, part in parts.items()
     }
     begin = _Begin(state, Plateau(stage.config.patience, stage.config.stop_patience))
+    _drop_damaged(last, best)
     if last.latest() is not None:
         position, state, facts = last.restore(state)
         _check_held(stage, facts["held"], hashes, directory)
@@ -151,6 +155,41 @@ def fit(stage: Stage, directory: Path, seed: int) -> dict:
     if not begin.done:
         _train(stage, directory, seed, optimizer, begin, hashes, last, best)
     return best.restore(stage.params)[1]
+
+
+def _drop_damaged(last: Checkpoints, best: Checkpoints) -> None:
+    """Drops damaged checkpoints, and later ones, so that training goes on from the last whole one.
+
+    A damaged best one comes again if training goes on from before it.
+
+    Raises:
+      CheckpointError: no whole checkpoint is left; names the damaged files.
+    """
+    top = best.latest()
+    problems = [] if top is None else [best.damage(top)]
+    limit = top if any(problems) else math.inf
+    later, reached = last.steps(), None
+    dropped = []
+    while later and reached is None:
+        step = later.pop()
+        problems.append(last.damage(step))
+        if problems[-1] or step >= limit:
+            dropped.append(step)
+        else:
+            reached = step
+    told = "\n".join(filter(None, problems))
+    if reached is None and dropped:
+        raise CheckpointError(
+            f"{told}\nNo whole checkpoint to go on from is left; restore it from a copy, or delete "
+            f"{last.directory.parent} to train this stage again"
+        )
+    if told and hosts.is_first():
+        print(f"{told}\nTraining goes on from step {reached or 0}, as last saved", file=sys.stderr)
+    for step in dropped:
+        last.drop(step)
+    if limit == top:
+        best.drop(top)
+    hosts.barrier()  # before any host looks for the newest
 
 
 def _check_held(stage: Stage, begun_with: dict, now: dict, directory: Path) -> None:

@@ -1,12 +1,15 @@
 """States of the vision encoder's frozen layers, computed once and cached on disk.
 
-There is one file per image and symmetry of the square, named by the image's content and written
-atomically. Any later run or split reuses it, also after an interruption.
+There is one file per image and symmetry of the square, named by the image's content, written
+atomically, and ending with its CRC-32. Any later run or split reuses it, also after an
+interruption.
 """
 
 import hashlib
+import io
 import itertools
 import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -40,7 +43,8 @@ class FrozenStates:
         self.shape = (config.tokens, config.width)
         self._config, self._stem = config, stem
         self._images, self._pixels = images, pixels
-        name = hashlib.sha256(f"{content_hash(stem)} {config}".encode()).hexdigest()
+        # "crc": files of older versions, which had none, are not taken for these.
+        name = hashlib.sha256(f"{content_hash(stem)} {config} crc".encode()).hexdigest()
         self._folder = Path(place) / name[:16]
         contents = (images.encoded(i) for i in range(len(images)))
         self._names = [hashlib.sha256(content).hexdigest()[:24] for content in contents]
@@ -88,8 +92,9 @@ class FrozenStates:
         path = self._path(i, symmetry)
         unfinished = path.with_suffix(f".{os.getpid()}")
         try:
-            with open(unfinished, "wb") as file:
-                np.save(file, states.astype(self.dtype))
+            content = io.BytesIO()
+            np.save(content, states.astype(self.dtype))
+            unfinished.write_bytes(content.getvalue() + _check_sum(content.getvalue()))
             os.replace(unfinished, path)
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error}") from error
@@ -97,8 +102,25 @@ class FrozenStates:
             unfinished.unlink(missing_ok=True)
 
     def under(self, i: int, symmetry: Symmetry) -> np.ndarray:
-        """The states of the image under this symmetry, which must have been computed."""
-        return np.load(self._path(i, symmetry))
+        """The states of the image under this symmetry, which must have been computed.
+
+        Raises:
+          DataError: their file is missing or damaged.
+        """
+        path = self._path(i, symmetry)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error}; start the run again") from error
+        content, check_sum = content[:-4], content[-4:]
+        if _check_sum(content) != check_sum:
+            raise DataError(f"{path}: damaged; delete it, and the next start computes it again")
+        return np.load(io.BytesIO(content))
 
     def _path(self, i: int, symmetry: Symmetry) -> Path:
         return self._folder / f"{self._names[i]}-{symmetry[0]}{symmetry[1]}.npy"
+
+
+def _check_sum(content: bytes) -> bytes:
+    """Of every state that a batch reads, so a fast one; it notices any flipped bit."""
+    return zlib.crc32(content).to_bytes(4, "big")

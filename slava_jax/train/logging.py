@@ -14,6 +14,7 @@ from tqdm import tqdm
 from slava_jax.errors import UserError
 
 HISTORY_FILE = "history.jsonl"
+_EVENTS, _NEW = "events.out.tfevents", ".new"
 
 
 class HistoryError(UserError, ValueError):
@@ -41,7 +42,10 @@ class MetricLogger:
         self._file = self._path.open("a", encoding="utf-8")
         # purge_step makes TensorBoard drop what the interrupted run wrote from that step on.
         purge_step = resume_step + 1 if resume_step else None
-        self._tensorboard = SummaryWriter(str(self.directory), purge_step=purge_step)
+        self._tensorboard = SummaryWriter(
+            str(self.directory.absolute()), purge_step=purge_step, filename_suffix=_NEW
+        )
+        _rename_events(self.directory)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one entry, flushed when this returns (survives a kill, not a power cut).
@@ -106,6 +110,14 @@ def _drop_after(path: Path, step: int) -> None:
     # Steps only grow, so the entries to drop are a tail, and truncating is safe.
     with path.open("r+b") as file:
         file.truncate(sum(len(line) for line in lines[:keep]))
+
+
+def _rename_events(directory: Path) -> None:
+    """Takes the machine's name out of the name of the event file that was just opened."""
+    for path in directory.glob(f"{_EVENTS}.*{_NEW}"):
+        seconds = path.name.removeprefix(f"{_EVENTS}.").partition(".")[0]
+        number = len(list(directory.glob(f"{_EVENTS}.*"))) - 1  # of the starts before this one
+        path.rename(directory / f"{_EVENTS}.{seconds}.{number}")
 
 
 class Progress:

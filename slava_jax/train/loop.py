@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from slava_jax import hosts
+from slava_jax import files, hosts
 from slava_jax.config import check_keys
 from slava_jax.convert.pretrained import is_converted
 from slava_jax.data.datasets.catalogue import PUBLISHED
@@ -48,6 +48,12 @@ from slava_jax.train.evaluation import (
 )
 from slava_jax.train.fact_check import check_facts_fit
 from slava_jax.train.fit import Stage, best_params, fit
+from slava_jax.train.inputs import (
+    INPUTS,
+    check_inputs,
+    read_at_start,
+    read_with_neighbours,
+)
 from slava_jax.train.logging import read_history
 from slava_jax.train.settings import check
 from slava_jax.train.start import (
@@ -61,10 +67,13 @@ from slava_jax.train.workdir import (
     CONFIG,
     REPORT,
     Clock,
+    alone,
     claim,
     environment,
+    finished_metrics,
     machine_metrics,
     write_atomically,
+    write_metrics,
 )
 
 TITLES = {"slava": "sLAVA", "inline": "LLaVA"}  # report titles, by `config.model`
@@ -92,10 +101,18 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
     started = time.monotonic() if started is None else started
     config = _checked(config)
     workdir = Path(workdir)
-    new, finished = _claim(workdir, config)
-    if finished:
+    metrics = _finished(workdir, config)
+    if metrics is not None:
         _say(f"{workdir}: already finished; delete its {REPORT} to evaluate again")
-        return json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+        return metrics
+    with alone(workdir):
+        with hosts.first_before_others():
+            new = claim(workdir, config)
+        return _run(config, workdir, started, new)
+
+
+def _run(config: ConfigDict, workdir: Path, started: float, new: bool) -> dict[str, float]:
+    """As `run`, in a directory that is claimed; `new` if just now."""
     clock = Clock(workdir / "clock.json", started)
     with clock.part("data"):
         datasets = _datasets(config, workdir, new)
@@ -130,7 +147,7 @@ def run(config: ConfigDict, workdir: str | Path, started: float | None = None) -
             found.add(evaluate_vision(config, vision_stage, vision, datasets))
         found.metrics.update(classical_metrics(datasets, statistics))
         if found.calibration is not None and hosts.is_first():
-            write_atomically(workdir / MODEL / CALIBRATION, found.calibration.to_json())
+            found.calibration.write(workdir / MODEL / CALIBRATION)
     return _finish(config, workdir, clock, datasets, found)
 
 
@@ -145,18 +162,19 @@ def _checked(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _claim(workdir: Path, config) -> tuple[bool, bool]:
-    """As `claim`, and whether the run is finished.
+def _finished(workdir: Path, config) -> dict[str, float] | None:
+    """The metrics of a run that is finished, else None.
 
-    Before anything is written, an unfinished run is checked against the devices and the weights it
-    starts from.
+    An unfinished one is checked against the devices and the weights it starts from. Writes nothing.
     """
     with hosts.first_before_others():
-        finished = (workdir / REPORT).exists()
-        if not finished:
+        metrics = finished_metrics(workdir)
+        if metrics is None:
             stages.check_batches(config)
             check_start(config)
-        return claim(workdir, config, finished), finished
+        else:
+            claim(workdir, config, finished=True)
+        return metrics
 
 
 def _datasets(config, workdir: Path, new: bool) -> Datasets:
@@ -168,6 +186,7 @@ def _datasets(config, workdir: Path, new: bool) -> Datasets:
             datasets = prepare(config, workdir)
         stages.check_batches_fill(config, datasets)
         check_facts_fit(config, datasets)
+        check_inputs(workdir, read_at_start(config, workdir, datasets), new)
         # Hundreds of thousands of records live until the end of the run. Scanning them in every
         # garbage collection would add a third to the time that creating them takes.
         gc.freeze()
@@ -178,7 +197,8 @@ def _datasets(config, workdir: Path, new: bool) -> Datasets:
             # of a teacher are kept.
             for path in _texts(workdir) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            (workdir / CONFIG).unlink(missing_ok=True)
+            for name in (CONFIG, INPUTS):
+                (workdir / name).unlink(missing_ok=True)
         raise
     finally:
         gc.enable()
@@ -214,6 +234,7 @@ def _with_neighbours(config, datasets: Datasets, vision: tuple, workdir: Path) -
     if hosts.is_first() and config.data.challenges and not (workdir / GROUPS).exists():
         _write_groups(config.data.challenges, datasets, embedded, workdir / GROUPS)
     datasets = with_multi_image(config, datasets, embedded, workdir)
+    check_inputs(workdir, read_with_neighbours(workdir))
     stages.check_batches_fill(config, datasets)
     return datasets
 
@@ -319,8 +340,7 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
     metrics.update({f"data.{name}_images": float(count) for name, count in sizes.items()})
     if not hosts.is_first():
         return metrics
-    write_atomically(workdir / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True))
-    write_atomically(workdir / "predictions.csv", _table(datasets.class_names, found.predictions))
+    write_metrics(workdir, metrics, _table(datasets.class_names, found.predictions))
     write_report(
         workdir / REPORT,
         metrics,
@@ -336,7 +356,7 @@ def _finish(config, workdir: Path, clock: Clock, datasets: Datasets, found: Find
         experts=found.experts,
         rank_scores=found.rank_scores,
         confidence=found.confidence,
-        config_text=str(config),
+        config_text=str(ConfigDict(files.without_places(config.to_dict()))),
         environment=environment(),
     )
     _say(f"report: {workdir / REPORT}")

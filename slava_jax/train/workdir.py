@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from slava_jax import hosts
+from slava_jax import files, hosts
 from slava_jax.errors import UserError
 
 CONFIG, REPORT = "config.json", "report.html"  # the report is written last
+METRICS, PREDICTIONS, LOCK = "metrics.json", "predictions.csv", ".lock"
+_ALONE = "start only one run in this directory"
 _MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in an unfinished run
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -27,15 +30,40 @@ class WorkdirError(UserError, RuntimeError):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file atomically. Raises WorkdirError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replaces a file atomically and syncs it. Raises WorkdirError if it cannot be written."""
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, text)
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Creates the work directory and keeps other runs out of it during the body.
+
+    Several hosts of one run count as one: the first has the lock.
+
+    Raises:
+      WorkdirError: another run uses the directory; its path cannot hold checkpoints; or it cannot
+        be created.
+    """
+    if problem := files.check_place(workdir.absolute()):
+        raise WorkdirError(f"--workdir: {problem}")
+    with contextlib.ExitStack() as held:
+        failed = ""
+        if hosts.is_first():
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                if not held.enter_context(files.locked(workdir / LOCK)):
+                    print(f"{workdir / LOCK}: this disk has no locks: {_ALONE}", file=sys.stderr)
+            except files.UsedError:
+                failed = f"{workdir}: another run uses it: wait until it ends, or give another"
+                failed += " --workdir"
+            except OSError as error:
+                failed = f"{workdir}: cannot be created or written to: {error}"
+        if hosts.from_first(bool(failed)):
+            raise WorkdirError(failed or f"{workdir}: cannot be used; the first host says why")
+        yield
 
 
 def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
@@ -92,9 +120,44 @@ def run_config(workdir: Path) -> dict:
     """The config of the run in a work directory. Raises WorkdirError if there is none."""
     path = workdir / CONFIG
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkdirError(f"{workdir}: not a work directory ({path}: {error})") from error
+    needed = ("data", "start_from")
+    if not isinstance(held, dict) or not all(isinstance(held.get(name), dict) for name in needed):
+        raise WorkdirError(f"{path}: damaged: not the config of a run; restore it from a copy")
+    return held
+
+
+def write_metrics(workdir: Path, metrics: dict[str, float], table: str) -> None:
+    """Writes metrics.json and predictions.csv, whose text is `table`, and their checksums."""
+    write_atomically(workdir / METRICS, json.dumps(metrics, indent=1, sort_keys=True))
+    write_atomically(workdir / PREDICTIONS, table)
+    try:
+        files.seal(workdir, [METRICS, PREDICTIONS])
+    except OSError as error:
+        raise WorkdirError(f"{workdir}: cannot be written to: {error}") from error
+
+
+def finished_metrics(workdir: Path) -> dict[str, float] | None:
+    """The metrics of a finished run; None if it is not finished.
+
+    A run whose metrics are damaged is not: they are computed again, which the user is told.
+    """
+    if not (workdir / REPORT).exists():
+        return None
+    try:
+        if (workdir / files.SUMS).exists():  # not in runs of older versions
+            files.check(workdir, [METRICS])
+        metrics = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
+        if isinstance(metrics, dict):
+            return metrics
+        problem = "not a dictionary"
+    except (files.DamagedError, OSError, ValueError, RecursionError) as error:
+        problem = error
+    if hosts.is_first():
+        print(f"{workdir / METRICS}: {problem}\nThe run is evaluated again", file=sys.stderr)
+    return None
 
 
 class Clock:
@@ -106,8 +169,16 @@ class Clock:
     def __init__(self, path: Path, started: float):
         """`started`: `time.monotonic()` when this process began, before libraries were loaded."""
         self._path, self._started = path, started
-        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        self._before, self._parts = held.get("wall", 0.0), held.get("parts", {})
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            self._before, parts = float(held["wall"]), dict(held["parts"])
+            self._parts = {name: float(seconds) for name, seconds in parts.items()}
+        except FileNotFoundError:
+            self._before, self._parts = 0.0, {}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # Not worth stopping a run for.
+            print(f"{path}: damaged: the run's time is counted from now", file=sys.stderr)
+            self._before, self._parts = 0.0, {}
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -50,6 +50,17 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_a_changed_byte_of_a_saved_tokenizer_is_named(tokenizer, tmp_path):
+    """Two tokens exchanged leave a tokenizer that loads."""
+    save_tokenizer(tokenizer, tmp_path)
+    file = tmp_path / "tokenizer.json"
+    text = file.read_text()
+    file.write_text(text.replace('"e":', '"?":').replace('"a":', '"e":').replace('"?":', '"a":'))
+    assert file.read_text() != text
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: damaged"):
+        load_tokenizer(tmp_path)
+
+
 def test_training_is_deterministic_and_learns(tokenizer):
     again = train_tokenizer(TEXTS, 320)
     assert again.get_vocab() == tokenizer.get_vocab()

@@ -5,6 +5,7 @@ import pytest
 
 from slava_jax.eval import reliability
 from slava_jax.eval.calibration import Calibration, CalibrationError
+from slava_jax.files import SUMS
 
 RNG = np.random.default_rng(0)
 LOG_P = -RNG.exponential(2.0, 4000)
@@ -46,8 +47,12 @@ def test_bins_hold_every_answer_once():
 
 def test_a_calibration_is_read_back_and_damage_is_named(tmp_path):
     path = tmp_path / "calibration.json"
-    path.write_text(TRUE.to_json())
+    TRUE.write(path)
     assert Calibration.read(path) == TRUE
+    path.write_text(path.read_text().replace("slope\": ", "slope\": 1"))
+    with pytest.raises(CalibrationError, match=f"{path}: damaged: .*, or delete it"):
+        Calibration.read(path)
+    (tmp_path / SUMS).unlink()  # of an older version
     path.write_text("[1, 2]")
     with pytest.raises(CalibrationError, match="not a calibration; delete it"):
         Calibration.read(path)

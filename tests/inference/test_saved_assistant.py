@@ -15,6 +15,7 @@ from slava_jax.convert.export import base_model, write_folder
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.tokenizer import TokenizerError
+from slava_jax.files import seal
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import (
     Assistant,
@@ -137,9 +138,17 @@ def on_converted(folder) -> Assistant:
 def test_a_base_elsewhere_is_read_from_its_place(converted, tmp_path):
     """It is not copied; if moved, the error asks for it; a different one is refused."""
     saved, folder = on_converted(converted), tmp_path / "run/assistant/model"
-    save_assistant(saved, as_config(saved.model), tmp_path / "run", converted)
+    config = as_config(saved.model)
+    config.data.folder = str(tmp_path / "images")
+    save_assistant(saved, config, tmp_path / "run", converted)
     assert sorted(path.name for path in folder.iterdir()) == ["adapters", "tokenizer"]
+    written = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not any(bytes(tmp_path) in content for content in written)
     assert_same(load_assistant(tmp_path / "run").variables, saved.variables)
+    copied = shutil.copytree(folder, tmp_path / "given/away")
+    with pytest.raises(CheckpointError, match=r"not in this folder; give the folder .*--base DIR"):
+        load_assistant(copied)
+    assert_same(load_assistant(copied, base=converted).variables, saved.variables)
     moved = shutil.move(converted, tmp_path / "moved")
     with pytest.raises(CheckpointError, match=r"not in .*weights; give the folder .*--base DIR"):
         load_assistant(folder)
@@ -166,11 +175,24 @@ def test_a_damaged_base_of_its_own_is_refused(runs, tmp_path):
         load_assistant(tmp_path / "a")
 
 
+@pytest.mark.parametrize("part", ["adapters", "base", "tokenizer"])
+def test_a_flipped_bit_is_named_by_its_file(runs, tmp_path, part):
+    """In the last place of the largest file, which holds arrays or tokens."""
+    folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
+    files = [path for path in (folder / part).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises((CheckpointError, TokenizerError), match=f"{largest}: damaged"):
+        load_assistant(folder)
+
+
 @pytest.mark.parametrize("text", ['{"x', '{"version": "1.0"}'])
 def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
     """Whatever the library raises."""
     folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
     (folder / "tokenizer/tokenizer.json").write_text(text)
+    seal(folder / "tokenizer")
     with pytest.raises(TokenizerError, match="copied/tokenizer: the tokenizer is damaged"):
         load_assistant(folder)
 

@@ -1,6 +1,7 @@
 """From a LLaVA file and a folder of images to a trained assistant."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.instructions import read_jsonl
 from slava_jax.data.pipeline import PipelineError
 from slava_jax.errors import UserError
+from slava_jax.files import seal
+from slava_jax.train import loop
 from slava_jax.train.datasets import prepare
+from slava_jax.train.inputs import INPUTS
 from slava_jax.train.loop import run
+from slava_jax.train.workdir import WorkdirError
 
 
 @pytest.fixture
@@ -129,3 +134,63 @@ def test_a_llava_file_trains(config, tmp_path):
     metrics = run(config, tmp_path / "run")
     assert metrics["vqa.rougeL"] >= 0
     assert metrics["classification.top1"] >= 0
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_what_a_run_began_with_must_stay(config, images, tmp_path):
+    """A touch is no change; an edited, added or missing input is, and is named."""
+    run_dir, config.stages = tmp_path / "run", ("vision",)
+    run_dir.mkdir()
+    train = run_dir / "data/instructions/train.jsonl"
+
+    def start(new=False):
+        loop._datasets(config, run_dir, new)
+
+    start(new=True)
+    for path in (*images.rglob("*.png"), train, tmp_path / "mine.jsonl"):
+        os.utime(path, (1, 1))
+    start()
+    kept = {path: path.read_bytes() for path in (train, images / "round/3.png")}
+
+    train.write_text("".join(train.read_text().splitlines(keepends=True)[:20]))
+    with pytest.raises(WorkdirError, match=r"\n  data/instructions/train\.jsonl: the file changed"):
+        start()
+    train.write_bytes(kept[train])
+
+    tokens = run_dir / "data/tokenizer"
+    before = (tokens / "tokenizer.json").read_bytes()
+    for old, new in (('"e":', '"?!":'), ('"a":', '"e":'), ('"?!":', '"a":')):
+        change(tokens / "tokenizer.json", old, new)
+    seal(tokens)
+    with pytest.raises(WorkdirError, match=r"\n  data/tokenizer/tokenizer\.json: the file changed"):
+        start()
+    (tokens / "tokenizer.json").write_bytes(before)
+    seal(tokens)
+
+    change(tmp_path / "mine.jsonl", "round number 3", "square number 3")
+    with pytest.raises(WorkdirError, match=r"data\.instructions: .*mine\.jsonl changed"):
+        start()
+    change(tmp_path / "mine.jsonl", "square number 3", "round number 3")
+
+    Image.new("L", (20, 20), 77).save(images / "round/3.png")
+    with pytest.raises(WorkdirError, match=r"images: round/3\.png changed\nRestore it"):
+        start()
+    (images / "round/3.png").write_bytes(kept[images / "round/3.png"])
+    start()
+
+    (run_dir / INPUTS).write_text("{")
+    with pytest.raises(WorkdirError, match=rf"{INPUTS}: damaged"):
+        start()
+
+
+def test_a_run_of_an_older_version_goes_on_and_is_told(config, tmp_path, capsys):
+    run_dir, config.stages = tmp_path / "run", ("vision",)
+    (run_dir / "vision/last").mkdir(parents=True)
+    for _ in range(2):
+        loop._datasets(config, run_dir, new=False)
+    assert capsys.readouterr().err.count("which did not record its inputs") == 1

@@ -1,6 +1,9 @@
 """`fit` on a toy stage: checkpoints, stopping, and that a resumed run gives the same results."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -113,6 +116,44 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, position
     params = fit(make_stage(), tmp_path, 0)
     assert same(params, whole[1])
     assert files(tmp_path) == files(whole[0])
+
+
+def cut(folder: Path) -> Path:
+    """Halves the largest file of a checkpoint, as a power cut can."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    return largest
+
+
+@pytest.mark.parametrize("damaged", [("last",), ("best",), ("last", "best")])
+def test_a_damaged_checkpoint_is_replaced_by_training_from_the_one_before(
+    whole, tmp_path, capsys, damaged
+):
+    """The largest steps of a finished stage; it says which file, and ends with the same numbers."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    files_cut = [cut(tmp_path / "run" / name / "12") for name in damaged]
+    assert same(fit(make_stage(), tmp_path / "run", 0), whole[1])
+    said = capsys.readouterr().err
+    assert all(f"{file}: damaged" in said for file in files_cut)
+    assert "Training goes on from step 9" in said
+    assert files(tmp_path / "run") == files(whole[0])
+
+
+def test_without_a_whole_checkpoint_the_damaged_files_are_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_stage(bad={4: KeyboardInterrupt()}), tmp_path, 0)
+    file = cut(tmp_path / "last" / "3")
+    with pytest.raises(CheckpointError, match=rf"{file}: damaged.*\n.*delete {tmp_path} to train"):
+        fit(make_stage(), tmp_path, 0)
+    assert file.exists()
+
+
+def test_a_damaged_best_without_a_last_is_made_again(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_stage(bad={4: KeyboardInterrupt()}), tmp_path, 0)
+    shutil.rmtree(tmp_path / "last" / "3")
+    cut(tmp_path / "best" / "3")
+    assert same(fit(make_stage(), tmp_path, 0), whole[1])
 
 
 def test_killed_between_the_best_and_the_last_checkpoint(whole, tmp_path):

@@ -121,6 +121,20 @@ def test_what_is_there_is_not_computed_again(config, datasets, monkeypatch):
     assert [file for file in files if after[file] != before[file]] == [lost]
 
 
+def test_a_flipped_bit_of_a_state_is_noticed(datasets):
+    file = datasets.test.cache._path(0, (0, 0))
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-9] + bytes([content[-9] ^ 16]) + content[-8:])
+        with pytest.raises(DataError, match=rf"{file.name}: damaged; delete it"):
+            datasets.test.cache[0]
+        file.write_bytes(b"")
+        with pytest.raises(DataError, match="damaged"):
+            datasets.test.cache[0]
+    finally:
+        file.write_bytes(content)
+
+
 def test_test_time_augmentation_averages_what_the_whole_encoder_says(config, tmp_path):
     """Views under each symmetry of the training augmentation; without it, only one."""
     config = config.copy_and_resolve_references()

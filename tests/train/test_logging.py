@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -92,6 +93,16 @@ def test_tensorboard_files_hold_the_same_numbers(tmp_path):
     scalars = read_events(events)
     assert ("loss", 2, 0.5) in scalars
     assert len(scalars) == 4
+
+
+def test_event_files_do_not_name_the_machine_and_keep_their_order(tmp_path):
+    log(tmp_path, [1])
+    log(tmp_path, [2])
+    log(tmp_path, [3])
+    names = [path.name for path in tmp_path.glob("events.out.tfevents.*")]
+    assert len(names) == 3 and not any(socket.gethostname() in name for name in names)
+    steps = [read_events(tmp_path / name)[0][1] for name in sorted(names)]
+    assert steps == [1, 2, 3]
 
 
 def test_a_log_file_gets_lines_with_rate_and_time_left():

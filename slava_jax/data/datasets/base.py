@@ -23,6 +23,8 @@ class ImageSet:
       class_names: the classes of the whole data set; a split may lack some.
       facts: n flat dicts, fact name -> value ({} if nothing is known).
       records: n dicts with the fields of a GroundTruth, or None for images that were not drawn.
+      hashes: n hashes of all that is known of an image, its pixels included; None if they were not
+        computed when it was read.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ImageSet:
         facts: Sequence[Mapping[str, Any]] | None = None,
         records: Sequence[dict | None] | None = None,
         name: str = "image set",
+        hashes: Sequence[str] | None = None,
     ):
         """Builds a set.
 
@@ -49,7 +52,7 @@ class ImageSet:
         self.class_names = list(class_names)
         self.facts = [dict(f) for f in facts] if facts is not None else [{} for _ in self.keys]
         self.records = list(records) if records is not None else [None] * len(self.keys)
-        self.name = name
+        self.name, self.hashes = name, hashes
         self._images = images
         if not self.keys:
             raise DataError(f"{name}: is empty; add images")
@@ -83,8 +86,9 @@ class ImageSet:
             for known, record in zip(self.facts, self.records, strict=True)
         ]
         return ImageSet(
-            self.keys, self.labels, self.class_names, self._images, facts, self.records, self.name
-        )
+            self.keys, self.labels, self.class_names, self._images, facts, self.records, self.name,
+            self.hashes,
+        )  # fmt: skip
 
 
 def joined(first: ImageSet, second: ImageSet) -> ImageSet:
