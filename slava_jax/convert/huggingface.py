@@ -3,7 +3,6 @@
 Pickles are never opened: they can run arbitrary code.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
 from slava_jax.convert.settings import mapping, whole
 from slava_jax.convert.tokenizers import folder_tokenizer
+from slava_jax.data.strict_json import parsed
 from slava_jax.models.decoder import DecoderConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -119,7 +119,7 @@ def pickle_refusal(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises ConvertError if the file is missing or is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConvertError(f"{path}: does not exist; download it with the weights") from error
     except (OSError, ValueError) as error:

@@ -1,16 +1,13 @@
 """The user's input to a teacher besides the images: texts of figures, and groups of images."""
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.strict_json import parsed
 from slava_jax.teacher.settings import TeacherError
-
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +99,9 @@ def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not raw.strip():
             continue
         try:
-            line = json.loads(raw)
+            line = parsed(raw)
         except ValueError as error:
             raise TeacherError(f"{path}:{number}: not JSON: {error}") from error
-        if _HALF.search(json.dumps(line, ensure_ascii=False)):
-            raise TeacherError(f"{path}:{number}: unpaired surrogate (\\ud800); remove it")
         if not isinstance(line, dict):
             raise TeacherError(f"{path}:{number}: must be a JSON object, is {raw.strip()[:40]!r}")
         yield f"{path}:{number}", line
