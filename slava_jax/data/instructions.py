@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from slava_jax.data.names import composed
 from slava_jax.data.strict_json import parsed
 from slava_jax.errors import UserError
 
@@ -69,7 +70,8 @@ class Instruction:
             if not isinstance(image, str) or not image:
                 raise _error("images", f"must hold image keys (non-empty strings), holds {image!r}")
             _check_unicode("images", image)
-        object.__setattr__(self, "images", tuple(images))
+        object.__setattr__(self, "images", tuple(map(composed, images)))
+        object.__setattr__(self, "category", composed(self.category))
         tokens = sum(question.count(IMAGE_TOKEN) for question in self.questions)
         if tokens != len(images):
             also = ", counting the questions in 'turns'" if self.turns else ""
@@ -366,7 +368,7 @@ def _checked_claim(field: str, claim: Any) -> Any:
         raise _error(
             field, f"must be a string, a finite number, a bool or an interval, is {claim!r}"
         )
-    return claim
+    return composed(claim) if isinstance(claim, str) else claim
 
 
 def _agrees(claim: Any, fact: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.names import composed
 from slava_jax.data.strict_json import parsed
 from slava_jax.teacher.settings import TeacherError
 
@@ -37,6 +38,7 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
     for where, line in _lines(path):
         key, caption = line.get("image"), line.get("caption", "")
         paragraphs = line.get("paragraphs", [])
+        key = _composed(key)
         known = isinstance(key, str) and any(key in images.index for images in sets.values())
         if not known or key in contexts:
             raise TeacherError(
@@ -63,6 +65,7 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
     groups: dict[Group, str] = {}
     for where, line in _lines(path):
         keys, kind = line.get("images"), line.get("kind")
+        keys = [_composed(key) for key in keys] if isinstance(keys, list) else keys
         if not isinstance(keys, list) or len(keys) < 2 or len(set(map(str, keys))) < len(keys):
             raise TeacherError(
                 f"{where}: images: must be a list of 2 or more different keys, is {keys!r}"
@@ -82,6 +85,10 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
             raise TeacherError(f"{where}: same group as in {groups[group]}; remove one of them")
         groups[group] = where
     return list(groups)
+
+
+def _composed(key: Any) -> Any:
+    return composed(key) if isinstance(key, str) else key
 
 
 def _one_line(text: str) -> str:

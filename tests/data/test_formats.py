@@ -239,7 +239,7 @@ BROKEN = [
     (llava(image="file://[gold/a.png"), "is not a file: URL"),
     (llava(slava_jax={"images": [f"gold/../../images/{KEYS[0]}"]}), "is outside"),
     (
-        llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": ["x" * 300]}),
+        llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": ["x" * 300 + ".png"]}),
         "cannot be saved under its key",
     ),
     (llava(id="first", slava_jax={"metadata": {"conversation": 3}}), "'metadata.conversation'"),
