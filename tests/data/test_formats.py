@@ -300,7 +300,7 @@ BROKEN = [
     (llava(image=PNG * 50), " is not a file in"),
     (llava(image="gold/a\0.png"), " is not a file in"),
     (llava(image="file://[gold/a.png"), "is not a file: URL"),
-    (llava(slava_jax={"images": [KEYS[1]]}), f"another image than the record's own key, {KEYS[1]!r}"),
+    (llava(slava_jax={"images": [KEYS[1]]}), f"than the record's own key, {KEYS[1]!r}"),
     (openai(TEXT, link(f"data:image/py;base64,{PNG}")), "an image of the kind 'py' is not read"),
     (llava(image="gold/\x1b.png"), r"'gold/\x1b.png' is not a file in"),
     (
