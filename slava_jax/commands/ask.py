@@ -1,10 +1,10 @@
 """Asks an assistant: slava ask --checkpoint runs/quickstart IMAGE... "question"."""
 
 import argparse
+import os
 import sys
-from pathlib import Path
 
-from slava_jax.errors import UserError, reported
+from slava_jax.errors import UserError, printable, reported
 from slava_jax.teacher.procedural import DETAIL_REQUEST
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     question = f"{asked.question} {DETAIL_REQUEST}" if asked.detailed else asked.question
     with reported():
-        if Path(asked.question).is_file():
+        if os.path.isfile(asked.question):  # Path.is_file raises for a long question
             raise UserError(f"{asked.question}: the question comes last, after the images")
         for path in asked.images:
             if note := read_header(path).note:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
             max_tokens=asked.max_tokens, rank=rank,
             temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed,
         )  # fmt: skip
-    print(answer.text)
+    print(printable(answer.text))
     if asked.probability and answer.text:
         said = "unknown" if answer.probability is None else f"{answer.probability:.2f}"
         print(f"estimated probability that the stated fact is right: {said}", file=sys.stderr)

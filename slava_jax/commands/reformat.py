@@ -6,7 +6,7 @@ from slava_jax.data.formats.exchange import is_ours, read_theirs, write_theirs
 from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.formats.mapping import FORMS, Reading
 from slava_jax.data.instructions import STYLES, TASKS, InstructionError
-from slava_jax.errors import reported
+from slava_jax.errors import printable, reported
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             reading = Reading(asked.task, asked.style)
             said = read_theirs(asked.source, asked.to, images, reading, asked.leave_out_text)
-        print(said)
+        print(printable(said))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from slava_jax.errors import reported
+from slava_jax.errors import printable, reported
 from slava_jax.main import parse_flags  # defines --config and --workdir
 
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "Print prompts and the cost; send nothing.")
@@ -41,7 +41,7 @@ def main(_) -> None:
             raise TeacherError('missing packages; run pip install "slava_jax[teacher]"') from error
         sets = open_image_sets(config, workdir / "data")
         job = Job(settings, sets, workdir, config.data.seed, config.data.question)
-        print(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value))
+        print(printable(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ difference. Letters: see nn/attention.py; `L` layers.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from slava_jax.convert.rules import ConvertError
 from slava_jax.data.chat import Message, TextForm, encode_prompt
 from slava_jax.data.collate import text_fields
 from slava_jax.data.instructions import IMAGE_TOKEN
+from slava_jax.data.strict_json import parsed
 from slava_jax.models.decoder import BlockInputs, Decoder
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.nn.adapters import AdapterCall
@@ -43,7 +43,7 @@ def read_texts(path: str | Path) -> list[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parsed(line)
             texts.append(record["text"] if "text" in record else record["question"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConvertError(

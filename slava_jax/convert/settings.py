@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from slava_jax.convert.rules import ConvertError
-from slava_jax.facts import LARGEST, parsed, shown
+from slava_jax.data.strict_json import parsed
+from slava_jax.facts import LARGEST, shown
 
 _HUGE = 1e30  # larger values and NaN are rejected
 _FEW, _FEW_LAYERS = 2**17, 1024  # sizes that are built in a moment
@@ -24,13 +25,16 @@ _DIMENSIONS = (
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object. Raises ConvertError if the file is missing or is not one."""
     try:
-        return parsed(path.read_text(encoding="utf-8"))
+        value = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConvertError(f"{path}: does not exist; download it with the weights") from error
     except (OSError, ValueError) as error:
         raise ConvertError(
             f"{path}: cannot be read as JSON ({error}); download it again"
         ) from error
+    if not isinstance(value, dict):
+        raise ConvertError(f"{path}: is not a JSON object; download it again")
+    return value
 
 
 def check_sizes(

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from slava_jax.data.names import composed
+from slava_jax.data.strict_json import parsed
 from slava_jax.errors import UserError
 
 IMAGE_TOKEN = "<image>"
@@ -68,7 +70,8 @@ class Instruction:
             if not isinstance(image, str) or not image:
                 raise _error("images", f"must hold image keys (non-empty strings), holds {image!r}")
             _check_unicode("images", image)
-        object.__setattr__(self, "images", tuple(images))
+        object.__setattr__(self, "images", tuple(map(composed, images)))
+        object.__setattr__(self, "category", composed(self.category))
         tokens = sum(question.count(IMAGE_TOKEN) for question in self.questions)
         if tokens != len(images):
             also = ", counting the questions in 'turns'" if self.turns else ""
@@ -77,6 +80,12 @@ class Instruction:
                 f"must hold one {IMAGE_TOKEN} per image{also}: write {len(images)}, not {tokens}",
             )
         object.__setattr__(self, "metadata", _checked_metadata(self.metadata, self.task))
+        examples, shots = len(images) - 1, self.metadata.get("shots", len(images) - 1)
+        if type(shots) is not int or shots != examples:
+            raise _error(
+                "metadata.shots",
+                f"must be {examples}, the number of images before the target, is {shots!r}",
+            )
 
     @property
     def target(self) -> str:
@@ -254,7 +263,7 @@ def _line(item: Instruction, path: str) -> bytes:
 
 def _parse_line(raw: bytes) -> Instruction:
     try:
-        fields = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = parsed(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InstructionError(
             f"byte {error.start} is not UTF-8; save the file as UTF-8"
@@ -264,10 +273,8 @@ def _parse_line(raw: bytes) -> Instruction:
             f"not JSON at column {error.colno} ({error.msg}); write one object per line "
             "(is the file truncated here?)"
         ) from error
-    except InstructionError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InstructionError(f"cannot be parsed as JSON ({error}); fix the line") from error
+    except ValueError as error:
+        raise InstructionError(f"cannot be parsed as JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InstructionError(
             f"a line must be a JSON object with the fields of an instruction, is a "
@@ -285,10 +292,6 @@ def _parse_line(raw: bytes) -> Instruction:
     if not isinstance(fields["images"], list):
         raise _error("images", f"must be a list of image keys, is {fields['images']!r}")
     return Instruction(**fields)
-
-
-def _refuse_constant(name: str):
-    raise InstructionError(f"{name} is not valid JSON; write a finite number")
 
 
 def _check_texts(item: Instruction) -> None:
@@ -334,6 +337,8 @@ def _checked_metadata(metadata: Any, task: str) -> dict[str, Any]:
     for name, kind in (("question_type", str), ("supplement", str), ("directional", bool)):
         if not isinstance(full[name], kind):
             raise _error(f"metadata.{name}", f"must be a {kind.__name__}, is {full[name]!r}")
+    if not full["question_type"].strip():
+        raise _error("metadata.question_type", "must not be empty; name the kind of question")
     asked = full.get("asked", [])
     if not isinstance(asked, tuple | list) or not all(isinstance(name, str) for name in asked):
         raise _error("metadata.asked", f"must be a list of fact names, is {asked!r}")
@@ -363,7 +368,7 @@ def _checked_claim(field: str, claim: Any) -> Any:
         raise _error(
             field, f"must be a string, a finite number, a bool or an interval, is {claim!r}"
         )
-    return claim
+    return composed(claim) if isinstance(claim, str) else claim
 
 
 def _agrees(claim: Any, fact: Any) -> bool:

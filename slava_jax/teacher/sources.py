@@ -1,16 +1,14 @@
 """The user's input to a teacher besides the images: texts of figures, and groups of images."""
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from slava_jax.data.datasets.base import ImageSet
+from slava_jax.data.names import composed
+from slava_jax.data.strict_json import parsed
 from slava_jax.teacher.settings import TeacherError
-
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +38,7 @@ def read_contexts(path: str, sets: Mapping[str, ImageSet]) -> dict[str, Context]
     for where, line in _lines(path):
         key, caption = line.get("image"), line.get("caption", "")
         paragraphs = line.get("paragraphs", [])
+        key = _composed(key)
         known = isinstance(key, str) and any(key in images.index for images in sets.values())
         if not known or key in contexts:
             raise TeacherError(
@@ -66,6 +65,7 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
     groups: dict[Group, str] = {}
     for where, line in _lines(path):
         keys, kind = line.get("images"), line.get("kind")
+        keys = [_composed(key) for key in keys] if isinstance(keys, list) else keys
         if not isinstance(keys, list) or len(keys) < 2 or len(set(map(str, keys))) < len(keys):
             raise TeacherError(
                 f"{where}: images: must be a list of 2 or more different keys, is {keys!r}"
@@ -87,6 +87,10 @@ def read_groups(path: str, sets: Mapping[str, ImageSet], kinds: tuple[str, ...])
     return list(groups)
 
 
+def _composed(key: Any) -> Any:
+    return composed(key) if isinstance(key, str) else key
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -102,11 +106,9 @@ def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not raw.strip():
             continue
         try:
-            line = json.loads(raw)
+            line = parsed(raw)
         except ValueError as error:
             raise TeacherError(f"{path}:{number}: not JSON: {error}") from error
-        if _HALF.search(json.dumps(line, ensure_ascii=False)):
-            raise TeacherError(f"{path}:{number}: unpaired surrogate (\\ud800); remove it")
         if not isinstance(line, dict):
             raise TeacherError(f"{path}:{number}: must be a JSON object, is {raw.strip()[:40]!r}")
         yield f"{path}:{number}", line

@@ -22,7 +22,8 @@ from slava_jax.data.datasets.published import Published
 from slava_jax.data.datasets.store import image_sets
 from slava_jax.data.fact_targets import FactTargets
 from slava_jax.data.instructions import IMAGE_TOKEN, Instruction, read_jsonl, write_jsonl
-from slava_jax.data.own_instructions import by_split, completed
+from slava_jax.data.names import composed
+from slava_jax.data.own_instructions import by_split, check_agreement, completed
 from slava_jax.data.pipeline import Augmentation, ImageCache
 from slava_jax.data.tokenizer import (
     TokenizerError,
@@ -154,7 +155,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Datasets:
 def _say_what_is_not_learned(config, images: ImageSet) -> None:
     learned = FactTargets.of(images.facts).names
     for name in config.data.facts:
-        if name not in learned:
+        if composed(name) not in learned:
             print(
                 f"data.facts: {name} is not learned: it needs 20 and 5 % of the training images, "
                 "values that differ, numbers above 0, and for lengths (_nm) a pixel size",
@@ -287,6 +288,7 @@ def _instructions(
             write_jsonl(path, items[name])
         else:
             items[name] = read_jsonl(path)
+            check_agreement(items[name], images[name], str(path))
     return items  # not read back: that takes seconds and gives the same
 
 

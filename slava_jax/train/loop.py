@@ -294,13 +294,22 @@ def _say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+# The first characters of a formula in a spreadsheet, also in full width.
+_FORMULA = tuple("=+-@＝＋－＠")
+
+
 def _table(class_names, predictions) -> str:
     """The scores of every test image as CSV; `control` is '' for the assistant itself."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["control", "image", "class", *(f"log p {name}" for name in class_names)])
-    writer.writerows(predictions)
+    writer.writerows([_cell(value) for value in row] for row in predictions)
     return out.getvalue()
+
+
+def _cell(value):
+    """A value as a spreadsheet shows it: a text that it would compute gets an apostrophe first."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
 
 
 def _why_images_withheld(data: str) -> str:

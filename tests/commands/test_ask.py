@@ -17,6 +17,7 @@ from slava_jax.commands import ask
 from slava_jax.inference.assistant import (
     CALIBRATION,
     MODEL,
+    Answer,
     Assistant,
     load_assistant,
     save_assistant,
@@ -143,6 +144,17 @@ def test_a_text_file_and_a_missing_one_are_no_images(workdir, tmp_path):
     text.write_text("not an image")
     assert str(text) in refusal(workdir, text, QUESTION)
     assert "there is no such file" in refusal(workdir, tmp_path / "missing.png", QUESTION)
+
+
+def test_a_folder_is_no_image(workdir, tmp_path):
+    assert refusal(workdir, tmp_path, QUESTION) == (
+        f"error: {tmp_path}: is a folder; give an image file in it"
+    )
+
+
+def test_a_question_may_be_longer_than_a_file_name(capsys, workdir, image, monkeypatch):
+    monkeypatch.setattr(Assistant, "answer", lambda *_, **__: Answer("gold \x1b[2J\nlines"))
+    assert answer(capsys, workdir, image, "Why? " * 100) == "gold \\x1b[2J\nlines"
 
 
 def test_a_base_that_is_not_there(workdir, tmp_path, image):

@@ -191,3 +191,17 @@ def test_a_full_disk_is_no_fault_of_ours_and_the_run_can_go_on():
     assert ending(full, "The same command goes on") == (
         "error: [Errno 28] No space left on device: 'x'\nThe same command goes on"
     )
+
+
+def test_messages_are_bounded_and_do_not_control_the_terminal():
+    told = str(UserError(f"a.json:3: field 'x': is {'y' * 100_000!r}; correct it"))
+    assert len(told) <= 800 and " ... " in told
+    assert told.startswith("a.json:3: field 'x'") and told.endswith("y'; correct it")
+    assert str(UserError("a\x1b[2J\x9b\u202e\udcff\r\tb é 日本")) == (
+        "a\\x1b[2J\\x9b\\u202e\\udcff\\r\tb é 日本"
+    )
+    many = str(UserError("\n".join(["first", *["x" * 900] * 200, "last"])))
+    assert many.startswith("first\nxx") and many.endswith("\n... and 163 more lines\nlast")
+    assert len(many) < 5000
+    listed = "\n".join(["line " * 40] * 20)  # many problems at once are not shortened
+    assert str(UserError(listed)) == listed

@@ -158,6 +158,110 @@ def test_images_that_would_be_skipped_silently(folder):
         build(folder)
 
 
+def table(folder, text, count=6):
+    for i in range(count):
+        save(folder / f"{i}.png", noise(i))
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def rows(delimiter=",", *more):
+    return "\n".join(delimiter.join((f"{i}.png", "ab"[i % 2], *more)) for i in range(6)) + "\n"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_of_spreadsheets(tmp_path, delimiter):
+    header = delimiter.join(("file", "label", "pixel_size_nm", "alloy"))
+    folder = table(tmp_path / "mine", f"\ufeff{header}\n{rows(delimiter, '2.5', 'x' )}")
+    for images in build(folder, facts=("alloy",)).values():
+        assert all((f["nm_per_pixel"], f["alloy"]) == (2.5, "x") for f in images.facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,label,label\n" + rows(",", "b"), "labels.csv:1: has two columns label; rename"),
+        ("file;label;pixel_size_nm\n" + rows(";", "2,5"), "a decimal point, is '2,5'"),
+        ("file;label;pores\n" + rows(";", "2,5"), "column pores holds '2,5'; write numbers with"),
+        ("file,label,pores\n" + rows(",", '"10,000"'), "column pores holds '10,000'; write"),
+        ("file,label,pores\n0.png,a,\x1b[2J\n", r"control characters, is '\x1b[2J'"),
+        ("file,label,pores\n0.png,a\x1b[2J,\n", r"a name has a control character, \x1b"),
+        ('file,label,pores\n0.png,"a\nb",\n', r"a name has a control character, \n"),
+        ("file,label,pores\n0.png,a <image>,\n", "'a <image>' must not contain <image>"),
+    ],
+)
+def test_tables_that_would_be_misread(tmp_path, text, said):
+    with pytest.raises(DataError) as caught:
+        build(table(tmp_path / "mine", text), facts=("pores",) if "pores" in text else ())
+    assert said in str(caught.value)
+
+
+def test_a_number_with_an_underscore_is_a_word(tmp_path):
+    sets = build(table(tmp_path / "mine", "file,label,run\n" + rows(",", "12_5")), facts=("run",))
+    assert sets["train"].facts[0]["run"] == "12_5"
+
+
+def test_a_table_may_list_links_as_class_folders_hold_them(tmp_path):
+    """The files of a large collection are often linked, not copied."""
+    folder = table(tmp_path / "mine", "file,label\n" + rows())
+    (folder / "0.png").rename(tmp_path / "elsewhere.png")
+    (folder / "0.png").symlink_to(tmp_path / "elsewhere.png")
+    assert "0.png" in keys(build(folder))
+    (folder / "labels.csv").write_text("file,label\n../elsewhere.png,a\n")
+    with pytest.raises(DataError, match=r"labels\.csv:2: '\.\./elsewhere\.png' is not a file in"):
+        build(folder)
+
+
+NFC, NFD = "caf\xe9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("stored", [NFC, NFD])
+def test_accents_are_composed_however_they_are_stored(tmp_path, stored):
+    """macOS and its archives store a letter and its accent as two characters."""
+    for i in range(6):
+        save(tmp_path / "mine" / (stored if i % 2 else "tin") / f"{stored}{i}.png", noise(i))
+    sets = build(tmp_path / "mine")
+    assert sets["train"].class_names == [NFC, "tin"]
+    assert keys(sets) == sorted(f"{NFC if i % 2 else 'tin'}/{NFC}{i}.png" for i in range(6))
+    forms = [NFC, NFD, NFC, "b", "b", "b"]
+    lines = [f"{key},{form}" for key, form in zip(keys(sets), forms, strict=True)]
+    (tmp_path / "mine" / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    assert keys(build(tmp_path / "mine")) == keys(sets)
+
+
+def test_names_that_differ_only_in_the_form_of_their_accents(folder):
+    (folder / "iron" / "0.png").rename(folder / "iron" / f"{NFC}.png")
+    (folder / "iron" / "1.png").rename(folder / "iron" / f"{NFD}.png")
+    with pytest.raises(DataError, match=f"two files are named 'iron/{NFC}.png', once with"):
+        build(folder)
+    for name in (NFC, NFD):
+        save(folder / name / "0.png", noise(50))
+    with pytest.raises(DataError, match=f"two class folders are named '{NFC}', once with"):
+        build(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (b"\xff", r"the name '\udcff/0.png' is not UTF-8; rename it"),
+        (b"\x1b[2J", r"the name '\x1b[2J/0.png' has a control character, \x1b; rename it"),
+        (b"a\nb", r"has a control character, \n; rename it"),
+        ("a\u202eb".encode(), r"has a control character, \u202e; rename it"),
+    ],
+)
+def test_a_class_folder_whose_name_is_no_text(folder, name, said):
+    save(folder / os.fsdecode(name) / "0.png", noise(50))
+    with pytest.raises(DataError) as caught:
+        build(folder)
+    assert said in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_file_name_with_an_escape_sequence(folder):
+    (folder / "iron" / "0.png").rename(folder / "iron" / "\x1b]0;x\x07.png")
+    with pytest.raises(DataError, match=r"name 'iron/\\x1b\]0;x\\x07.png' has a control character"):
+        build(folder)
+
+
 def test_a_file_name_that_is_not_utf8(folder):
     (folder / "iron" / "0.png").rename(folder / "iron" / os.fsdecode(b"\xff.png"))
     with pytest.raises(ImageError, match=r"iron: the name .* is not UTF-8; rename the file"):

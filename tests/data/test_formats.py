@@ -29,6 +29,9 @@ from slava_jax.data.formats.mapping import FORMS
 from slava_jax.data.images import encode_png, read_image
 from slava_jax.data.instructions import read_jsonl, write_jsonl
 
+TEXT = {"type": "text", "text": "What?"}
+PNG = base64.b64encode(encode_png(np.zeros((9, 9), np.uint8))).decode()
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -126,6 +129,68 @@ def test_embedded_images_become_files(tmp_path, images, capsys):
     assert "already holds a different image" in refusal(*back, "--to", tmp_path / "c.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("conftest.py", "does not end as an image does"),
+        ("labels.csv", "does not end as an image does"),
+        (".git/hooks/pre-commit", "does not end as an image does"),
+        (".git/a.png", "is hidden"),
+        ("gold/.a.png", "is hidden"),
+        ("../a.png", "is outside"),
+        ("gold/../../a.png", "is outside"),
+        ("/tmp/a.png", "is outside"),
+        ("gold/\x1b[2J.png", "has a control character"),
+        ("out/a.png", "leads through a link out of"),
+        ("out/deeper/a.png", "leads through a link out of"),
+        ("gold/link.png", "leads through a link out of"),
+        ("gold/broken.png", "leads through a link out of"),
+    ],
+)
+def test_a_record_does_not_choose_which_file_is_written(tmp_path, images, key, said):
+    (tmp_path / "elsewhere").mkdir()
+    (images / "out").symlink_to(tmp_path / "elsewhere")
+    (images / "gold/link.png").symlink_to(written(tmp_path / "elsewhere/x.json", []))
+    (images / "gold/broken.png").symlink_to(tmp_path / "elsewhere/none.png")
+    before = sorted(tmp_path.rglob("*"))
+    record = llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": [key]})
+    path = written(tmp_path / "a.json", [record])
+    for to in ((), ("--to", tmp_path / "b.jsonl")):
+        assert said in refusal("--from", path, "--images", images, *to)
+    assert set(tmp_path.rglob("*")) == {path, *before}
+
+
+def test_a_link_out_of_the_folder_is_read_but_not_exported(tmp_path, images, capsys):
+    outside = tmp_path / "secret.png"
+    (images / KEYS[0]).rename(outside)
+    (images / KEYS[0]).symlink_to(outside)
+    path = written(tmp_path / "a.json", [llava()])
+    run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    command = ("--from", tmp_path / "b.jsonl", "--images", images, "--as", "openai", "--embed")
+    text = refusal(*command, "--to", tmp_path / "c.json")
+    assert f"{KEYS[0]!r} is a link to a file outside {images}; copy the file there" in text
+    (images / KEYS[0]).unlink()
+    (images / KEYS[0]).write_text("PASSWORD")
+    assert "cannot be decoded" in refusal(*command, "--to", tmp_path / "c.json")
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_a_link_within_the_folder_is_exported(tmp_path, images, capsys):
+    (images / "tin/again.png").symlink_to("../gold/a.png")
+    write_jsonl(tmp_path / "a.jsonl", [item(images=("tin/again.png",))])
+    command = ("--as", "openai", "--images", images, "--embed", "--to", tmp_path / "b.json")
+    assert "1 conversations" in run(capsys, "--from", tmp_path / "a.jsonl", *command)
+
+
+@pytest.mark.parametrize("stored", ["caf\xe9.png", "cafe\u0301.png"])
+def test_accents_in_either_form_name_the_same_file(tmp_path, images, capsys, stored):
+    (images / KEYS[0]).rename(images / "gold" / stored)
+    records = [llava(image="gold/caf\xe9.png"), llava(image="gold/cafe\u0301.png")]
+    path = written(tmp_path / "a.json", records)
+    run(capsys, "--from", path, "--to", tmp_path / "b.jsonl", "--images", images)
+    assert {i.target for i in read_jsonl(tmp_path / "b.jsonl")} == {"gold/caf\xe9.png"}
+
+
 def test_embedded_images_of_other_tools(tmp_path, capsys):
     picture = tmp_path / "picture.png"
     Image.fromarray(np.full((5, 5), 77, np.uint8)).save(picture)
@@ -190,8 +255,6 @@ def test_text_without_images_is_left_out_on_request(tmp_path, images, capsys):
     assert "1 instructions; 1 conversations without an image left out" in said
 
 
-TEXT = {"type": "text", "text": "What?"}
-PNG = base64.b64encode(encode_png(np.zeros((9, 9), np.uint8))).decode()
 BROKEN = [
     (llava("<image> <image> both?"), "'conversations': 2 <image> for 1 image(s); write one"),
     (llava("What?", image=[*KEYS, KEYS[0]]), None),  # no token at all: they go first
@@ -237,9 +300,11 @@ BROKEN = [
     (llava(image=PNG * 50), " is not a file in"),
     (llava(image="gold/a\0.png"), " is not a file in"),
     (llava(image="file://[gold/a.png"), "is not a file: URL"),
-    (llava(slava_jax={"images": [f"gold/../../images/{KEYS[0]}"]}), "is outside"),
+    (llava(slava_jax={"images": [KEYS[1]]}), f"than the record's own key, {KEYS[1]!r}"),
+    (openai(TEXT, link(f"data:image/py;base64,{PNG}")), "an image of the kind 'py' is not read"),
+    (llava(image="gold/\x1b.png"), r"'gold/\x1b.png' is not a file in"),
     (
-        llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": ["x" * 300]}),
+        llava(image=f"data:image/png;base64,{PNG}", slava_jax={"images": ["x" * 300 + ".png"]}),
         "cannot be saved under its key",
     ),
     (llava(id="first", slava_jax={"metadata": {"conversation": 3}}), "'metadata.conversation'"),
@@ -297,8 +362,12 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path, images):
         (b'[\n{"id": 1}\n]\nx', "a.json:3: text after the end of the array"),
         (b'{"id": 1}\n{"id": 2} {"id": 3}', "a.json:2: text after the record"),
         (b'{"id": 1}\n{"id":', "a.json:2: not JSON"),
-        (b'{"id": NaN}', "a.json:1: cannot be parsed as JSON (NaN"),
-        (b"[" * 100_000, "a.json:1: cannot be parsed as JSON"),
+        (b'{"id": NaN}', "a.json:1: cannot be parsed as JSON: field 'id': holds NaN, which is not"),
+        (b'[\n{"id": {"k": [1, 1e999]}}]', ": record 1: cannot be parsed as JSON: field 'id.k[1]'"),
+        (b'[{"x": "a", "y": {"x": 1}, "x": "b"}]', "a.json:1: record 1: cannot be parsed as JSON"),
+        (b'[{"x": "a", "y": {"x": 1}, "x": "b"}]', "the key 'x' occurs twice in one object"),
+        (b"[" * 100_000, "a.json:1: record 1: cannot be parsed as JSON: nested deeper"),
+        (b'{"x":' * 101 + b"1" + b"}" * 101, "a.json:1: cannot be parsed as JSON: nested deeper"),
         (b"[]", "a.json: contains no records"),
         (b"", "a.json: contains no records"),
     ],

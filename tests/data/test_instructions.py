@@ -167,6 +167,8 @@ BROKEN = [
     (with_metadata(claims={"size": None}), "metadata.claims.size"),
     (with_metadata(claims={"size": {"lo": 1}}), "metadata.claims.size"),
     (with_metadata(seen_claims={"size": [2, 1]}), "metadata.seen_claims.size"),
+    (with_metadata(question_type=" "), "metadata.question_type"),
+    *((with_metadata(shots=shots), "metadata.shots") for shots in ("x", 1, None, False, 0.0)),
 ]
 
 
@@ -190,6 +192,9 @@ def test_a_broken_field_is_named_with_file_and_line(tmp_path, line, field):
         ('{"id": NaN}', "finite"),
         ('{"id": ' + "1" * 5000 + "}", "cannot be parsed"),
         ("[" * 100_000, "cannot be parsed"),
+        ('{"id": "a", "id": "b"}', "the key 'id' occurs twice in one object"),
+        ('{"metadata": {"claims": {"size": 1, "size": 2}}}', "the key 'size' occurs twice"),
+        ('{"metadata": {"note": ["\\ud800"]}}', "'metadata.note[0]': holds half a character"),
         (json.dumps(with_metadata(claims={"size": [0, 1]})).replace("1]", "1e999]"), "size"),
     ],
 )

@@ -39,9 +39,68 @@ def test_an_instruction_goes_to_the_split_of_its_images(images):
 
 
 def test_an_empty_category_is_filled_in_from_the_target_image(images):
-    items = [item("a", "gold1", "tin1"), item("b", "gold1", category="mine")]
+    items = [item("a", "gold1", "tin1"), item("b", "gold1", category="Gold")]
     sorted_items, _ = by_split(items, images, "mine.jsonl")
-    assert [i.category for i in sorted_items["train"]] == ["tin", "mine"]
+    assert [i.category for i in sorted_items["train"]] == ["tin", "gold"]
+
+
+def asked(answer, question_type="class", turns=(), **changes):
+    metadata = {"question_type": question_type, **changes}
+    return Instruction(
+        "a", ("gold1",), "What?" if turns else "<image> What?", answer, "classification", "short",
+        "", metadata, turns,
+    )  # fmt: skip
+
+
+CONTRADICTIONS = [
+    (item("a", "gold1", category="tin"), "category is 'tin', but 'gold1' is of the class 'gold'"),
+    (item("a", "tin1", "gold1", category="tin"), "category is 'tin', but 'gold1' is"),
+    (asked("tin"), "answers 'tin', but 'gold1' is of the class 'gold'"),
+    (asked("Tin.", "classification"), "answers 'tin'"),
+    (asked("It shows tin here."), "answers 'tin'"),
+    (asked("Sure.", turns=[("<image> What?", "tin")]), "answers 'tin'"),
+    (asked("gold", claims={"category": "tin"}), "metadata.claims.category is 'tin', but of"),
+    (asked("gold", seen_claims={"pores": [3, 5]}), "metadata.seen_claims.pores is [3, 5], but"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), CONTRADICTIONS, ids=range(len(CONTRADICTIONS)))
+def test_what_contradicts_the_image_is_refused(wrong, said):
+    facts = [{"category": "gold", "pores": 2.0}, {"category": "tin"}]
+    labels = np.asarray([0, 1])
+    of = ImageSet(["gold1", "tin1"], labels, ["gold", "tin"], [b""] * 2, facts)
+    with pytest.raises(DataError, match=r"^mine\.jsonl: instruction 'a': ") as caught:
+        by_split([wrong], {"train": of}, "mine.jsonl")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        asked("Gold"),
+        asked("It is not tin but gold."),
+        asked("tinned goods"),
+        asked("tin", "coating"),
+        asked("tin", "few_shot_permuted"),
+        asked("A tin of gold on tin", "classification"),
+        asked("gold", claims={"category": "gold", "unknown": 3}),
+    ],
+)
+def test_what_agrees_with_the_image_or_is_about_something_else_is_kept(right, images):
+    assert by_split([right], images, "mine.jsonl")[0]["train"]
+
+
+def test_accents_may_be_written_in_either_form(images):
+    images = {"train": ImageSet(["café/1"], [0], ["café", "b"], [b""])}
+    other = item("a", "cafe\u0301/1", category="cafe\u0301")
+    (found,) = by_split([other], images, "mine.jsonl")[0]["train"]
+    assert (found.images, found.category) == (("caf\xe9/1",), "caf\xe9")
+
+
+def test_an_id_that_the_teacher_uses_too_gets_a_suffix():
+    own = [item("gold1/class", "gold1"), item("gold1/class#", "gold1")]
+    taught = [item("gold1/class", "gold1", question_type="class")]
+    assert [i.id for i in completed(own, taught)] == [*(i.id for i in own), "gold1/class##"]
 
 
 def test_a_conversation_is_assigned_as_a_whole(images):

@@ -208,7 +208,7 @@ def test_of_given_groups_so_many_of_a_kind_and_category_are_taken(tmp_path):
          "not in the data set"),
         ("groups", {"images": ["train/Tips/0.png", "train/Tips/1.png"], "kind": "x"}, "kind: "),
         ("groups", {"images": ["train/Tips/0.png"] * 2, "kind": "intra_class"}, "different keys"),
-        ("contexts", {"image": "train/Tips/0.png", "caption": "a \ud800"}, "unpaired surrogate"),
+        ("contexts", {"image": "train/Tips/0.png", "caption": "a \ud800"}, "lone surrogate"),
         ("contexts", {"image": "no.png"}, "image: must be the key"),
         ("contexts", {"image": ["a"]}, "image: must be the key"),
         ("contexts", {"image": "train/Tips/0.png", "caption": 3}, "caption: must be"),

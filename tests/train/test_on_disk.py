@@ -54,3 +54,11 @@ def test_a_report_shows_drawn_images_and_ones_own_alone():
     for name in (*PUBLISHED, "elpv"):
         assert loop._why_images_withheld(name)
     assert not loop._why_images_withheld("procedural") and not loop._why_images_withheld("folder")
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet():
+    rows = [("", "=1+1.png", "@sum", -0.5), ("shuffled", "a.png", "-5C", 1)]
+    table = loop._table(["@sum", "-5C"], rows)
+    assert table.splitlines() == [
+        "control,image,class,log p @sum,log p -5C", ",'=1+1.png,'@sum,-0.5", "shuffled,a.png,'-5C,1"
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.store import SHARES, Entry, ImageBuilder
 from slava_jax.data.decoding import read_header
 from slava_jax.data.images import ImageError, encode_png, read_image
+from slava_jax.data.names import composed, name_problem
 from slava_jax.data.scale import read_scale
 
 _MOST_NAMED = 10  # most files that one message lists
@@ -29,7 +30,8 @@ class LabelledFile:
 
 
 class ImageFiles(ImageBuilder):
-    """Image files with their classes. The key of an image is its path relative to `folder`.
+    """Image files with their classes. The key of an image is its path relative to `folder`, with
+    composed characters (names.py).
 
     Images are stored as squares. The set is rebuilt when the files, their labels or a parameter
     change. Every file is read once before the build; unreadable files are reported together. Of
@@ -62,14 +64,34 @@ class ImageFiles(ImageBuilder):
           seed: seed of the split.
           crop_bar: crop the instrument's data bar if one is found.
           published: number of images per class, for comparison with the files found.
+
+        Raises:
+          DataError: two files have one key, or a file or class has an unusable name.
         """
         self._folder, self._files = folder, files
+        self._check_names(class_names)
         self._size, self._crop_bar, self._published = size, crop_bar, published
         # Sets without the option keep the name they had before it was added.
         parameters = (size, channels, seed) + (("crop_bar",) if crop_bar else ())
         variant = f"{folder.resolve().name}-{_digest(files, parameters)}"
         super().__init__(data_dir, variant, class_names, channels, seed, shares)
         self._place = self.data_path  # saved here because it changes during the build
+
+    def _check_names(self, class_names: Sequence[str]) -> None:
+        keys = set()
+        for file in self._files:
+            key = self._key(file)
+            if problem := name_problem(key):
+                raise DataError(f"{self._folder}: the name {key!r} {problem}; rename it")
+            if key in keys:
+                raise DataError(
+                    f"{self._folder}: two files are named {key!r}, once with composed and once "
+                    "with separate accents (NFC, NFD); rename one"
+                )
+            keys.add(key)
+        for name in (*class_names, self._folder.resolve().name):
+            if problem := name_problem(name):
+                raise DataError(f"{self._folder}: the name {name!r} {problem}; rename it")
 
     def _entries(self) -> list[Entry]:
         squares = self._squares()
@@ -104,7 +126,7 @@ class ImageFiles(ImageBuilder):
         return read_image(path, self._size, self.channels, crop_bar=self._crop_bar)
 
     def _key(self, file: LabelledFile) -> str:
-        return file.path.relative_to(self._folder).as_posix()
+        return composed(file.path.relative_to(self._folder).as_posix())
 
     def _squares(self) -> list[bytes]:
         """Returns a hash of the stored form of each file."""
@@ -164,7 +186,8 @@ def _digest(files: Sequence[LabelledFile], parameters: tuple) -> str:
         stat = file.path.stat()
         # Only add facts if there are any, so that older sets keep their names.
         facts = (sorted(file.facts.items()),) if file.facts else ()
-        listed.append((str(file.path), stat.st_size, stat.st_mtime_ns, file.label, *facts))
+        path = composed(str(file.path))
+        listed.append((path, stat.st_size, stat.st_mtime_ns, file.label, *facts))
     return hashlib.sha256(repr((parameters, listed)).encode()).hexdigest()[:12]
 
 

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,20 +13,25 @@ from slava_jax.data.datasets.base import DataError
 from slava_jax.data.datasets.files import ImageFiles, LabelledFile
 from slava_jax.data.datasets.store import SHARES
 from slava_jax.data.images import SUFFIXES, UNREAD_SUFFIXES, list_images
+from slava_jax.data.instructions import IMAGE_TOKEN
+from slava_jax.data.names import composed, located, name_problem, spoken
 from slava_jax.data.scale import ScaleError, check_scale
+from slava_jax.errors import UNSAFE
 
 LABELS = "labels.csv"
 # Optional columns and the facts they give.
 _SCALES = {"pixel_size_nm": "nm_per_pixel", "magnification": "magnification"}
+_WITH_COMMA = re.compile(r"[+-]?[\d.]*\d,\d+")  # 2,5 or 1.000,5 or 10,000
 
 
 class Folder(ImageFiles):
     """Images in class folders (the folder's name is the class), or listed in labels.csv.
 
     If `folder` contains a labels.csv, it is used. It has the columns file and label, with paths
-    relative to `folder`. The optional columns pixel_size_nm and magnification may be empty and take
-    precedence over values in the image files. Further columns are facts if `facts` names them:
-    numbers if all their cells are, else words; an empty cell is an unknown fact. See ImageFiles.
+    relative to `folder`; commas, semicolons or tabs separate them. The optional columns
+    pixel_size_nm and magnification may be empty and take precedence over values in the image files.
+    Further columns are facts if `facts` names them: numbers if all their cells are, else words; an
+    empty cell is an unknown fact. See ImageFiles.
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class Folder(ImageFiles):
           DataError, ImageError: no images, or invalid labels; names file and line.
         """
         folder = Path(folder)
-        files = _labelled_files(folder, tuple(facts))
+        files = _labelled_files(folder, tuple(map(composed, facts)))
         names = sorted({file.label for file in files})
         _check_names(folder, names)
         super().__init__(folder, files, names, data_dir, size, channels, seed, shares, crop_bar)
@@ -54,13 +61,14 @@ def _check_names(folder: Path, names: list[str]) -> None:
     """Rejects class names that answers could not tell apart; they are most likely typos."""
     said = {}
     for name in names:
-        spoken = " ".join(name.replace("_", " ").split()).casefold()
-        if spoken in said:
+        if IMAGE_TOKEN in name:
+            raise DataError(f"{folder}: the class {name!r} must not contain {IMAGE_TOKEN}")
+        other = said.setdefault(spoken(name), name)
+        if other != name:
             raise DataError(
-                f"{folder}: the classes {said[spoken]!r} and {name!r} differ only in case, spaces "
+                f"{folder}: the classes {other!r} and {name!r} differ only in case, spaces "
                 "or underscores; merge them or give them clearly different names"
             )
-        said[spoken] = name
 
 
 def _labelled_files(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
@@ -76,7 +84,13 @@ def _labelled_files(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
             f"{folder}: has neither class folders nor a {LABELS} with the columns file and label; "
             "add one of them"
         )
-    files = [LabelledFile(path, sub.name) for sub in classes for path in list_images(sub)]
+    twice = [name for name, n in Counter(composed(sub.name) for sub in classes).items() if n > 1]
+    if twice:
+        raise DataError(
+            f"{folder}: two class folders are named {twice[0]!r}, once with composed and once with "
+            "separate accents (NFC, NFD); merge them"
+        )
+    files = [LabelledFile(path, composed(sub.name)) for sub in classes for path in list_images(sub)]
     _check_places(folder, files)
     return files
 
@@ -120,12 +134,16 @@ def _from_table(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
     files, cells, first_line = [], [], {}
     for line, row in _rows(table, facts):
         where = f"{table}:{line}"
-        name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+        name, label = (row["file"] or "").strip(), composed((row["label"] or "").strip())
         if not name or not label:
             raise DataError(f"{where}: file or label is empty; fill it in or remove the line")
-        path = folder / name
+        if problem := name_problem(name) or name_problem(label):
+            raise DataError(f"{where}: {name!r}, {label!r}: a name {problem}; rename it")
+        # Links are followed, as in class folders; a name must not leave the folder by itself.
+        below = os.path.relpath(folder / name, folder)
+        path = located(folder, below)
         # os.path.isfile returns False for names that are too long; Path.is_file raises.
-        if not os.path.isfile(path) or not path.resolve().is_relative_to(folder.resolve()):
+        if below.split(os.sep)[0] == ".." or not os.path.isfile(path):
             raise DataError(
                 f"{where}: {name!r} is not a file in {folder}; correct it or remove the line"
             )
@@ -135,9 +153,13 @@ def _from_table(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
             )
         first_line[path] = line
         files.append(LabelledFile(path, label, _scale(row, where)))
-        cells.append({name: (row[name] or "").strip() for name in facts})
-        if any("<image>" in cell for cell in cells[-1].values()):
-            raise DataError(f"{where}: a fact must not contain <image>; remove it")
+        cells.append({name: composed((row[name] or "").strip()) for name in facts})
+        for cell in cells[-1].values():
+            if IMAGE_TOKEN in cell or UNSAFE.search(cell):
+                raise DataError(
+                    f"{where}: a fact must not contain {IMAGE_TOKEN} or control characters, is "
+                    f"{cell!r}; correct it"
+                )
     if not files:
         raise DataError(f"{table}: lists no images; add lines of file,label")
     known = _facts(table, cells, facts)
@@ -155,6 +177,11 @@ def _facts(
     for name in names:
         values = [line[name] for line in cells]
         other = [value for value in values if value and math.isnan(_number(value))]
+        if other and all(map(_WITH_COMMA.fullmatch, other)):
+            raise DataError(
+                f"{table}: the column {name} holds {other[0]!r}; write numbers with a decimal "
+                "point, and nothing between thousands"
+            )
         if 2 * len(other) < sum(map(bool, values)) and other:
             raise DataError(
                 f"{table}: most cells of the column {name} are numbers, but {other[0]!r} is none; "
@@ -168,9 +195,9 @@ def _facts(
 
 
 def _number(text: str) -> float:
-    """The finite number that a text is, else NaN."""
+    """The finite number that a text is, else NaN; 12_5 is none, though Python reads it as 125."""
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)
     except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan
@@ -179,33 +206,46 @@ def _number(text: str) -> float:
 def _rows(table: Path, facts: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str | None]]]:
     """Yields the number and columns of each line."""
     with open(table, newline="", encoding="utf-8-sig") as file:
-        # Without strict, an unclosed quote swallows all following lines.
-        rows = csv.DictReader(file, strict=True)
         try:
-            twice = [name for name in facts if (rows.fieldnames or []).count(name) > 1]
-            if twice:
-                raise DataError(f"{table}:1: has two columns {twice[0]}; rename one")
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise DataError(
-                    f"{table}:1: must name the columns file and label; has {rows.fieldnames}"
-                )
-            missing = [name for name in facts if name not in rows.fieldnames]
-            if missing:
-                raise DataError(
-                    f"{table}:1: lacks the columns {', '.join(missing)} of data.facts; has "
-                    f"{', '.join(rows.fieldnames)}"
-                )
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            # Without strict, an unclosed quote swallows all following lines.
+            rows = csv.DictReader(file, strict=True, delimiter=delimiter)
+            rows.fieldnames = [composed(name) for name in rows.fieldnames or ()]
+            _check_header(table, rows.fieldnames, facts)
             for row in rows:
                 if None in row:  # the key of surplus fields
                     raise DataError(
                         f"{table}:{rows.line_num}: has more fields than the header; quote fields "
-                        "that contain a comma"
+                        f"that contain {delimiter!r}"
                     )
                 yield rows.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{table}: is not a CSV file in UTF-8 ({error}); save it as CSV UTF-8"
             ) from error
+
+
+def _delimiter(header: str) -> str:
+    """What separates the columns; spreadsheets write ; where the comma is a decimal sign."""
+    for delimiter in ";\t":
+        if {"file", "label"} <= set(next(csv.reader([header], delimiter=delimiter), ())):
+            return delimiter
+    return ","
+
+
+def _check_header(table: Path, columns: Sequence[str], facts: tuple[str, ...]) -> None:
+    if not {"file", "label"} <= set(columns):
+        raise DataError(f"{table}:1: must name the columns file and label; has {list(columns)}")
+    twice = [name for name in ("file", "label", *_SCALES, *facts) if columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{table}:1: has two columns {twice[0]}; rename one")
+    missing = [name for name in facts if name not in columns]
+    if missing:
+        raise DataError(
+            f"{table}:1: lacks the columns {', '.join(missing)} of data.facts; has "
+            f"{', '.join(columns)}"
+        )
 
 
 def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:

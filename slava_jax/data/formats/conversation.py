@@ -14,7 +14,6 @@ OWN_FIELDS = ("task", "style", "category", "images", "metadata")
 RESERVED = {"id", "image", "images", "conversations", "messages", "system", OWN}
 
 _MESSAGES = {"conversations": ("from", "value"), "messages": ("role", "content")}
-_LONGEST = 400  # characters of an error message
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "system": "system", "developer": "system",
@@ -51,9 +50,7 @@ class Conversation:
 
 
 def field_error(field: str, problem: str) -> InstructionError:
-    """Returns the error for a record field; the middle of a long message is cut out."""
-    if len(problem) > _LONGEST:
-        problem = f"{problem[: _LONGEST // 2]} ... {problem[-_LONGEST // 2 :]}"
+    """Returns the error for a record field."""
     return InstructionError(f"field {field!r}: {problem}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slava_jax.data.instructions import InstructionError, new_file
+from slava_jax.data.strict_json import parsed_at
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MARK = b"\xef\xbb\xbf"  # byte order mark
@@ -53,7 +54,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             break
         number += 1
         where = f"{path}:{line}: record {number}"
-        record, position = _decoded(text, position, path, 1)
+        record, position = _decoded(text, position, path, 1, where)
         yield where, record
         position = _SPACE.match(text, position).end()
         if text.startswith("]", position):
@@ -73,13 +74,14 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         for number, raw in enumerate(file, start=1):
             text = _text(raw, path, number).strip()
             if text:
-                record, end = _decoded(text, 0, path, number)
+                where = f"{path}:{number}"
+                record, end = _decoded(text, 0, path, number, where)
                 if text[end:].strip():
                     raise InstructionError(
-                        f"{path}:{number}: text after the record; write one object per line or a "
+                        f"{where}: text after the record; write one object per line or a "
                         "single array"
                     )
-                yield f"{path}:{number}", record
+                yield where, record
 
 
 def _text(raw: bytes, path: Path, line: int) -> str:
@@ -94,19 +96,16 @@ def _text(raw: bytes, path: Path, line: int) -> str:
         ) from error
 
 
-def _decoded(text: str, position: int, path: Path, line: int) -> tuple[Any, int]:
+def _decoded(
+    text: str, position: int, path: Path, line: int, where: str
+) -> tuple[Any, int]:
     """Returns the record at `position` and its end; `line` is the line where `text` begins."""
     try:
-        return json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, position)
+        return parsed_at(text, position)
     except json.JSONDecodeError as error:
         raise InstructionError(
             f"{path}:{line + error.lineno - 1}: not JSON at column {error.colno} ({error.msg}); "
             "fix it (is the file truncated here?)"
         ) from error
-    except (ValueError, RecursionError) as error:
-        line += text.count("\n", 0, position)
-        raise InstructionError(f"{path}:{line}: cannot be parsed as JSON ({error})") from error
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is not valid JSON; write a finite number")
+    except ValueError as error:
+        raise InstructionError(f"{where}: cannot be parsed as JSON: {error}") from error

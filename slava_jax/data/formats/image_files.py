@@ -8,12 +8,13 @@ import binascii
 import hashlib
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import unquote, urlsplit
 
 from slava_jax.data.formats.conversation import field_error
-from slava_jax.data.images import SUFFIXES, ImageError, read_image
+from slava_jax.data.images import SUFFIXES, ImageError, read_image, read_width
 from slava_jax.data.instructions import InstructionError, new_file
+from slava_jax.data.names import composed, located, name_problem
 
 EMBEDDED = "embedded"  # subfolder of the image folder, for images embedded in records
 _DATA = re.compile(r"data:image/([a-z0-9.+-]+);base64,", re.IGNORECASE)
@@ -38,12 +39,13 @@ class ImageFiles:
 
         Args:
           reference: a path (absolute or relative to the folder), a file: URL or a data: URL.
-          wanted: the key to use; '' to derive one from the path or content.
+          wanted: the key that the record states; '' to derive one from the path or content.
 
         Raises:
-          InstructionError: the file is missing or outside the folder, or the URL is of another
-            kind; names the field.
+          InstructionError: the file is missing or outside the folder, the URL is of another kind,
+            or the key is of another file; names the field.
         """
+        wanted = composed(wanted)
         if reference[:5].lower() == "data:":
             return self._embedded(field, reference, wanted)
         if reference.lower().startswith(("http://", "https://")):
@@ -58,16 +60,35 @@ class ImageFiles:
                 raise field_error(field, f"{reference!r} is not a file: URL ({error})") from error
         real = path.is_absolute() and path.is_relative_to(self._root)  # symlinks resolved
         below = os.path.relpath(self._folder / path, self._root if real else self._folder)
-        key = wanted or Path(below).as_posix()
+        key = composed(Path(below).as_posix())
         if key not in self._found:
             self._check(field, reference, key)
             self._found.add(key)
+        if wanted and wanted != key:
+            raise field_error(
+                field,
+                f"{reference!r} is another image than the record's own key, {wanted!r}; make both "
+                "the same, or remove the key",
+            )
         return key
 
     def data_url(self, field: str, key: str) -> str:
-        """Returns the image as a data: URL. Raises InstructionError if the file is missing."""
-        self.key(field, key)
-        content = (self._folder / key).read_bytes()
+        """Returns the image as a data: URL.
+
+        Raises:
+          InstructionError: the file is missing, no image, or a link to a file outside the folder,
+            which would be exported unnoticed; names the field.
+        """
+        path = located(self._folder, self.key(field, key))
+        if not path.resolve().is_relative_to(self._root):
+            raise field_error(
+                field, f"{key!r} is a link to a file outside {self._folder}; copy the file there"
+            )
+        try:
+            read_width(path)
+        except ImageError as error:
+            raise field_error(field, str(error)) from error
+        content = path.read_bytes()
         suffix = Path(key).suffix[1:].lower() or "png"
         kind = {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
@@ -75,15 +96,13 @@ class ImageFiles:
     def _check(self, field: str, reference: str, key: str) -> None:
         if ".." in Path(key).parts or Path(key).is_absolute():
             raise field_error(field, f"{reference!r} is outside {self._folder}; copy it there")
-        try:
-            found = (self._folder / key).is_file()
-        except (OSError, ValueError):  # not a valid file name
-            found = False
-        if not found:
+        path = located(self._folder, key)
+        if not os.path.isfile(path):  # Path.is_file raises for names that are too long
             raise field_error(
                 field, f"{reference!r} is not a file in {self._folder}; correct it or --images"
             )
-        path = self._folder / key
+        if problem := name_problem(key):
+            raise field_error(field, f"the name {key!r} {problem}; rename the file")
         if path.suffix.lower() not in SUFFIXES:
             raise field_error(
                 field, f"{reference!r} is not an image ({', '.join(SUFFIXES)}); correct it"
@@ -106,19 +125,35 @@ class ImageFiles:
         except ImageError as error:
             raise field_error(field, str(error)) from error
         kind = head[1].lower()
-        name = f"{hashlib.sha256(content).hexdigest()[:20]}.{_SUFFIXES.get(kind, kind)}"
-        key = wanted or f"{EMBEDDED}/{name}"
-        if ".." in Path(key).parts or Path(key).is_absolute():
-            raise field_error(field, f"{key!r} is outside {self._folder}; correct it")
+        suffix = _SUFFIXES.get(kind, kind)
+        if f".{suffix}" not in SUFFIXES:
+            raise field_error(field, f"an image of the kind {kind!r} is not read; save it as PNG")
+        key = wanted or f"{EMBEDDED}/{hashlib.sha256(content).hexdigest()[:20]}.{suffix}"
+        self._check_new(field, key)
         try:
-            self._keep(field, self._folder / key, content)
-        except (OSError, ValueError) as error:
+            self._keep(field, located(self._folder, key), content)
+        except OSError as error:
             raise field_error(field, f"cannot be saved under its key: {error}") from error
         return key
 
+    def _check_new(self, field: str, key: str) -> None:
+        """Checks the name of a file to write, which the author of a conversation chooses."""
+        path = PurePath(key)
+        problem = name_problem(key)
+        if ".." in path.parts or path.is_absolute():
+            problem = f"is outside {self._folder}"
+        elif path.suffix.lower() not in SUFFIXES:
+            problem = f"does not end as an image does ({', '.join(SUFFIXES)})"
+        elif any(part.startswith(".") for part in path.parts):
+            problem = "is hidden"
+        elif not problem and not located(self._folder, key).resolve().is_relative_to(self._root):
+            problem = f"leads through a link out of {self._folder}"
+        if problem:
+            raise field_error(field, f"the key {key!r} {problem}; correct it")
+
     def _keep(self, field: str, path: Path, content: bytes) -> None:
-        if path.exists():
-            if path.read_bytes() != content:
+        if os.path.lexists(path):
+            if not path.is_file() or path.read_bytes() != content:
                 raise field_error(
                     field, f"{path} already holds a different image; rename that file"
                 )
