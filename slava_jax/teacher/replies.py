@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -31,8 +31,12 @@ _REFUSALS = re.compile(
     r"|\bi (do not|don['’]?t) see (an|any|the|your) (image|picture|micrograph|photo)",
     re.IGNORECASE,
 )
-# The reasoning before an answer; some servers omit the opening tag.
-_THINKING = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
+_THOUGHT = "</think>"  # ends the reasoning before an answer; some servers omit the opening mark
+_OBJECT = re.compile(r'\{\s*"')
+_MOST_STARTS = 50  # places that look like an object and are none, after which a text holds none
+_LONGEST_REFUSAL = 4000  # characters; a longer text is no refusal
+# An escape of JSON, or a lone backslash, as in the formulas of many answers.
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 _DIRECTIONS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|vertical\w*|horizontal\w*|diagonal\w*|clockwise|"
     r"counter-?clockwise|upwards?|downwards?)\b",
@@ -90,15 +94,20 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
     slots = [(item.question.name, style) for item in items for style in STYLES]
     if reply.refusal or reply.finish == "content_filter":
         return dict.fromkeys(slots, Problem(REFUSED, reply.refusal or "content filter"))
-    text = _THINKING.sub("", reply.text)
-    table = _json_object(text)
+    thought, mark, said = reply.text.partition(_THOUGHT)
+    text = said if mark else thought
+    names = [item.question.name for item in items]
+    table = _table(text, names)
+    if not table and mark and (of_thought := _table(thought, names)):
+        table = of_thought  # the answer is within the marks
     if reply.finish == "length":
         problem = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
     elif not text.strip():
         problem = Problem(MALFORMED, "empty")
     elif table is None:
-        said = Problem(REFUSED, "says so") if _REFUSALS.search(text) else None
-        problem = said or Problem(MALFORMED, "not the requested JSON object")
+        refuses = _REFUSALS.search(text[:_LONGEST_REFUSAL])
+        problem = Problem(MALFORMED, "not the requested JSON object")
+        problem = Problem(REFUSED, "says so") if refuses else problem
     else:
         return {
             (item.question.name, style): _read_answer(table, item, style, longest)
@@ -108,14 +117,37 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
     return dict.fromkeys(slots, problem)
 
 
-def _json_object(text: str) -> dict | None:
-    """The JSON object in a text, which may be fenced or between sentences."""
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        table = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
+def _table(text: str, names: Sequence[str]) -> dict | None:
+    """The entries of these names in the JSON objects of a text, {} if objects have others only.
+
+    The objects may be fenced, between sentences, or within another one; a later entry replaces an
+    earlier one. None if there is no object.
+    """
+    objects = [*_objects(text)]
+    if not objects:
+        objects = [*_objects(_ESCAPE.sub(lambda m: m[0] if m[0] != "\\" else "\\\\", text))]
+    if not objects:
         return None
-    return table if isinstance(table, dict) else None
+    within = (value for table in objects for value in table.values() if isinstance(value, dict))
+    for tables in (objects, within):
+        found = {}
+        for table in tables:
+            found |= {n: table[n] for n in names if isinstance(table.get(n), dict)}
+        if found:
+            return found
+    return {}
+
+
+def _objects(text: str) -> Iterator[dict]:
+    """The outermost JSON objects in a text, except empty ones; line ends in strings are allowed."""
+    decoder = json.JSONDecoder(strict=False, parse_int=float)  # of any length
+    place, failed = 0, 0
+    while failed < _MOST_STARTS and (start := _OBJECT.search(text, place)):
+        try:
+            table, place = decoder.raw_decode(text, start.start())
+            yield table
+        except (ValueError, RecursionError):
+            place, failed = start.end() - 1, failed + 1
 
 
 def _read_answer(table: dict, item: Item, style: str, longest: int) -> Answer | Problem:
