@@ -22,8 +22,8 @@ _NM |= dict.fromkeys(("µm", "μm"), 1e3) | dict.fromkeys(("Å", "Å"), 0.1)  # 
 _NM |= dict.fromkeys(("nanometer", "nanometre", "nanometers", "nanometres"), 1.0)
 _NM |= dict.fromkeys(("micrometer", "micrometre", "micrometers", "micrometres"), 1e3)
 _NM |= dict.fromkeys(("micron", "microns"), 1e3)
-# Bounded, because the digits of a long list would otherwise be read again from each of them.
-_NUMBER = r"(\d[\d,]{0,24}(?:\.\d{1,24})?)"
+# Bounded and possessive: a long list of digits would otherwise be read again from each of them.
+_NUMBER = r"(\d[\d,]{0,24}+(?:\.\d{1,24}+)?+)"
 # '20 to 50 nm', '40 ± 5 nm': the unit is that of both numbers.
 _RANGE = rf"(?:{_NUMBER}( ?(?:[-–—±x×]|\bto\b|\band\b) ?))?"
 _LENGTH = re.compile(rf"(?<![\w.]){_RANGE}{_NUMBER}[ \u00a0]?({'|'.join(_NM)})\b(?![/^])")

@@ -41,6 +41,7 @@ _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
 _SECRET = 8  # characters of a real key; a placeholder such as "test" is an ordinary word
 _LONGEST_REASON = 300  # characters of a server's error message
 _LONGEST_RAW = 100_000  # characters kept of a body that is not an answer
+_LONGEST_SECRET = 1000  # characters
 
 
 class AttemptError(Exception):
@@ -90,15 +91,19 @@ class Redactor:
 
     def error(self, text: str) -> str:
         """One line to show: redacted as `message`, without control characters, cut after 300."""
-        text = " ".join(self.message(text).split())
+        text = " ".join(self.message(" ".join(text.split())).split())
         text = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
         # Surrogates cannot be printed, and escape sequences would reach the terminal.
         return "".join(letter if letter.isprintable() else "?" for letter in text)
 
     def message(self, text: str) -> str:
-        """Redacts also accounts, hosts and paths."""
-        text = self._hosts.sub("[host]", _ACCOUNT.sub("[account]", self.answer(text)))
-        return _PATH.sub("[path]", text)
+        """Redacts also accounts, hosts and paths; cuts after 100,000 characters."""
+        cut = len(text) > _LONGEST_RAW
+        text = self.answer(text[: _LONGEST_RAW + _LONGEST_SECRET])
+        text = self._hosts.sub("[host]", _ACCOUNT.sub("[account]", text))
+        text = _PATH.sub("[path]", text)
+        # What is cut in half is not recognized, so the end goes.
+        return text[:-_LONGEST_SECRET][:_LONGEST_RAW] if cut else text
 
 
 def api_key(settings: Mapping) -> str:
@@ -185,7 +190,7 @@ class Endpoint:
         if reply is not None:
             texts = (reply.text, reply.finish, reply.refusal, reply.raw)
             return Reply(*map(self._redactor.answer, texts)), tokens
-        raw = self._redactor.message(content.decode(errors="replace"))[:_LONGEST_RAW]
+        raw = self._redactor.message(content.decode(errors="replace"))
         problem = bodies.problem_in(body, failed=False)
         if problem is None:
             said = self._redactor.error(bodies.plain_text(raw))

@@ -33,7 +33,9 @@ _REFUSALS = re.compile(
 )
 _THOUGHT = "</think>"  # ends the reasoning before an answer; some servers omit the opening mark
 _OBJECT = re.compile(r'\{\s*"')
-_MOST_STARTS = 50  # places that look like an object and are none, after which a text holds none
+# Places that look like an object and are none, after which a text holds none; and how often all of
+# it may be read in vain.
+_MOST_STARTS, _MOST_READINGS = 50, 3
 _LONGEST_REFUSAL = 4000  # characters; a longer text is no refusal
 # An escape of JSON, or a lone backslash, as in the formulas of many answers.
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
@@ -124,7 +126,7 @@ def _table(text: str, names: Sequence[str]) -> dict | None:
     earlier one. None if there is no object.
     """
     objects = [*_objects(text)]
-    if not objects:
+    if not objects and "\\" in text:
         objects = [*_objects(_ESCAPE.sub(lambda m: m[0] if m[0] != "\\" else "\\\\", text))]
     if not objects:
         return None
@@ -141,13 +143,17 @@ def _table(text: str, names: Sequence[str]) -> dict | None:
 def _objects(text: str) -> Iterator[dict]:
     """The outermost JSON objects in a text, except empty ones; line ends in strings are allowed."""
     decoder = json.JSONDecoder(strict=False, parse_int=float)  # of any length
-    place, failed = 0, 0
-    while failed < _MOST_STARTS and (start := _OBJECT.search(text, place)):
+    place, failed, cost = 0, 0, 0
+    while failed < _MOST_STARTS and cost < _MOST_READINGS * len(text):
+        start = _OBJECT.search(text, place)
+        if start is None:
+            return
         try:
             table, place = decoder.raw_decode(text, start.start())
             yield table
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError) as error:
             place, failed = start.end() - 1, failed + 1
+            cost += getattr(error, "pos", len(text)) - start.start()
 
 
 def _read_answer(table: dict, item: Item, style: str, longest: int) -> Answer | Problem:
