@@ -115,11 +115,20 @@ def problem_in(body: Any, failed: bool) -> Problem | None:
     if not error and not choices and (failed or any(body.get(name) for name in _MESSAGES)):
         error = body
     text = _message(error, _DEPTH) if error else ""
-    if not text and not (error and failed):
+    if not text and error and failed:
+        text = _as_json(error)
+    if not text:
         return None
     codes = [error.get(name) for name in _CODES] if isinstance(error, dict) else []
     code = next((str(c) for c in codes if c and type(c) in (str, int)), "")
-    return Problem(text or json.dumps(error), code)
+    return Problem(text, code)
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return ""
 
 
 def _integer(digits: str) -> float:

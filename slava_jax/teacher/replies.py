@@ -3,6 +3,7 @@
 The rules only depend on the texts, so they can change without new requests.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,6 +33,8 @@ _REFUSALS = re.compile(
     re.IGNORECASE,
 )
 _THOUGHT = "</think>"  # ends the reasoning before an answer; some servers omit the opening mark
+# Line ends within strings are read, and numbers of any length.
+_DECODER = json.JSONDecoder(strict=False, parse_int=float)
 _OBJECT = re.compile(r'\{\s*"')
 # Places that look like an object and are none, after which a text holds none; and how often all of
 # it may be read in vain.
@@ -102,9 +105,10 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
     table = _table(text, names)
     if not table and mark and (of_thought := _table(thought, names)):
         table = of_thought  # the answer is within the marks
-    if reply.finish == "length":
-        problem = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
-    elif not text.strip():
+    cut = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
+    if reply.finish == "length" and not table:
+        problem = cut
+    elif not table and not text.strip():
         problem = Problem(MALFORMED, "empty")
     elif table is None:
         refuses = _REFUSALS.search(text[:_LONGEST_REFUSAL])
@@ -112,7 +116,9 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
         problem = Problem(REFUSED, "says so") if refuses else problem
     else:
         return {
-            (item.question.name, style): _read_answer(table, item, style, longest)
+            (item.question.name, style): cut
+            if reply.finish == "length" and item.question.name not in table
+            else _read_answer(table, item, style, longest)
             for item in items
             for style in STYLES
         }
@@ -122,34 +128,40 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
 def _table(text: str, names: Sequence[str]) -> dict | None:
     """The entries of these names in the JSON objects of a text, {} if objects have others only.
 
-    The objects may be fenced, between sentences, or within another one; a later entry replaces an
-    earlier one. None if there is no object.
+    The objects may be fenced, between sentences, within another one, or cut off after some entries;
+    a later entry replaces an earlier one. None if there is no object.
     """
     objects = [*_objects(text)]
     if not objects and "\\" in text:
-        objects = [*_objects(_ESCAPE.sub(lambda m: m[0] if m[0] != "\\" else "\\\\", text))]
-    if not objects:
-        return None
+        text = _ESCAPE.sub(lambda match: match[0] if match[0] != "\\" else "\\\\", text)
+        objects = [*_objects(text)]
     within = (value for table in objects for value in table.values() if isinstance(value, dict))
-    for tables in (objects, within):
+    for tables in (objects, within, _whole_entries(text, names)):
         found = {}
         for table in tables:
             found |= {n: table[n] for n in names if isinstance(table.get(n), dict)}
         if found:
             return found
-    return {}
+    return {} if objects else None
+
+
+def _whole_entries(text: str, names: Sequence[str]) -> Iterator[dict]:
+    """The entries of an object that was cut off, or is not valid elsewhere."""
+    for name in names:
+        if start := re.search(rf'"{name}"\s*:\s*(?=\{{)', text):
+            with contextlib.suppress(ValueError, RecursionError):  # not whole either
+                yield {name: _DECODER.raw_decode(text, start.end())[0]}
 
 
 def _objects(text: str) -> Iterator[dict]:
-    """The outermost JSON objects in a text, except empty ones; line ends in strings are allowed."""
-    decoder = json.JSONDecoder(strict=False, parse_int=float)  # of any length
+    """The outermost JSON objects in a text, except empty ones."""
     place, failed, cost = 0, 0, 0
     while failed < _MOST_STARTS and cost < _MOST_READINGS * len(text):
         start = _OBJECT.search(text, place)
         if start is None:
             return
         try:
-            table, place = decoder.raw_decode(text, start.start())
+            table, place = _DECODER.raw_decode(text, start.start())
             yield table
         except (ValueError, RecursionError) as error:
             place, failed = start.end() - 1, failed + 1

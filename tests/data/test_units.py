@@ -1,6 +1,7 @@
 """Lengths become shares of the image's width and come back; what is not known is not said."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,25 @@ SCALE = Scale(nm_per_pixel=2.0, width_px=500, magnification=25_000)  # 1 µm wid
 )
 def test_what_the_model_reads(people, model):
     assert to_shares(people, SCALE) == (people if model is None else model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1," * 500_000, "1" * 10**6, "1-" * 500_000, "1." * 500_000, " " * 10**6, "1 to " * 200_000,
+     "magnified 1," * 80_000, "0." + "1" * 10**6],
+    ids=lambda text: text[:6],
+)  # fmt: skip
+def test_a_long_text_takes_no_time(text):
+    """A MB of commas and digits was hours."""
+    start = time.process_time()
+    assert to_shares(text, SCALE) == text
+    to_units(text, SCALE)
+    assert time.process_time() - start < 12
+
+
+@pytest.mark.parametrize("number", ["1,5 nm", "0.5,5 nm", "5, 5 nm", "found,5 nm"])
+def test_the_last_of_a_list_of_numbers_has_the_unit(number):
+    assert to_shares(number, SCALE).endswith(" percent of the width")
 
 
 def test_what_the_user_reads():
