@@ -73,9 +73,9 @@ def unicode_scores(reference: str, candidate: str) -> dict[str, float]:
 
     Words are compared in lower case, without punctuation and without compatibility differences
     (NFKC); every letter of a script without blanks between words counts as one. METEOR has no
-    stems and no synonyms. A text without words scores 0.
+    stems and no synonyms. A text without words scores 0; of a long one the first 1000 words count.
     """
-    texts = [" ".join(unicode_words(text)) for text in (reference, candidate)]
+    texts = [" ".join(unicode_words(text)[:_MOST_WORDS]) for text in (reference, candidate)]
     if not all(texts):
         return dict.fromkeys(UNICODE_NAMES, 0.0)
     rouge = _rouge(_SplitWords).score(*texts)
@@ -154,7 +154,7 @@ class _EnglishWords(Tokenizer):
 
 class _SplitWords(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
-        return text.split()[:_MOST_WORDS]
+        return text.split()
 
 
 class _SameWord:
