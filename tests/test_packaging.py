@@ -40,7 +40,7 @@ SINGLE_MODULES = {
 FORBIDDEN = {"eval": {"nn", "models", "convert"}, "teacher": {"nn", "models", "convert"}}
 USES_CHECKPOINT = {"convert", "inference", "train", "top"}
 # Not shown to users: the teacher retries, and reports the failures itself.
-CAUGHT_INSIDE = {"AttemptError", "RenderingError"}
+CAUGHT_INSIDE = {"AttemptError", "RedirectError", "RenderingError", "TooLargeError"}
 
 
 def name(path: Path) -> str:

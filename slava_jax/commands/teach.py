@@ -36,7 +36,7 @@ def main(_) -> None:
         try:
             from slava_jax.teacher.taught import Job, dry_run, teach
         except ModuleNotFoundError as error:
-            if error.name not in ("openai", "py3langid"):
+            if error.name not in ("openai", "httpx2", "py3langid"):
                 raise
             raise TeacherError('missing packages; run pip install "slava_jax[teacher]"') from error
         sets = open_image_sets(config, workdir / "data")

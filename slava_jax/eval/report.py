@@ -20,17 +20,9 @@ from slava_jax.eval import paper_tables, plots, truth_table
 from slava_jax.eval.consistency import consistency_rows
 from slava_jax.eval.reliability import Confidence
 from slava_jax.eval.targets import Target
-from slava_jax.eval.text_metrics import SCORE_NAMES
+from slava_jax.eval.text_metrics import SCORE_NAMES, SCORE_TITLES, UNICODE
 
 _MIME = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
-_SCORE_TITLES = {
-    "bleu2": "BLEU-2",
-    "bleu4": "BLEU-4",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "meteor": "METEOR",
-}
 
 # Rows of the controls table: suffix of the metric names, label, what the control shows.
 _CONTROLS = (
@@ -134,7 +126,7 @@ def write_report(
         examples=[_example(example, not images_withheld) for example in examples],
         title=title,
         description=description,
-        score_titles=list(_SCORE_TITLES.values()),
+        score_titles=list(SCORE_TITLES.values()),
         control_columns=[column for *_, column in CONTROL_COLUMNS],
         images_withheld=images_withheld,
         beside_paper=beside_paper,
@@ -174,6 +166,7 @@ def _score_sections(
         "key_numbers": _key_numbers(metrics),
         "captions": _score_table("caption", metrics, captions),
         "answers": _score_table("vqa", metrics, answers),
+        "beyond_ascii": max(metrics.get(f"{task}.beyond_ascii", 0) for task in ("caption", "vqa")),
         "classification": _classification_table(metrics, classes),
         "per_class": _per_class_table(metrics, class_names, by_class),
         "confusion": _confusion(confusion, class_names),
@@ -271,12 +264,11 @@ def _score_table(
         (f"{task}_shuffled", "this run, mismatched images"),
         (f"{task}_blind", "no image: most common training answer"),
     ):
-        cells = [
-            (metrics.get(f"{prefix}.{name}"), metrics.get(f"{prefix}.{name}_std"))
-            for name in SCORE_NAMES
-        ]
-        if any(mean is not None for mean, _ in cells):
-            rows.append({"label": label, "ours": True, "cells": cells})
+        for suffix, words in (("", ""), (UNICODE, ", Unicode words")):
+            names = [f"{prefix}.{name}{suffix}" for name in SCORE_NAMES]
+            cells = [(metrics.get(name), metrics.get(f"{name}_std")) for name in names]
+            if any(mean is not None for mean, _ in cells):
+                rows.append({"label": label + words, "ours": True, "cells": cells})
     if not rows:
         return None
     rows += [{"label": name, "ours": False, "cells": cells} for name, cells in paper.items()]

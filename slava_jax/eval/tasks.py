@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from slava_jax.eval.classification import auc_by_type, classification_metrics, predictions
-from slava_jax.eval.text_metrics import mean_scores
+from slava_jax.eval.text_metrics import beyond_ascii, mean_scores, unicode_scores
+
+_BEYOND_ASCII = 0.01  # share of words, from which ROUGE misses more than a name or two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,14 @@ def texts(
     task: str, truths: Sequence[str], answers: Sequence[str], control: str = ""
 ) -> Iterator[tuple[str, float]]:
     """Mean and standard deviation of the paper's text scores over examples, exact matches, empty
-    answers."""
-    for name, (mean, std) in mean_scores(zip(truths, answers, strict=True)).items():
+    answers; for references beyond ASCII also their share of such words, and the scores over Unicode
+    words."""
+    pairs = [*zip(truths, answers, strict=True)]
+    scores, beyond = mean_scores(pairs), beyond_ascii(truths)
+    if beyond >= _BEYOND_ASCII:
+        yield f"{task}{control}.beyond_ascii", beyond
+        scores |= mean_scores(pairs, unicode_scores)
+    for name, (mean, std) in scores.items():
         yield f"{task}{control}.{name}", mean
         yield f"{task}{control}.{name}_std", std
     exact = np.mean([truth == answer for truth, answer in zip(truths, answers, strict=True)])

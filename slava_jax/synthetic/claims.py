@@ -18,6 +18,7 @@ _ARTEFACT = r"(?:charging|shading|noise)"
 _DENIAL = re.compile(
     r"(?:\b(?:not|no|neither|nor|without|never)\b|n't\b|\brather than\b)(?:\W+\w+){0,2}\W+$", re.I
 )
+_LONGEST = 4000  # characters of an answer that are read; no assistant writes more
 _NO_FEATURE = r"(?!visible|defects?\b|artefacts?\b|signs?\b|charging|shading|noise)"
 
 
@@ -118,8 +119,10 @@ _YES = {
 def claims_of(answer: str) -> dict[str, str | float | bool]:
     """What an answer in the teacher's words says: fact name (facts.facts) -> value.
 
-    Lengths are in nm. A number that was said with 'about' is the number that was said.
+    Lengths are in nm. A number that was said with 'about' is the number that was said. Only the
+    first 4000 characters are read.
     """
+    answer = answer[:_LONGEST]
     claims: dict[str, str | float | bool] = {}
     for name, forms in _NUMBERS.items():
         said = {read(match) for pattern, read in forms for match in re.finditer(pattern, answer)}

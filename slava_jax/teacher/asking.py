@@ -172,7 +172,7 @@ class _Asking:
             reply, tokens = await self._endpoint.ask(request.messages())
         except AttemptError as failure:
             cost = at_most if failure.billed else Cost(1)
-            self._journal.failed(request.id, str(failure), cost)
+            self._journal.failed(request.id, str(failure), cost, failure.raw)
             return failure
         else:
             cost = at_most if tokens is None else Cost(1, *tokens)

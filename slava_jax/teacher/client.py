@@ -2,31 +2,46 @@
 
 import asyncio
 import email.utils
-import json
+import http
 import logging
 import os
 import re
 import socket
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import httpx2
 import openai
 
+from slava_jax.teacher import bodies
 from slava_jax.teacher.journal import Reply
 from slava_jax.teacher.settings import TeacherError
+from slava_jax.teacher.transport import (
+    LARGEST_REPLY,
+    BoundedClient,
+    RedirectError,
+    TooLargeError,
+)
 
 OPENAI = "https://api.openai.com/v1"
-_RETRIED = {408, 409, 425, 429}  # and 500 and above
-_HOPELESS = {401, 402, 403, 404}  # every other request would fail too
+_RETRIED = {408, 409, 425, 429}  # and 500 and above, other than these:
+_NOT_RETRIED = {501, 505}
+_HOPELESS = {401, 402, 403, 404, 405, 407, 410}  # every other request would fail too
+_HOPELESS_CODES = ("insufficient_quota", "invalid_api_key", "model_not_found")
 _FILTERED = ("content_filter", "content_policy_violation")
-# Partly masked keys and account names: "sk-ab***yz", "org-A1b2C3d4".
-_ACCOUNT = re.compile(r"\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
+# Partly masked keys and account names: "sk-ab***yz", "org-A1b2C3d4". A word is tried only from its
+# beginning, because a long one without *** would otherwise be read again from every letter.
+_ACCOUNT = re.compile(r"(?<!\S)\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
 _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
 _SECRET = 8  # characters of a real key; a placeholder such as "test" is an ordinary word
 _LONGEST_REASON = 300  # characters of a server's error message
+_LONGEST_RAW = 100_000  # characters kept of a body that is not an answer
+_LONGEST_SECRET = 1000  # characters
 
 
 class AttemptError(Exception):
@@ -36,13 +51,16 @@ class AttemptError(Exception):
       retry: a retry may succeed. hopeless: no request can succeed.
       billed: the server may have charged for it.
       wait: seconds to wait as requested by the server, None if it did not.
+      raw: what arrived although it is no answer, redacted; '' for an ordinary error.
     """
 
     def __init__(
-        self, reason: str, *, retry=False, hopeless=False, billed=False, wait: float | None = None
-    ):
+        self, reason: str, *, retry=False, hopeless=False, billed=False,
+        wait: float | None = None, raw: str = "",
+    ):  # fmt: skip
         super().__init__(reason)
-        self.retry, self.hopeless, self.billed, self.wait = retry, hopeless, billed, wait
+        self.retry, self.hopeless, self.billed = retry, hopeless, billed
+        self.wait, self.raw = wait, raw
 
 
 class Redactor:
@@ -72,11 +90,20 @@ class Redactor:
         return text
 
     def error(self, text: str) -> str:
-        """Redacts an error message, also accounts, hosts and paths; truncates to 300 characters."""
-        text = self.answer(text).encode(errors="replace").decode()  # surrogates cannot be printed
+        """One line to show: redacted as `message`, without control characters, cut after 300."""
+        text = " ".join(self.message(" ".join(text.split())).split())
+        text = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+        # Surrogates cannot be printed, and escape sequences would reach the terminal.
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+    def message(self, text: str) -> str:
+        """Redacts also accounts, hosts and paths; cuts after 100,000 characters."""
+        cut = len(text) > _LONGEST_RAW
+        text = self.answer(text[: _LONGEST_RAW + _LONGEST_SECRET])
         text = self._hosts.sub("[host]", _ACCOUNT.sub("[account]", text))
-        text = " ".join(_PATH.sub("[path]", text).split())
-        return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+        text = _PATH.sub("[path]", text)
+        # What is cut in half is not recognized, so the end goes.
+        return text[:-_LONGEST_SECRET][:_LONGEST_RAW] if cut else text
 
 
 def api_key(settings: Mapping) -> str:
@@ -100,7 +127,7 @@ class Endpoint:
     """A model on a server. Use it in an `async with`."""
 
     def __init__(self, settings: Mapping[str, Any]):
-        """Opens no connection yet. Raises TeacherError if the key is missing."""
+        """Opens no connection yet. Raises TeacherError for a missing key or an unusable proxy."""
         key = api_key(settings)
         url = settings["base_url"] or OPENAI
         self._settings, self._redactor = settings, Redactor(key, url)
@@ -112,6 +139,7 @@ class Endpoint:
             base_url=url,
             max_retries=0,  # asking.py retries, because every attempt goes into the journal
             timeout=settings["timeout"],
+            http_client=_http_client(),
         )
         if settings["base_url"]:  # OPENAI_ORG_ID and OPENAI_PROJECT_ID are meant for OpenAI
             self._client.organization = self._client.project = None
@@ -140,63 +168,140 @@ class Endpoint:
                 )
             return self._read(raw.http_response.content)
         except openai.APIStatusError as error:
-            return self._refused(error), (0, 0)
+            return self._refused(error.response), (0, 0)
         except (TimeoutError, openai.APITimeoutError) as error:
             raise AttemptError(f"no answer in {limit:g} s", retry=True, billed=True) from error
         except openai.APIConnectionError as error:
-            unreached = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-            reason = "the server cannot be reached" if unreached else "the connection was lost"
-            raise AttemptError(reason, retry=True, billed=not unreached) from error
-
-    def _read(self, body: bytes) -> tuple[Reply, tuple[int, int] | None]:
-        try:
-            completion = json.loads(body)
-            choice = completion["choices"][0]
-            message, finish = choice["message"], choice.get("finish_reason")
-            text, refusal = message.get("content") or "", message.get("refusal") or ""
-        except (
-            ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError
-        ) as error:  # fmt: skip
+            raise self._unconnected(error.__cause__) from error
+        except RedirectError as error:
+            where = self._redactor.error(str(error))
             raise AttemptError(
-                "the server's answer is not a chat completion", retry=True, billed=True
+                f"the server redirects to {where}, where nothing is sent; correct teacher.base_url",
+                hopeless=True,
             ) from error
-        texts = [self._redactor.answer(str(part)) for part in (text, finish or "", refusal)]
-        return Reply(*texts), _tokens(completion.get("usage"))
+        except TooLargeError as error:
+            size = LARGEST_REPLY // 2**20
+            raise AttemptError(f"the reply is larger than {size} MiB", billed=True) from error
 
-    def _refused(self, error: openai.APIStatusError) -> Reply:
+    def _read(self, content: bytes) -> tuple[Reply, tuple[int, int] | None]:
+        """Reply and tokens of a body that came with HTTP 200."""
+        body = bodies.parsed(content)
+        tokens, reply = bodies.tokens_in(body), bodies.reply_in(body)
+        if reply is not None:
+            texts = (reply.text, reply.finish, reply.refusal, reply.raw)
+            return Reply(*map(self._redactor.answer, texts)), tokens
+        raw = self._redactor.message(content.decode(errors="replace"))
+        problem = bodies.problem_in(body, failed=False)
+        if problem is None:
+            said = self._redactor.error(bodies.plain_text(raw))
+            raise AttemptError(
+                f"the server's answer is not a chat completion: {said or 'it is empty'}",
+                retry=True, billed=True, raw=raw,
+            )  # fmt: skip
+        # An answer had begun if there are choices, and may have to be paid for.
+        billed = isinstance(body, dict) and bool(body.get("choices"))
+        where = " ".join(["the server's error", self._redactor.error(problem.code)]).strip()
+        reply = self._failed(where, problem.status or 400, problem, billed=billed, raw=raw)
+        return reply, (0, 0)
+
+    def _refused(self, response: httpx2.Response) -> Reply:
+        """As `_failed`, for an HTTP status that is an error."""
+        problem = bodies.problem_in(bodies.parsed(response.content), failed=True)
+        if problem is None or not problem.message.strip():
+            problem = bodies.Problem(_phrase(response.status_code), problem.code if problem else "")
+        wait, status = _retry_after(response.headers), response.status_code
+        return self._failed(f"HTTP {status}", status, problem, wait=wait)
+
+    def _failed(self, where: str, status: int, problem: bodies.Problem, **more) -> Reply:
         """The reply for a content filter's error. Raises AttemptError for all other errors."""
-        status, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-        # Servers based on FastAPI use "detail".
-        message = body.get("message") or body.get("detail") or error.message
-        message = self._redactor.error(str(message))
-        code = str(body.get("code") or "")
-        if code in _FILTERED:
+        message = self._redactor.error(problem.message)
+        if problem.code in _FILTERED:
             return Reply("", "content_filter", message)
-        hopeless = status in _HOPELESS or code == "insufficient_quota"
+        hopeless = status < 400 or status in _HOPELESS or problem.code in _HOPELESS_CODES
+        retry = status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED)
         raise AttemptError(
-            f"HTTP {status}: {message}",
-            retry=not hopeless and (status in _RETRIED or status >= 500),
-            hopeless=hopeless,
-            wait=_retry_after(error.response.headers),
+            f"{where}: {message}", retry=retry and not hopeless, hopeless=hopeless, **more
+        )
+
+    def _unconnected(self, cause: BaseException | None) -> AttemptError:
+        """The error for a connection that failed or broke."""
+        unreached = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+        said = self._redactor.error(str(cause))
+        for error in _causes(cause):
+            if isinstance(error, ssl.SSLCertVerificationError):
+                reason = self._redactor.error(error.verify_message or str(error))
+                return AttemptError(
+                    f"the server's certificate is not trusted ({reason}); if it is your own, name "
+                    "the file of its authority in the environment variable SSL_CERT_FILE",
+                    hopeless=True,
+                )
+            if isinstance(error, ssl.SSLError) and unreached:
+                reason = self._redactor.error(error.reason or str(error))
+                return AttemptError(
+                    f"no encrypted connection to the server ({reason}); if it speaks plain HTTP, "
+                    "teacher.base_url begins with http://",
+                    hopeless=True,
+                )
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+                return AttemptError(
+                    "no server has this name; correct teacher.base_url", hopeless=True
+                )
+        if isinstance(cause, httpx2.ProxyError):
+            hopeless = re.match(r"40[0-9]\b", str(cause)) is not None
+            return AttemptError(f"the proxy refuses: {said}", retry=True, hopeless=hopeless)
+        if isinstance(cause, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
+            return AttemptError(f"the request cannot be sent: {said}", hopeless=True)
+        if isinstance(cause, httpx2.DecodingError):
+            reason = f"the reply cannot be decompressed: {said}"
+            return AttemptError(reason, retry=True, billed=True)
+        reason = "the server cannot be reached" if unreached else "the connection was lost"
+        return AttemptError(reason, retry=True, billed=not unreached)
+
+
+def _http_client() -> BoundedClient:
+    """Raises TeacherError if a proxy or certificate of the environment cannot be used."""
+    names = [name for name in ("all", "http", "https") if name in getproxies()]
+    named = ", ".join(f"{name.upper()}_PROXY" for name in names)
+    try:
+        return BoundedClient()
+    except ImportError as error:
+        raise TeacherError(
+            f"the proxy of the environment ({named}) is a SOCKS proxy, which needs another package:"
+            ' run pip install "httpx2[socks]", or unset the variable'
+        ) from error
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise TeacherError(
+            f"the proxy of the environment ({named}) cannot be used; it must be like "
+            "http://HOST:3128, or unset"
+        ) from error
+    except OSError as error:
+        raise TeacherError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR: the certificates cannot be read ({error})"
         ) from error
 
 
-def _tokens(usage: Any) -> tuple[int, int] | None:
-    """Tokens of message and answer; None if not counted (a message has at least one token)."""
-    if not isinstance(usage, dict):
-        return None
-    message, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(message) is not int or type(answer) is not int or message < 1 or answer < 0:
-        return None
-    return message, answer
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "no message"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait; the header is a number of seconds or a date."""
     value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
+    if re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # not a date, or none that there is
         return None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from slava_jax.teacher.settings import TeacherError
 
+MOST_TOKENS = 10**7  # of a message or an answer; no model takes more, so a larger number is wrong
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -38,11 +40,16 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A teacher's reply: its raw text, and why it ended."""
+    """A teacher's reply: its text, and why it ended.
+
+    `raw`: the server's message as JSON where it holds more than the text. It is written to the
+    journal and not read back.
+    """
 
     text: str
     finish: str  # the API's finish_reason
     refusal: str = ""  # the API's field of this name
+    raw: str = ""
 
 
 class Ledger:
@@ -70,25 +77,41 @@ class Ledger:
         return self._underestimates.get(images, largest)
 
     def take(self, line: dict) -> None:
-        """Adds a line. Raises KeyError or TypeError if it is not a journal line."""
+        """Adds a line. Raises KeyError or TypeError if it is not a journal line.
+
+        Numbers of tokens that no model can reach count as not reported.
+        """
         kind, request = line["event"], line["request"]
+        message, answer = _tokens(line, "input"), _tokens(line, "output")
         if kind == "sent":
-            at_most = Cost(1, line["input"], line["output"])
+            at_most = Cost(1, min(message, MOST_TOKENS), min(answer, MOST_TOKENS))
             self._open[request] = at_most, len(line["images"])
             self.spent += at_most
             return
         if kind not in ("answer", "failed"):
             raise KeyError(kind)
         at_most, images = self._open.pop(request)
-        self.spent += Cost(1, line["input"], line["output"]) - at_most
-        if kind == "answer":
-            self.replies[request].append(Reply(line["text"], line["finish"], line["refusal"]))
-            if line["output"] > at_most.output:
-                self.overlong = max(self.overlong, line["output"])
-            if line["input"]:
-                ratio = line["input"] / max(1, line["guess"])
-                known = self._underestimates.get(images, 1.0)
-                self._underestimates[images] = max(known, ratio)
+        reported = max(message, answer) <= MOST_TOKENS
+        if reported:
+            self.spent += Cost(1, message, answer) - at_most
+        if kind == "failed":
+            return
+        texts = [line[name] for name in ("text", "finish", "refusal")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("text, finish and refusal must be text")
+        self.replies[request].append(Reply(*texts))
+        guess = _tokens(line, "guess")
+        if reported and answer > at_most.output:
+            self.overlong = max(self.overlong, answer)
+        if reported and message:
+            known = self._underestimates.get(images, 1.0)
+            self._underestimates[images] = max(known, message / max(1, guess))
+
+
+def _tokens(line: dict, name: str) -> int:
+    if type(line[name]) is not int or line[name] < 0:
+        raise TypeError(f"{name} must be a whole number, 0 or more")
+    return line[name]
 
 
 def read_journal(path: Path) -> Ledger:
@@ -109,7 +132,7 @@ def _read(path: Path) -> tuple[Ledger, int]:
                 break  # Partly written at a kill or on a full disk, and never used.
             try:
                 ledger.take(json.loads(raw))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise TeacherError(
                     f"{path}:{number}: not a journal line ({error!r}); restore the file from "
                     "a copy, or delete the line and its answer with it"
@@ -158,16 +181,20 @@ class Journal:
 
     def answered(self, request: str, reply: Reply, cost: Cost, guess: int) -> None:
         """Call after an answer; `guess` is the expected number of message tokens."""
+        held = dataclasses.asdict(reply)
+        if not reply.raw:
+            del held["raw"]
         self._write(
-            event="answer", request=request, **dataclasses.asdict(reply),
+            event="answer", request=request, **held,
             input=cost.input, output=cost.output, guess=guess,
         )  # fmt: skip
 
-    def failed(self, request: str, reason: str, cost: Cost) -> None:
-        """Call after an attempt without an answer."""
+    def failed(self, request: str, reason: str, cost: Cost, raw: str = "") -> None:
+        """Call after an attempt without an answer; `raw` is what arrived and was paid for."""
         self._write(
-            event="failed", request=request, reason=reason, input=cost.input, output=cost.output
-        )
+            event="failed", request=request, reason=reason, input=cost.input, output=cost.output,
+            **({"raw": raw} if raw else {}),
+        )  # fmt: skip
 
     def _write(self, **line) -> None:
         raw = json.dumps(line).encode() + b"\n"

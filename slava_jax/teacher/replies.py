@@ -3,11 +3,12 @@
 The rules only depend on the texts, so they can change without new requests.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -31,8 +32,16 @@ _REFUSALS = re.compile(
     r"|\bi (do not|don['’]?t) see (an|any|the|your) (image|picture|micrograph|photo)",
     re.IGNORECASE,
 )
-# The reasoning before an answer; some servers omit the opening tag.
-_THINKING = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
+_THOUGHT = "</think>"  # ends the reasoning before an answer; some servers omit the opening mark
+# Line ends within strings are read, and numbers of any length.
+_DECODER = json.JSONDecoder(strict=False, parse_int=float)
+_OBJECT = re.compile(r'\{\s*"')
+# Places that look like an object and are none, after which a text holds none; and how often all of
+# it may be read in vain.
+_MOST_STARTS, _MOST_READINGS = 50, 3
+_LONGEST_REFUSAL = 4000  # characters; a longer text is no refusal
+# An escape of JSON, or a lone backslash, as in the formulas of many answers.
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
 _DIRECTIONS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|vertical\w*|horizontal\w*|diagonal\w*|clockwise|"
     r"counter-?clockwise|upwards?|downwards?)\b",
@@ -90,32 +99,73 @@ def _read_reply(reply: Reply, items: Sequence[Item], longest: int) -> dict[Slot,
     slots = [(item.question.name, style) for item in items for style in STYLES]
     if reply.refusal or reply.finish == "content_filter":
         return dict.fromkeys(slots, Problem(REFUSED, reply.refusal or "content filter"))
-    text = _THINKING.sub("", reply.text)
-    table = _json_object(text)
-    if reply.finish == "length":
-        problem = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
-    elif not text.strip():
+    thought, mark, said = reply.text.partition(_THOUGHT)
+    text = said if mark else thought
+    names = [item.question.name for item in items]
+    table = _table(text, names)
+    if not table and mark and (of_thought := _table(thought, names)):
+        table = of_thought  # the answer is within the marks
+    cut = Problem(MALFORMED, "cut off: raise max_tokens, or ask fewer questions at once")
+    if reply.finish == "length" and not table:
+        problem = cut
+    elif not table and not text.strip():
         problem = Problem(MALFORMED, "empty")
     elif table is None:
-        said = Problem(REFUSED, "says so") if _REFUSALS.search(text) else None
-        problem = said or Problem(MALFORMED, "not the requested JSON object")
+        refuses = _REFUSALS.search(text[:_LONGEST_REFUSAL])
+        problem = Problem(MALFORMED, "not the requested JSON object")
+        problem = Problem(REFUSED, "says so") if refuses else problem
     else:
         return {
-            (item.question.name, style): _read_answer(table, item, style, longest)
+            (item.question.name, style): cut
+            if reply.finish == "length" and item.question.name not in table
+            else _read_answer(table, item, style, longest)
             for item in items
             for style in STYLES
         }
     return dict.fromkeys(slots, problem)
 
 
-def _json_object(text: str) -> dict | None:
-    """The JSON object in a text, which may be fenced or between sentences."""
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        table = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
-        return None
-    return table if isinstance(table, dict) else None
+def _table(text: str, names: Sequence[str]) -> dict | None:
+    """The entries of these names in the JSON objects of a text, {} if objects have others only.
+
+    The objects may be fenced, between sentences, within another one, or cut off after some entries;
+    a later entry replaces an earlier one. None if there is no object.
+    """
+    objects = [*_objects(text)]
+    if not objects and "\\" in text:
+        text = _ESCAPE.sub(lambda match: match[0] if match[0] != "\\" else "\\\\", text)
+        objects = [*_objects(text)]
+    within = (value for table in objects for value in table.values() if isinstance(value, dict))
+    for tables in (objects, within, _whole_entries(text, names)):
+        found = {}
+        for table in tables:
+            found |= {n: table[n] for n in names if isinstance(table.get(n), dict)}
+        if found:
+            return found
+    return {} if objects else None
+
+
+def _whole_entries(text: str, names: Sequence[str]) -> Iterator[dict]:
+    """The entries of an object that was cut off, or is not valid elsewhere."""
+    for name in names:
+        if start := re.search(rf'"{name}"\s*:\s*(?=\{{)', text):
+            with contextlib.suppress(ValueError, RecursionError):  # not whole either
+                yield {name: _DECODER.raw_decode(text, start.end())[0]}
+
+
+def _objects(text: str) -> Iterator[dict]:
+    """The outermost JSON objects in a text, except empty ones."""
+    place, failed, cost = 0, 0, 0
+    while failed < _MOST_STARTS and cost < _MOST_READINGS * len(text):
+        start = _OBJECT.search(text, place)
+        if start is None:
+            return
+        try:
+            table, place = _DECODER.raw_decode(text, start.start())
+            yield table
+        except (ValueError, RecursionError) as error:
+            place, failed = start.end() - 1, failed + 1
+            cost += getattr(error, "pos", len(text)) - start.start()
 
 
 def _read_answer(table: dict, item: Item, style: str, longest: int) -> Answer | Problem:

@@ -80,7 +80,9 @@ def teach(job: Job, again: bool = False) -> str:
 
     Raises:
       TeacherError: settings, files or journal are invalid, the existing instructions are not the
-        teacher's, or the server is broken. All answers so far are in the journal.
+        teacher's, the server is broken, requests are unanswered at the end (interrupted, over the
+        budget, failed), or not one answer is valid. All answers so far are in the journal and the
+        files; the message ends with the summary.
     """
     _check_free(job)
     plan = job.plan()
@@ -102,10 +104,14 @@ def teach(job: Job, again: bool = False) -> str:
         with bar:
             outcome = ask_all(todo, journal, job.settings, answered) if todo else Outcome()
         report = _write(job, plan, ledger)
+    text = "\n".join([*report, *_ending(job, ledger, outcome)])
     left = sum(_is_open(job, ledger, request, False) for request in plan)
-    text = "\n".join([*report, *_ending(job, ledger, outcome, left)])
-    if outcome.broken:
-        raise TeacherError(f"{outcome.stopped}\n{text}")
+    if outcome.broken or left:
+        unanswered = f"{left} of {len(plan)} requests are unanswered"
+        reason = f"{outcome.stopped}; {unanswered}" if outcome.stopped else unanswered
+        raise TeacherError(f"{reason}; the same command continues with them\n{text}")
+    if plan and not any(_read(job, ledger, request)[0] for request in plan):
+        raise TeacherError(f"no answer is valid; {job.rejected} says why\n{text}")
     return text
 
 
@@ -253,11 +259,7 @@ def _spent(job: Job, cost: Cost) -> str:
     return f"{text}, cost {money(cost, prices):,.4g}" if any(prices.values()) else text
 
 
-def _ending(job: Job, ledger: Ledger, outcome: Outcome, left: int) -> list[str]:
+def _ending(job: Job, ledger: Ledger, outcome: Outcome) -> list[str]:
     lines = [f"{job.journal}: {_spent(job, ledger.spent)}"]
-    lines += [f"{count} requests failed: {reason}" for reason, count in outcome.failed.items()]
-    if outcome.stopped and not outcome.broken:
-        lines.append(f"stopped: {outcome.stopped}")
-    if left:
-        lines.append(f"{left} requests are unanswered; the same command continues with them")
-    return lines
+    failed = outcome.failed.items()
+    return lines + [f"{count} requests failed: {reason}" for reason, count in failed]

@@ -51,6 +51,25 @@ def test_what_the_model_reads(people, model):
     assert to_shares(people, SCALE) == (people if model is None else model)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1," * 500_000, "1" * 10**6, "1-" * 500_000, "1." * 500_000, " " * 10**6, "1 to " * 200_000,
+     "magnified 1," * 80_000, "0." + "1" * 10**6],
+    ids=lambda text: text[:6],
+)  # fmt: skip
+def test_a_long_text_takes_no_time(text):
+    """A MB of commas and digits was hours."""
+    start = time.process_time()
+    assert to_shares(text, SCALE) == text
+    to_units(text, SCALE)
+    assert time.process_time() - start < 12
+
+
+@pytest.mark.parametrize("number", ["1,5 nm", "0.5,5 nm", "5, 5 nm", "found,5 nm"])
+def test_the_last_of_a_list_of_numbers_has_the_unit(number):
+    assert to_shares(number, SCALE).endswith(" percent of the width")
+
+
 def test_what_the_user_reads():
     model = "Wires, about 6 percent of the width in diameter, magnified as given. They touch."
     assert to_units(model, SCALE) == (

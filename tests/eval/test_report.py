@@ -223,6 +223,17 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert page.ids == ["headline", "classification"]
 
 
+def test_where_rouge_is_blind_the_report_says_so_and_shows_unicode_words(tmp_path):
+    metrics = {"vqa.rougeL": 0.25, "vqa.rougeL_std": 0.5}
+    write_report(tmp_path / "r.html", metrics)
+    assert "outside ASCII" not in (tmp_path / "r.html").read_text()
+    metrics |= {"vqa.beyond_ascii": 0.42, "vqa.rougeL_unicode": 0.875}
+    write_report(tmp_path / "r.html", metrics)
+    text = " ".join(Page((tmp_path / "r.html").read_text()).text)
+    assert "Up to 42 % of the words of the references have letters outside ASCII" in text
+    assert "this run, Unicode words" in text and "0.875" in text
+
+
 def test_other_data_sets_have_no_paper_columns_by_category(tmp_path):
     metrics = {"classification.top1": 0.5, "classification.f1.cracked": 0.4}
     write_report(tmp_path / "r.html", metrics, class_names=["cracked"])

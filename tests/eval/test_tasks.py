@@ -53,3 +53,12 @@ def test_differences_are_paired_by_image():
         name = f"classification_few_shot_3.minus{control}"
         assert found[name] == np.mean(gains)
         assert found[f"{name}_error"] == pytest.approx(np.std(gains, ddof=1) / 2)
+
+
+def test_scores_over_unicode_words_are_added_where_references_are_beyond_ascii():
+    english = dict(tasks.texts("vqa", ["round wires, 5 µm"], ["round wires"]))
+    assert not any(name.endswith("unicode") or "ascii" in name for name in english)
+    greek = dict(tasks.texts("vqa", ["Το σύρμα", "two words"], ["Το σύρμα", "two words"], "_blind"))
+    assert greek["vqa_blind.beyond_ascii"] == 0.5
+    assert (greek["vqa_blind.rougeL"], greek["vqa_blind.rougeL_unicode"]) == (0.5, 1.0)
+    assert greek["vqa_blind.rougeL_unicode_std"] == 0

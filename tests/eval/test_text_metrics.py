@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.meteor_score import single_meteor_score
 
-from slava_jax.eval.text_metrics import SCORE_NAMES, caption_scores, mean_scores
+from slava_jax.eval.text_metrics import (
+    SCORE_NAMES,
+    UNICODE_NAMES,
+    beyond_ascii,
+    caption_scores,
+    mean_scores,
+    unicode_scores,
+    unicode_words,
+)
 
 # The file says where the rows come from and what was put back in them. Some print no scores.
 ROWS = json.loads((Path(__file__).parent / "paper_text_scores.json").read_text())["rows"]
@@ -69,12 +77,68 @@ def test_scores_are_fractions_and_cached_lookups_change_nothing(reference, candi
     assert scores["meteor"] == single_meteor_score(reference.split(), candidate.split())
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Το σύρμα, λεπτό.", ["το", "σύρμα", "λεπτό"]),
+        ("GRO\u0308SSE", ["grösse"]),
+        ("größe", ["grösse"]),
+        ("纳米线 40 纳米", ["纳", "米", "线", "40", "纳", "米"]),
+        ("ナノ線", ["ナ", "ノ", "線"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("5 \u00b5m, 5 \u03bcm", ["5", "\u03bcm", "5", "\u03bcm"]),
+        ("Fe₂O₃-wires, it's", ["fe2o3", "wires", "it", "s"]),
+        ("—", []),
+    ],
+)
+def test_words_of_any_script(text, words):
+    assert unicode_words(text) == words
+
+
+def test_scores_outside_ascii():
+    greek = "Το σύρμα είναι λεπτό"
+    assert caption_scores(greek, greek)["rougeL"] == 0  # as in the paper; the report says so
+    same = unicode_scores(greek, greek)
+    assert tuple(same) == UNICODE_NAMES
+    assert same.pop("meteor_unicode") > 0.99 and set(same.values()) == {1.0}
+    assert caption_scores("größe", "grüße")["rougeL"] == 1
+    assert set(unicode_scores("größe", "grüße").values()) == {0.0}
+    unspaced = unicode_scores("纳米线直径约40纳米", "纳米线直径约50纳米")
+    assert unspaced["rougeL_unicode"] == pytest.approx(8 / 9)
+    assert set(unicode_scores("—", "—").values()) == {0.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXTS, TEXTS)
+def test_rouge_of_ascii_is_the_same_over_unicode_words(reference, candidate):
+    scores, over = caption_scores(reference, candidate), unicode_scores(reference, candidate)
+    for name in ("rouge1", "rouge2", "rougeL"):
+        assert scores[name] == over[f"{name}_unicode"]
+
+
+def test_the_share_of_words_beyond_ascii_leaves_out_units():
+    assert beyond_ascii(["5 µm wide", "40 μm × 2 Fe₂O₃"]) == 0
+    assert beyond_ascii(["Το σύρμα", "two words"]) == 0.5
+    assert beyond_ascii(["— 40"]) == beyond_ascii([]) == 0
+
+
+@pytest.mark.parametrize("text", ["a-" * 500_000, "y" * 10**6, "s" * 10**6, "é" * 10**6])
+def test_a_long_text_takes_no_time(text):
+    """ROUGE reads the first 1000 words; a MB was hours."""
+    start = time.process_time()
+    for scores in (caption_scores, unicode_scores):
+        assert all(0 <= score <= 1 for score in scores(text, f"{text} x").values())
+    assert time.process_time() - start < 20
+
+
 def test_the_mean_and_the_deviation_are_over_examples():
     pairs = [("a b c d e", "a b c d e"), ("a b c d e", "")]
     mean, deviation = mean_scores(pairs)["bleu4"]
     assert (mean, deviation) == (0.5, 0.5)
     with pytest.raises(ValueError, match="empty"):
         mean_scores([])
+    greek = [("Το σύρμα", "Το σύρμα"), ("Το σύρμα", "x")]
+    assert mean_scores(greek, unicode_scores)["rougeL_unicode"] == (0.5, 0.5)
 
 
 def test_fifteen_hundred_pairs_take_seconds():

@@ -62,6 +62,9 @@ def test_what_is_written_is_read_back(truth, seed):
         ("The image shows less than 5 percent.", {"coverage": 0.025}),
         ("The image shows no visible artefacts.", {}),
         ("One can count about 1" + ",000" * 103 + " grains in the image.", {}),
+        ("about 40 % " + "low " * 250_000, {"coverage": 0.4, "coverage_level": "low"}),
+        ("In addition, " * 80_000, {}),
+        (" " * 10**6 + "not low", {}),
     ],
 )  # fmt: skip
 def test_what_is_denied_garbled_or_said_in_two_ways_is_not_stated(answer, said):

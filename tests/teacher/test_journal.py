@@ -22,8 +22,10 @@ CODE = """
 import sys
 from pathlib import Path
 from teacher_jobs import job
+from slava_jax.errors import reported
 from slava_jax.teacher.taught import teach
-print(teach(job(Path(sys.argv[1]), sys.argv[2], per_class=12, concurrency=4)))
+with reported():
+    print(teach(job(Path(sys.argv[1]), sys.argv[2], per_class=12, concurrency=4)))
 """
 
 
@@ -76,8 +78,8 @@ def test_an_interrupted_run_waits_for_what_is_under_way(tmp_path):
         wait_until(lambda: api.now == 4, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "stopped: interrupted" in out
+    assert process.returncode == 1 and not out
+    assert f"error: interrupted; {36 - len(api.bodies)} of 36 requests are unanswered" in err
     journal = read_journal(tmp_path / "teacher/journal.jsonl")
     assert len(journal.replies) == len(api.bodies) == sum(api.answered.values()) < 36
     assert journal.spent == Cost(len(api.bodies), 100 * len(api.bodies), 10 * len(api.bodies))
@@ -138,6 +140,10 @@ def test_every_torn_end_is_gone_on_from(tmp_path):
         "not json",
         '{"event": "x", "request": "r"}',
         '{"event": "failed", "request": "never sent"}',
+        '{"event": "failed", "request": "never sent", "input": 1, "output": 1}',
+        '{"event": "sent", "request": "r", "images": [], "input": 1.5, "output": 1}',
+        '{"event": "sent", "request": "r", "images": [], "input": -1, "output": 1}',
+        "[" * 100_000,
         "[]",
     ],
 )
@@ -148,6 +154,18 @@ def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, line):
     with pytest.raises(TeacherError, match=r"journal.jsonl:7: not a journal line"):
         Journal(path)
     assert path.read_text() == damaged
+
+
+def test_numbers_that_no_model_reaches_do_not_spoil_the_journal(tmp_path):
+    """Of an answer they count as not reported, of a request as the most there is."""
+    path = filled(tmp_path / "journal.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1]["input"] = lines[3]["output"] = lines[4]["input"] = 10**309
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ledger = read_journal(path)
+    assert len(ledger.replies) == 3
+    assert ledger.spent == Cost(3, 500 + 500 + 100, 900 + 900 + 10)
+    assert ledger.underestimate(1) == 2.0 and ledger.overlong == 0
 
 
 def test_two_processes_on_one_journal_are_refused(tmp_path):

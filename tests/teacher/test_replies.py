@@ -1,6 +1,7 @@
 """Valid answers, and the reasons for rejecting others."""
 
 import json
+import time
 
 import pytest
 
@@ -23,12 +24,57 @@ def reasons(text, **own) -> set[tuple[str, str]]:
     return {(problem.status, problem.reason) for problem in bad.values()}
 
 
-@pytest.mark.parametrize("form", ["{}", "```json\n{}\n```", "Here you are:\n{}\nAnything else?"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "@", "```json\n@\n```", "Here you are:\n@\nAnything else?", "@\nI left out {nothing}.",
+        "```\n@\n```\n```json\n{\"other\": 1}\n```", "{A set} and {\"a\", 1}: @", "[@]",
+        '{"answers": @}', '{"note: the form is @', '{"size": {"short": "Draft."}}\n@', "@ @",
+        '{"size": "see below"} @', "<think>{no}</think> <think>{@}</think>@", "<think>@</think>",
+        '{"n": 1e999999, "m": ' + "9" * 5000 + "} @", '{"bad": "\\mu", @',
+    ],
+)  # fmt: skip
 def test_both_answers_are_read(form):
-    good, bad = read(form.replace("{}", json.dumps({"size": GOOD})))
+    good, bad = read(form.replace("@", json.dumps({"size": GOOD})))
     assert not bad
     assert good["size", "short"].text == "They are small."
     assert good["size", "detailed"].question == "How large are they?"
+
+
+@pytest.mark.parametrize(("written", "said"), [("\n", " "), ("\t", " "), ("\\mu ", "\\mu ")])
+def test_what_json_does_not_allow_within_a_text_is_read(written, said):
+    good, bad = read(json.dumps({"size": GOOD}).replace(". ", f".{written}"))
+    assert not bad
+    assert good["size", "detailed"].text == f"They are small.{said}The largest has 40 nm."
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_the_whole_entries_of_an_answer_that_was_cut_off_are_read(finish):
+    text = json.dumps({"size": GOOD, "finding": {"question": "What?", **GOOD}})
+    good, bad = read(text[:-40], items=(FIXED, FREE), finish=finish)
+    assert {name for name, _ in good} == {"size"}
+    reason = "missing" if finish == "stop" else "cut off: raise max_tokens"
+    assert all(problem.reason.startswith(reason) for problem in bad.values()) and len(bad) == 2
+    good, bad = read(text + " and so on", items=(FIXED, FREE), finish=finish)
+    assert not bad
+
+
+BIG = 10**6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" " * BIG, "\n" * BIG, "{" * BIG, '{"' * (BIG // 2), '{"a":' * (BIG // 5), '"' * BIG,
+     "\\" * BIG, '{"\\' * (BIG // 3), "<think>" * (BIG // 7), "{" + " " * BIG, "-" * BIG + "sorr",
+     "cannot view " + "the " * (BIG // 4), '{"a":' + "1" * BIG, '{"size":' * (BIG // 8),
+     '{"a":[' * 150 + "{}," * (BIG // 3), '"size"' + " " * BIG, "</think>" * (BIG // 8)],
+    ids=lambda text: repr(text[:9]),
+)  # fmt: skip
+def test_a_long_reply_takes_no_time(text):
+    """A MB was more than 20 s for some."""
+    start = time.process_time()
+    assert not read(text)[0]
+    assert time.process_time() - start < 3
 
 
 def test_a_question_of_the_teachers_own_goes_with_its_answers():

@@ -123,7 +123,9 @@ def test_nothing_of_the_user_is_written(tmp_path, monkeypatch, capfd):
     with serving(Api(gossip)) as api:
         model = "/home/mustermann/models/teacher.gguf"
         task = job(tmp_path / "w", api.url, key_variable="HOUSE_KEY", concurrency=1, model=model)
-        report = teach(task)
+        with pytest.raises(TeacherError, match="1 of 6 requests are unanswered") as error:
+            teach(task)
+        report = str(error.value)
         netloc = f"127.0.0.1:{api.server_port}"
     assert "not found" in report  # the message itself is of use
     files = written_below(tmp_path)
