@@ -18,11 +18,11 @@ from slava_jax.data.instructions import Instruction
 from slava_jax.data.lengths import NM
 from slava_jax.synthetic import facts as fact_rules
 
-_NUMBER = r"(\d[\d,]*(?:\.\d+)?)"
+# Bounded and possessive: a long list of digits would otherwise be read again from each of them.
+_NUMBER = r"(\d[\d,]{0,24}+(?:\.\d{1,24}+)?+)"
 # '20 to 50 nm', '40 ± 5 nm': the unit is that of both numbers.
 _RANGE = rf"(?:{_NUMBER}( ?(?:[-–—±x×]|\bto\b|\band\b) ?))?"
-# A number starts after no other, or a long row of them would be searched from each of its members.
-_START = r"(?<![\w.])(?<!\d,)"
+_START = r"(?<![\w.])"
 _DIGITS = 24  # a longer number is no length
 _LENGTH = re.compile(rf"{_START}{_RANGE}{_NUMBER}[ \u00a0]?({'|'.join(NM)})\b(?![/^])")
 _SHARE = re.compile(rf"{_START}{_RANGE}{_NUMBER} percent of the width\b")
