@@ -99,15 +99,15 @@ def read_picture(
             with tiff.opened(source) as found:
                 return tiff.read(found, name)
         with _pillow(source, name) as image:
-            wide = image.format == "PNG" and start[_PNG_DEPTH] == 16
-            if wide:
-                check_size(name, *image.size, 2 * _png_channels(image))
-            if draft:
-                image.draft(*draft)
-            image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            if not wide:
+            if image.format != "PNG" or start[_PNG_DEPTH] != 16:
+                if draft:
+                    image.draft(*draft)
+                image.load()
+                orientation = image.getexif().get(_ORIENTATION, 1)
                 return PillowPicture(name, image, orientation=orientation)
+            check_size(name, *image.size, 2 * _png_channels(image))
+            orientation = image.getexif().get(_ORIENTATION, 1)
+        del image  # it may hold the pixels, which are about to be decoded again
         return _wide_png(source, name, orientation)
 
 

@@ -203,6 +203,8 @@ def _unsupported(page: tifffile.TiffPage) -> str:
         return f"{page.samplesperpixel} channels of photometric kind {int(page.photometric)}"
     if colours == 1 and extra and tuple(page.extrasamples) not in ((_ALPHA,), (_PREMULTIPLIED,)):
         return f"{page.samplesperpixel} channels whose colours are not stated"
+    if page.extrasamples and len(page.extrasamples) != extra:
+        return f"{page.samplesperpixel} channels, of which {len(page.extrasamples)} are extra ones"
     if _ALPHA in page.extrasamples and page.dtype.kind not in "uf":
         return "signed samples with transparency"
     jpeg, eight = page.compression == _JPEG, page.dtype == np.uint8

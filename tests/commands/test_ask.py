@@ -111,6 +111,19 @@ def test_the_scale_of_the_file_is_used_by_default(capsys, workdir, tmp_path, mon
     assert answer(capsys, workdir, path, QUESTION, "--pixel_size", "40") == "About 200 nm."
 
 
+def test_a_scale_that_no_microscope_has_is_refused(workdir, image):
+    assert "pixel_size must be" in refusal(workdir, image, QUESTION, "--pixel_size", "1e300")
+    assert "magnification must be" in refusal(workdir, image, QUESTION, "--magnification", "1e-300")
+
+
+def test_which_page_of_several_is_used_is_said(capsys, workdir, tmp_path):
+    path = tmp_path / "pages.tif"
+    pages = [Image.new("L", (20, 20), value) for value in (30, 60)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    ask.main(["--checkpoint", str(workdir), "--max_tokens", "2", str(path), QUESTION])
+    assert capsys.readouterr().err == f"{path}: page 1 of 2 is used\n"
+
+
 ESTIMATED = "estimated probability that the stated fact is right"
 
 

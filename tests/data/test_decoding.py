@@ -1,16 +1,21 @@
 """Which files are opened, and how large they may be."""
 
+import base64
 import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+import slava_jax
 from slava_jax.data.decoding import read_header
+from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.images import ImageError, read_image
+from slava_jax.data.instructions import InstructionError
 from slava_jax.data.picture import MAX_SIDE
 
 RAMP = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)  # a 12-bit camera
@@ -111,3 +116,20 @@ def test_pages_of_a_png_file(tmp_path):
     frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
     assert read_header(tmp_path / "x.png").note == "page 1 of 2 is used"
     assert (read_image(tmp_path / "x.png", 8, 1) == 90).all()
+
+
+def test_no_other_module_opens_images_in_any_format():
+    package = Path(slava_jax.__file__).parent
+    for path in package.rglob("*.py"):
+        for line in path.read_text().splitlines():
+            assert "Image.open(" not in line or "formats=" in line, f"{path}: {line}"
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF"])
+def test_images_in_data_urls_are_not_opened_in_any_format(tmp_path, kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, kind)
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    with pytest.raises(InstructionError, match="not a BMP, JPEG, PNG or TIFF file"):
+        ImageFiles(tmp_path, writes=True).key("image", url)
+    assert not list(tmp_path.iterdir())

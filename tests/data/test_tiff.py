@@ -152,6 +152,7 @@ def test_palettes_of_8_and_16_bits(most):
         (tiff_bytes(2, 1, 8, [bytes(6)], [(262, SHORT, [6]), (277, SHORT, [3])]), "YCbCr"),
         (tiff_bytes(2, 1, 8, [bytes(2)], [(262, SHORT, [3])]), "no palette"),
         (tiff_bytes(4, 4, 12, [bytes(24)], [(317, SHORT, [2]), (259, SHORT, [8])]), "predictor"),
+        (tiff_bytes(4, 4, 8, [bytes(16)], [(338, SHORT, [2])]), "1 channels, of which 1 are extra"),
         (tiff_bytes(4, 0, 8, [b""]), "4 x 0 pixels"),
         (tiff_bytes(4, 4, 8, [bytes(16)], [(273, LONG, [10**6])]), "outside the file"),
         (tiff_bytes(4, 4, 8, [bytes(16)], [(279, LONG, [8])]), "outside the file"),
