@@ -113,12 +113,12 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
         raise TokenizerError(str(error)) from error
     with library_errors(f"{folder}: the tokenizer is damaged"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
+        check_limit(tokenizer)
         # Some damage only shows in use. Ids beyond the vocabulary would read other rows.
-        decode_text(tokenizer, encode_texts(tokenizer, [_PROBE])[0])
+        tokenizer.decode(tokenizer(_PROBE)["input_ids"])
         whole = sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
         if not whole or not tokenizer.eos_token or tokenizer.eos_token_id is None:
             raise ValueError("ids are missing, or it has no end token")
-        check_limit(tokenizer)
     return tokenizer
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from reference_models import TINY, tiny_folder, tiny_vit
 
-from slava_jax.checkpoint import CheckpointError
+from slava_jax.checkpoint import CheckpointError, load_facts
 from slava_jax.commands.convert import main
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
@@ -127,6 +127,32 @@ def test_the_assistants_tokens_stand_behind_the_table(tmp_path):
     assert example.answer_ids.max() < 264  # text that looks like a special token is text
     assert decode_text(tokenizer, example.answer_ids) == "</s> <unused_265>!"
     assert encode_texts(tokenizer, ["<unused_265>"])[0] != [265]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"config": None}, "config: must be an object"),
+        ({"config": {"width": 16, "depth": 3}}, "config.'depth': unknown"),
+        ({"config": {"layers": "2"}}, "config.layers: must be a whole number"),
+        ({"config": {"image_size": 8 * 10**6, "patch": 8}}, "made for another model"),
+        ({"config": {"mean": []}}, "number per channel"),
+        ({"quantized": "no"}, "quantized: must be true or false"),
+        ({"quantized": True}, "made for another model"),
+        ({"image_token": 2.5}, "image_token: must be a whole number below 2.*or null"),
+    ],
+)
+def test_a_damaged_description_is_one_error(tmp_path, monkeypatch, change, part):
+    """Of another model, too: the arrays are those that the config implies."""
+    write(tiny_vit(), tmp_path / "ours")
+    facts = load_facts(tmp_path / "ours/weights/vit")
+    if isinstance(change.get("config"), dict):
+        change = {"config": {**facts["config"], **change["config"]}}
+    monkeypatch.setattr(
+        "slava_jax.convert.pretrained.load_facts", lambda _: {**facts, **change}
+    )
+    with pytest.raises(CheckpointError, match=f"ours.*vit.*({part})"):
+        load(tmp_path / "ours")
 
 
 def test_a_folder_of_something_else(tmp_path):

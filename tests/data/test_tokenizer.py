@@ -1,5 +1,7 @@
 """The tokenizer: any text survives a round trip and contains no special tokens."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from slava_jax.data.tokenizer import (
     TokenizerError,
     decode_text,
     encode_texts,
+    library_errors,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
@@ -59,6 +62,58 @@ def test_a_changed_byte_of_a_saved_tokenizer_is_named(tokenizer, tmp_path):
     assert file.read_text() != text
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: damaged"):
         load_tokenizer(tmp_path)
+
+
+class PanicException(BaseException):
+    """As pyo3's: no Exception."""
+
+
+@pytest.mark.parametrize("failure", [PanicException("x"), RecursionError("deep"), KeyError("a")])
+def test_failures_of_the_library_are_errors_of_ours(failure):
+    """A panic of its Rust code would pass every `except Exception`; an interrupt must pass."""
+    with (
+        pytest.raises(TokenizerError, match=r"cannot be read .*; again"),
+        library_errors("cannot be read", "; again"),
+    ):
+        raise failure
+    for passes in (KeyboardInterrupt(), TokenizerError("as it is")):
+        with pytest.raises(type(passes)) as found, library_errors("cannot be read"):
+            raise passes
+        assert found.value is passes
+
+
+def doubled(held) -> None:
+    """Every second id is missing."""
+    held["model"]["vocab"] = {token: 2 * i for token, i in held["model"]["vocab"].items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        doubled,
+        lambda held: held.update(model=None),
+        lambda held: held.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AA"}),
+    ],
+)
+def test_a_damaged_tokenizer(tokenizer, tmp_path, change):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer", sealed=False)
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+    with pytest.raises(TokenizerError, match="tokenizer: the tokenizer is damaged"):
+        load_tokenizer(path.parent)
+
+
+@pytest.mark.parametrize(
+    "change", [{"eos_token": ""}, {"eos_token": None}, {"model_max_length": "x"}]
+)
+def test_damaged_settings_of_a_tokenizer(tokenizer, tmp_path, change):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer", sealed=False)
+    path = tmp_path / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(TokenizerError, match="tokenizer: the tokenizer is damaged"):
+        load_tokenizer(path.parent)
 
 
 def test_training_is_deterministic_and_learns(tokenizer):

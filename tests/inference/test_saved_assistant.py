@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from text_encoder import made, tokenizer
 from tiny_model import as_config, random_variables
 
-from slava_jax.checkpoint import CheckpointError, content_hash
+from slava_jax.checkpoint import CheckpointError, content_hash, load_facts
 from slava_jax.convert.export import base_model, write_folder
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
@@ -195,6 +196,46 @@ def test_a_damaged_tokenizer_is_named(text, runs, tmp_path):
     seal(folder / "tokenizer")
     with pytest.raises(TokenizerError, match="copied/tokenizer: the tokenizer is damaged"):
         load_assistant(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda facts: facts.pop("config"), "config: is missing"),
+        (lambda facts: facts.update(config="[" * 100_000), "nested too deeply"),
+        (lambda facts: facts.update(config="[]"), "not a JSON object"),
+        (lambda facts: facts.update(class_names=["a", 3]), "class_names"),
+        (lambda facts: facts.update(base="x"), "base: must be an object"),
+        (lambda facts: facts["base"].pop("sha256"), "base.sha256: is missing"),
+        (lambda facts: facts.pop("lengths"), "older slava_jax"),
+        (("vit", "image_size", 10**6), "vit.image_size must be a multiple|made for another model"),
+        (("vit", "image_size", 2**31 - 16), "made for another model|describes no model"),
+        (("vit", "width", "64"), "vit.width: must be a whole number"),
+        (("language_model", "layers", 10**9), "made for another model"),
+        (("language_model", "norm_eps", float("nan")), "language_model.norm_eps"),
+        (("language_model", "theta", 1.0), "'theta': unknown"),
+        (("adapter", "experts", []), "adapter.experts"),
+        (("grounded", "heads", None), "grounded.heads"),
+        (("data", "crop_bar", "x"), "config.data.crop_bar"),
+        ((None, "model", "x"), "model: must be one of"),
+        ((None, "dtype", "float8"), "dtype: must be one of"),
+        ((None, "quantized", 1), "quantized: must be true or false"),
+        ((None, "vit", None), "vit: must be an object"),
+    ],
+)
+def test_damaged_facts_are_one_error(runs, monkeypatch, change, part):
+    """Whatever they say: it names the key, and nothing of that size is made."""
+    facts = load_facts(runs / "a/assistant/model/adapters")
+    if callable(change):
+        change(facts)
+    else:
+        group, key, value = change
+        config = json.loads(facts["config"])
+        (config[group] if group else config)[key] = value
+        facts["config"] = json.dumps(config)
+    monkeypatch.setattr("slava_jax.inference.description.load_facts", lambda _: facts)
+    with pytest.raises(CheckpointError, match=f"{runs}.*({part})"):
+        load_assistant(runs / "a")
 
 
 def test_cut_short_it_is_none_and_is_written_anew(tmp_path):
