@@ -6,12 +6,12 @@ type of Antol et al. (arXiv 1505.00468), for answers in sentences. It is a floor
 possible blind answer.
 """
 
-import re
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from slava_jax.data.instructions import Instruction
+from slava_jax.eval.text_metrics import unicode_words
 
 # At most this many answers per question are compared with each other, spread over all of them.
 _COMPARED = 200
@@ -56,7 +56,7 @@ def medoid(texts: Sequence[str]) -> str:
     """
     if len(texts) > _COMPARED:
         texts = [texts[i * len(texts) // _COMPARED] for i in range(_COMPARED)]
-    split = [re.findall("[a-z0-9]+", text.lower()) for text in texts]  # ROUGE's tokens
+    split = [unicode_words(text) for text in texts]  # of English text ROUGE's
     column = {word: i for i, word in enumerate(sorted({word for words in split for word in words}))}
     counts = np.zeros((len(texts), len(column)))
     for row, words in zip(counts, split, strict=True):

@@ -21,6 +21,10 @@ def test_it_is_the_answer_that_has_most_in_common_with_the_others():
     assert medoid(["rare words"] + ["a few words"] * 1000) == "a few words"
 
 
+def test_answers_in_other_scripts_have_words_in_common_too():
+    assert medoid(["Πορώδες", "Λεία σύρματα", "Λεία σύρματα, πυκνά"]) == "Λεία σύρματα"
+
+
 def test_a_long_answer_does_not_win_by_its_length():
     assert medoid(["a b", "a c", "a b c d e f g h"]) == "a b"
 
