@@ -288,6 +288,6 @@ def test_a_megabyte_of_text_is_searched_at_once(tmp_path, code, text):
     path.write_bytes(tiff_bytes(1, 1, 8, [b"x"], tags))
     if not code:
         path.with_suffix(".txt").write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     read_scale(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 2

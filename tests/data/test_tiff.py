@@ -208,9 +208,9 @@ def test_pages_in_a_circle(tmp_path):
     assert data[last : last + 4] == bytes(4)
     data[last : last + 4] = struct.pack("<I", pages[0])
     path.write_bytes(data)
-    start = time.monotonic()
+    start = time.process_time()
     assert read_header(path).pages == count
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_tags_are_read_up_to_a_limit(tmp_path):

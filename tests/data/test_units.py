@@ -125,8 +125,8 @@ def test_shares_of_the_teacher_are_steps_so_that_there_are_few_of_them():
 
 @pytest.mark.parametrize("text", ["1,", "1 to "])
 def test_a_megabyte_is_converted_at_once(text):
-    start = time.monotonic()
+    start = time.process_time()
     for convert in (to_shares, to_units):
         convert(text * (10**6 // len(text)), SCALE)
     to_units("9" * 10**6 + " percent of the width", SCALE)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
