@@ -43,6 +43,7 @@ from slava_jax.models.presets import variable_shapes
 from slava_jax.models.vit import VitConfig
 from slava_jax.nn.adapters import AdapterConfig
 from slava_jax.train.inputs import INPUTS, check_inputs
+from slava_jax.train.logging import HISTORY_FILE, read_history
 from slava_jax.train.workdir import (
     CONFIG as RUN_CONFIG,
 )
@@ -55,7 +56,7 @@ from slava_jax.train.workdir import (
     run_config,
 )
 
-_WHOLE = 25  # one of so many assistants and converted folders is loaded whole, which takes longest
+_WHOLE = 100  # one of so many assistants and converted folders is loaded whole, which takes longest
 _ADAPTERS, _BASE, _TOKENIZER = f"{MODEL}/adapters", f"{MODEL}/base", f"{MODEL}/tokenizer"
 _RUN = {
     "data": {"name": "folder", "folder": "images", "crop_bar": False},
@@ -143,7 +144,7 @@ def _assistant_read(folder: Path) -> str:
     facts = description.read(folder / _ADAPTERS)
     for name in (_ADAPTERS, _BASE):
         check_files(folder / name)
-    tokens = len(load_tokenizer(folder / _TOKENIZER))
+    tokens = len(load_tokenizer(folder / _TOKENIZER, beside=folder / _ADAPTERS))
     if (calibration := folder / MODEL / CALIBRATION).is_file():
         Calibration.read(calibration)
     if zlib.crc32(json.dumps(facts).encode()) % _WHOLE == 0:
@@ -208,7 +209,7 @@ def _converted_input(rng: np.random.Generator) -> Files:
 def _converted_read(folder: Path) -> Any:
     configs, _ = described(folder)
     check_files(folder / "weights/language_model")
-    load_tokenizer(folder / "tokenizer")
+    load_tokenizer(folder / "tokenizer", beside=folder / "weights/language_model")
     if zlib.crc32(repr(configs).encode()) % _WHOLE == 0:
         load(folder)
     return configs
@@ -225,12 +226,19 @@ def _small(rng: np.random.Generator) -> Files:
     """The small files of a work directory, one of them damaged."""
     held: dict[str, Any] = {
         RUN_CONFIG: _RUN, "clock.json": {"wall": 12.5, "parts": {"vision": 5.5, "data": 1}},
-        METRICS: {"classification.top1": 0.5, "caption.n": 12.0}, CALIBRATION: {"slope": 1.0, "offset": 0},
+        METRICS: {"classification.top1": 0.5, "caption.n": 12.0},
+        CALIBRATION: {"slope": 1.0, "offset": 0},
         INPUTS: {"train images": {"a.png": "0" * 64, "b.png": "1" * 64}, "x": {"the file": ""}},
     }  # fmt: skip
     name = chosen(rng, sorted(held))
     files = {name: json.dumps(value).encode() for name, value in held.items()}
-    return {**files, name: damaged_json(held[name], rng), REPORT: b"<html>"}
+    files[HISTORY_FILE] = json.dumps({"step": 1, "loss": 2.5}).encode() + b"\n"
+    if chance(rng, 0.1):
+        line = damaged_json({"step": 2, "loss": 2.25, "rate": 1e-3}, rng).replace(b"\n", b"")
+        files[HISTORY_FILE] += line + b"\n"
+    else:
+        files[name] = damaged_json(held[name], rng)
+    return {**files, REPORT: b"<html>"}
 
 
 def _small_read(folder: Path) -> dict[str, Any]:
@@ -242,6 +250,7 @@ def _small_read(folder: Path) -> dict[str, Any]:
             "metrics": finished_metrics(folder), "config": run_config(folder),
             "calibration": dataclasses.asdict(Calibration.read(folder / CALIBRATION)),
         }  # fmt: skip
+        read_history(folder)
         check_inputs(folder, {"train images": {"a.png": "0" * 64, "b.png": "1" * 64}})
         claim(folder, ConfigDict(_RUN))
     json.dumps(found)

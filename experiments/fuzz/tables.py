@@ -233,10 +233,10 @@ def _understood(folder: Path) -> dict:
 
 def _other_reply(files: Files, found: dict) -> str:
     """Answers stand in the reply; of a sound reply all are read, and as they stand."""
-    text = " ".join(found["text"].split())
     for slot, answer in found["answers"].items():
         if not isinstance(answer, Answer) or not answer.text.strip():
             return f"{slot}: {answer!r}"
+    text = found["text"]
     if json.dumps(_ANSWERS) in text and text.count("{") == text.count("}") == 3:
         wanted = {(name, style): _ANSWERS[name][style] for name in _ANSWERS for style in _ENTRY}
         read = {slot: answer.text for slot, answer in found["answers"].items()}

@@ -58,9 +58,9 @@ def attempt(name: str, kind: Kind, seed: int, place: Path) -> Outcome:
     for path, content in files.items():
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).write_bytes(content)
-    memory, start = _most_memory(), time.process_time()
+    memory, start = most_memory(), time.process_time()
     outcome = _read(kind, files, place)
-    seconds, grown = time.process_time() - start, _most_memory() - memory
+    seconds, grown = time.process_time() - start, most_memory() - memory
     if seconds > LONGEST:
         return Outcome("hangs", f"{seconds:.1f} s of processor time")
     return Outcome("memory", f"{grown} MiB") if grown > MOST_MEMORY else outcome
@@ -81,7 +81,7 @@ def _read(kind: Kind, files: Files, place: Path) -> Outcome:
     return Outcome("silent_changes", difference[:400]) if difference else Outcome("accepted")
 
 
-def _most_memory() -> int:
+def most_memory() -> int:
     """The most memory that this process ever had, MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
