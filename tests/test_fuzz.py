@@ -1,10 +1,15 @@
 """200 damaged inputs of every kind; `python -m experiments.fuzz` reads 20,000."""
 
 import logging
+import multiprocessing
+import os
+import time
 
+import numpy as np
 import pytest
 
 from experiments.fuzz import __main__ as fuzz
+from experiments.fuzz import chunks
 from experiments.fuzz.kinds import KINDS
 from experiments.fuzz.trial import FAULTS, Kind, Outcome, attempt
 from slava_jax.errors import UserError
@@ -22,8 +27,6 @@ def test_damage_is_a_documented_error_or_changes_nothing(name, tmp_path):
 
 
 def test_an_input_depends_on_its_seed_alone():
-    import numpy as np
-
     for kind in KINDS.values():
         inputs = [kind.make(np.random.default_rng(seed)) for seed in (1, 2, 1, 3)]
         assert inputs[0] == inputs[2] and inputs[1:] != inputs[:-1]
@@ -54,6 +57,26 @@ def test_every_fault_is_counted(tmp_path, read, differs, outcome):
     assert (tmp_path / "x/a/b").stat().st_size == 4
 
 
+def test_a_process_that_ends_or_hangs_is_counted_and_the_rest_is_read(monkeypatch):
+    def read_input(name, kind, seed, place):
+        if seed == 2:
+            os._exit(3)
+        time.sleep(60 if seed == 4 else 0)
+        return Outcome("accepted")
+
+    # A forked process has the replaced functions.
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(chunks.multiprocessing, "get_context", lambda kind: fork)
+    monkeypatch.setattr(chunks, "attempt", read_input)
+    monkeypatch.setattr(chunks, "_STUCK", 2)
+    found = [each[:3] for each in chunks.outcomes("CSV", range(6))]
+    assert found == [
+        *((seed, "accepted", "") for seed in (0, 1)),
+        (2, "tracebacks", "the process ended with 3"),
+        (3, "accepted", ""), (4, "hangs", "no end after 2 s"), (5, "accepted", ""),
+    ]  # fmt: skip
+
+
 def test_kinds_are_counted_in_parts_and_not_repeated(tmp_path, monkeypatch, capsys):
     def outcomes(name, seeds):
         for seed in seeds:
@@ -63,7 +86,7 @@ def test_kinds_are_counted_in_parts_and_not_repeated(tmp_path, monkeypatch, caps
     asked = []
     monkeypatch.setattr(fuzz, "RESULTS", tmp_path / "fuzz.json")
     monkeypatch.setattr(fuzz, "_CHUNK", 3)
-    monkeypatch.setattr(fuzz, "_outcomes", outcomes)
+    monkeypatch.setattr(fuzz, "outcomes", outcomes)
     for _ in range(2):
         fuzz.measure(["CSV"], 7, workers=1)
     assert asked == [*range(7)]

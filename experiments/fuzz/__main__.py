@@ -11,70 +11,27 @@ documented errors (`UserError`) and right values are allowed. A kind that is in
 
 import argparse
 import json
-import logging
-import multiprocessing
-import os
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments import results
+from experiments.fuzz.chunks import outcomes
 from experiments.fuzz.kinds import KINDS
-from experiments.fuzz.trial import FAULTS, attempt, most_memory
+from experiments.fuzz.trial import FAULTS
 from experiments.results_page import table
 from slava_jax.train.workdir import environment, machine_metrics
 
 RESULTS = Path(__file__).parents[1] / "fuzz.json"
 _CHUNK = 2500  # inputs that one process reads
-_STUCK = 60  # seconds for one input, after which its process is ended
 _SHOWN = 5  # faults of one kind that are listed
-_WARM = 50  # inputs of a process before its memory is measured: the first load libraries
 _COLUMNS = ("n", "documented_errors", "accepted", *FAULTS, "growth_mib", "seconds")
-
-
-def _read_chunk(name: str, seeds: range, pipe) -> None:
-    """Sends (seed, what, detail, growth in MiB) of every input."""
-    # Orbax's tasks report there what the caller is told by an exception.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        base = 0
-        for number, seed in enumerate(seeds):
-            outcome = attempt(name, KINDS[name], seed, Path(place) / "input")
-            base = most_memory() if number <= _WARM else base
-            pipe.send((seed, outcome.what, outcome.detail, most_memory() - base))
-
-
-def _outcomes(name: str, seeds: range) -> Iterator[tuple[int, str, str, int]]:
-    """As `_read_chunk`, in a process of its own, which is started again where it dies or hangs."""
-    spawn = multiprocessing.get_context("spawn")
-    while seeds:
-        pipe, end = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=_read_chunk, args=(name, seeds, end))
-        process.start()
-        end.close()
-        patience = 5 * _STUCK  # the first input also waits for the imports
-        problem = ("hangs", f"no end after {_STUCK} s")
-        try:
-            while seeds and pipe.poll(patience):
-                yield pipe.recv()
-                seeds, patience = seeds[1:], _STUCK
-        except EOFError:
-            process.join()
-            problem = ("tracebacks", f"the process ended with {process.exitcode}")
-        process.kill() if seeds else process.join()
-        process.join()
-        if seeds:
-            yield seeds[0], *problem, 0
-            seeds = seeds[1:]
 
 
 def _measured(name: str, seeds: range) -> dict:
     start, counts, faults, growth = time.monotonic(), Counter(), [], 0
-    for seed, what, detail, grown in _outcomes(name, seeds):
+    for seed, what, detail, grown in outcomes(name, seeds):
         counts[what] += 1
         growth = max(growth, grown)
         if what in FAULTS:
