@@ -25,10 +25,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its keys and values. Raises ValueError if a key occurs twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shown(twice)} occurs twice in one object; keep one")
+    return found
+
+
 def parsed(text: str) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError if there is none."""
+    """The JSON object in a text. Raises ValueError if there is none, or a key occurs twice."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):

@@ -78,10 +78,15 @@ def as_numpy(stored: dict[str, list], path: Path) -> dict[str, np.ndarray]:
     keys = [name for name, (dtype, _) in stored.items() if dtype.startswith("key<")]
     if keys:
         raise CheckpointError(f"{path} contains PRNG keys ({', '.join(keys)}): pass a template")
-    return {
-        name: np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
-        for name, (dtype, shape) in stored.items()
-    }
+    found = {}
+    for name, (dtype, shape) in stored.items():
+        try:
+            found[name] = np.broadcast_to(np.zeros((), jax.numpy.dtype(dtype)), shape)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: damaged: {name} is no array that can be ({error}); restore it from a copy"
+            ) from error
+    return found
 
 
 def read_as(leaf: Any) -> Any:

@@ -205,6 +205,18 @@ def test_another_format_is_refused(tmp_path, version, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("described", [["true64", [2]], ["float32", [2**31 - 1] * 3]])
+def test_an_array_that_cannot_be_is_named(tmp_path, described):
+    save_tree(tmp_path / "t", {"x": jnp.zeros(2)}, {})
+    file = tmp_path / "t/_CHECKPOINT_METADATA"
+    content = json.loads(file.read_text())
+    content["custom_metadata"]["arrays"]["x"] = described
+    file.write_text(json.dumps(content))
+    seal(tmp_path / "t")
+    with pytest.raises(CheckpointError, match="/t: damaged: x is no array that can be"):
+        load_tree(tmp_path / "t")
+
+
 def test_a_truncated_file_is_an_error_not_a_value(tmp_path):
     save_tree(tmp_path / "t", {"x": np.random.default_rng(0).normal(size=1000)}, {})
     largest = max(

@@ -133,7 +133,10 @@ def load(directory: str | Path, *parts: str) -> Pretrained:
         place = part_place(directory, name)
         part, _ = load_tree(place, _template(place, name, configs, facts[name]["quantized"]))
         tree, token = {**tree, **part}, facts[name]["image_token"]
-    tokenizer = load_tokenizer(Path(directory) / TOKENIZER) if "language_model" in tree else None
+    tokenizer = None
+    if "language_model" in tree:
+        beside = part_place(directory, "language_model")
+        tokenizer = load_tokenizer(Path(directory) / TOKENIZER, beside)
     return Pretrained(configs, tree, quantized, tokenizer, token)
 
 

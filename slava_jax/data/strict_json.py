@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from slava_jax.facts import unique
+
 _DEEPEST = 100  # levels of nesting; far below those at which Python gives up reading or writing
 _SPACE = " \t\r\n"
 
@@ -80,15 +82,6 @@ def _faults(value: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} occurs twice in one object; keep one")
-    return found
-
-
 def _number(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse(text)
@@ -98,4 +91,4 @@ def _refuse(text: str) -> float:
     raise OverflowError(f"{text}, which is not a finite number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_float=_number, parse_constant=_refuse)

@@ -98,8 +98,13 @@ def save_tokenizer(
         raise OSError(f"{folder}: the tokenizer cannot be written: {error}") from error
 
 
-def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    folder: str | os.PathLike, beside: str | os.PathLike | None = None
+) -> PreTrainedTokenizerFast:
     """Loads a tokenizer written by `save_tokenizer` or transformers.
+
+    Args:
+      beside: a folder that was saved with the tokenizer: if it has checksums, so must this one.
 
     Raises:
       TokenizerError: tokenizer.json is missing, a file is damaged, or there is no end token. Only
@@ -108,9 +113,14 @@ def load_tokenizer(folder: str | os.PathLike) -> PreTrainedTokenizerFast:
     if not (Path(folder) / "tokenizer.json").is_file():
         raise TokenizerError(f"{folder}: contains no tokenizer.json")
     try:
-        files.check(Path(folder))
+        checked = files.check(Path(folder))
     except files.DamagedError as error:
         raise TokenizerError(str(error)) from error
+    if not checked and beside is not None and (Path(beside) / files.SUMS).exists():
+        raise TokenizerError(
+            f"{Path(folder) / files.SUMS}: is missing, so damage would not be noticed; restore it "
+            "from a copy"
+        )
     with library_errors(f"{folder}: the tokenizer is damaged"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
         check_limit(tokenizer)

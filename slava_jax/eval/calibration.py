@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy.special import expit
 
 from slava_jax import files
 from slava_jax.errors import UserError
+from slava_jax.facts import filled, parsed
 
 
 class CalibrationError(UserError, ValueError):
@@ -43,14 +43,10 @@ class Calibration:
         problem = f"{path}: not a calibration; delete it to do without probabilities"
         try:
             files.check(path.parent, [path.name])
-            held = cls(**json.loads(path.read_text(encoding="utf-8")))
+            return filled(cls, parsed(path.read_text(encoding="utf-8")))
         except files.DamagedError as error:
             raise CalibrationError(
                 f"{error}, or delete it to do without probabilities"
             ) from error
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, OSError) as error:
             raise CalibrationError(problem) from error
-        numbers = dataclasses.astuple(held)
-        if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
-            raise CalibrationError(problem)
-        return held

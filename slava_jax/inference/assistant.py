@@ -275,7 +275,8 @@ def load_assistant(
         raise ValueError("base and sharing both set the language model: give only one")
     folder = _folder(Path(path))
     facts = description.read(folder / _ADAPTERS)
-    config, tokenizer = facts["config"], load_tokenizer(folder / _TOKENIZER)
+    config = facts["config"]
+    tokenizer = load_tokenizer(folder / _TOKENIZER, beside=folder / _ADAPTERS)
     model, shapes = description.model(folder / _ADAPTERS, config, len(tokenizer))
     base_shapes, own = split_frozen(shapes["frozen"])
     held, _ = load_tree(folder / _ADAPTERS, {"params": shapes["params"], "frozen": own})

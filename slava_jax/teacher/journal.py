@@ -12,6 +12,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from slava_jax.facts import unique
 from slava_jax.teacher.settings import TeacherError
 
 MOST_TOKENS = 10**7  # of a message or an answer; no model takes more, so a larger number is wrong
@@ -131,7 +132,7 @@ def _read(path: Path) -> tuple[Ledger, int]:
             if not raw.endswith(b"\n"):
                 break  # Partly written at a kill or on a full disk, and never used.
             try:
-                ledger.take(json.loads(raw))
+                ledger.take(json.loads(raw, object_pairs_hook=unique))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise TeacherError(
                     f"{path}:{number}: not a journal line ({error!r}); restore the file from "

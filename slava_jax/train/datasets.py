@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slava_jax import hosts
 from slava_jax.checkpoint import atomic_folder
-from slava_jax.convert.pretrained import TOKENIZER, is_converted
+from slava_jax.convert.pretrained import TOKENIZER, WEIGHTS, is_converted
 from slava_jax.data.chat import Example, TextForm, encode_examples
 from slava_jax.data.datasets.base import DataError, ImageSet
 from slava_jax.data.datasets.catalogue import PUBLISHED
@@ -351,9 +351,10 @@ def _rules(tokenizer: PreTrainedTokenizerFast) -> tuple:
 
 
 def _tokenizer_of(workdir: Path):
-    below = TOKENIZER if is_converted(workdir) else Path("data") / "tokenizer"
     try:
-        return load_tokenizer(workdir / below)
+        if is_converted(workdir):
+            return load_tokenizer(workdir / TOKENIZER, workdir / WEIGHTS / "language_model")
+        return load_tokenizer(workdir / "data" / "tokenizer")
     except TokenizerError as error:
         raise DataError(
             f"{error}: start_from.language must be converted weights (docs/convert.md) or a work "

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from slava_jax import files, hosts
 from slava_jax.data.datasets.store import SPLITS
+from slava_jax.facts import parsed
 from slava_jax.train.datasets import Datasets
 from slava_jax.train.workdir import WorkdirError, write_atomically
 
@@ -89,11 +90,11 @@ def _read(path: Path) -> Hashes:
             )
         return {}
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parsed(path.read_text(encoding="utf-8"))
         if not all(isinstance(of, dict) for of in held.values()):
             raise ValueError("not the hashes of inputs")
         return held
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise WorkdirError(
             f"{path}: damaged ({error}); delete it if you know that the images and instructions "
             "have not changed since the run began"

@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from slava_jax.errors import UserError
+from slava_jax.facts import checked, parsed
 
 HISTORY_FILE = "history.jsonl"
 _EVENTS, _NEW = "events.out.tfevents", ".new"
@@ -90,9 +91,8 @@ def _read(path: Path) -> list[dict[str, float]]:
         if not line.endswith("\n"):
             break
         try:
-            entry = json.loads(line)
-            entry["step"] = int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
+            entry = checked(parsed(line), {"step": int})
+        except ValueError as error:
             raise HistoryError(
                 f"{path}:{number}: not an entry of a training history ({error}). Delete that line, "
                 "or the file to start a new history."

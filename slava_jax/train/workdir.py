@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 
 from slava_jax import files, hosts
 from slava_jax.errors import UserError
+from slava_jax.facts import checked, parsed
 
 CONFIG, REPORT = "config.json", "report.html"  # the report is written last
 METRICS, PREDICTIONS, LOCK = "metrics.json", "predictions.csv", ".lock"
+_CLOCK = {"wall": float, "parts": dict}  # what its file holds
 _ALONE = "start only one run in this directory"
 _MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in an unfinished run
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -80,8 +82,8 @@ def claim(workdir: Path, config: ConfigDict, finished: bool = False) -> bool:
     wanted = json.loads(config.to_json())
     if path.exists():
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            held = parsed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise WorkdirError(f"{path}: not JSON ({error}); delete it or {workdir}") from error
         differences = _differences(held, wanted)
         # The first host decides; the others follow it.
@@ -120,11 +122,11 @@ def run_config(workdir: Path) -> dict:
     """The config of the run in a work directory. Raises WorkdirError if there is none."""
     path = workdir / CONFIG
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        held = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise WorkdirError(f"{workdir}: not a work directory ({path}: {error})") from error
     needed = ("data", "start_from")
-    if not isinstance(held, dict) or not all(isinstance(held.get(name), dict) for name in needed):
+    if not all(isinstance(held.get(name), dict) for name in needed):
         raise WorkdirError(f"{path}: damaged: not the config of a run; restore it from a copy")
     return held
 
@@ -149,15 +151,11 @@ def finished_metrics(workdir: Path) -> dict[str, float] | None:
     try:
         if (workdir / files.SUMS).exists():  # not in runs of older versions
             files.check(workdir, [METRICS])
-        metrics = json.loads((workdir / METRICS).read_text(encoding="utf-8"))
-        if isinstance(metrics, dict):
-            return metrics
-        problem = "not a dictionary"
-    except (files.DamagedError, OSError, ValueError, RecursionError) as error:
-        problem = error
-    if hosts.is_first():
-        print(f"{workdir / METRICS}: {problem}\nThe run is evaluated again", file=sys.stderr)
-    return None
+        return parsed((workdir / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # a DamagedError is a ValueError
+        if hosts.is_first():
+            print(f"{workdir / METRICS}: {error}\nThe run is evaluated again", file=sys.stderr)
+        return None
 
 
 class Clock:
@@ -170,12 +168,13 @@ class Clock:
         """`started`: `time.monotonic()` when this process began, before libraries were loaded."""
         self._path, self._started = path, started
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            self._before, parts = float(held["wall"]), dict(held["parts"])
+            held = checked(parsed(path.read_text(encoding="utf-8")), _CLOCK)
+            self._before, parts = float(held["wall"]), held["parts"]
+            parts = checked(parts, dict.fromkeys(parts, float), "parts")
             self._parts = {name: float(seconds) for name, seconds in parts.items()}
         except FileNotFoundError:
             self._before, self._parts = 0.0, {}
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError):
             # Not worth stopping a run for.
             print(f"{path}: damaged: the run's time is counted from now", file=sys.stderr)
             self._before, self._parts = 0.0, {}

@@ -53,6 +53,9 @@ def test_a_calibration_is_read_back_and_damage_is_named(tmp_path):
     with pytest.raises(CalibrationError, match=f"{path}: damaged: .*, or delete it"):
         Calibration.read(path)
     (tmp_path / SUMS).unlink()  # of an older version
-    path.write_text("[1, 2]")
-    with pytest.raises(CalibrationError, match="not a calibration; delete it"):
-        Calibration.read(path)
+    huge, one = "1" + "0" * 400, '"slope": 1, "offset": 0'
+    held = [f'{{"slope": {huge}, "offset": 0}}', f'{{{one}, "slope": 2}}', '{"slope": 1}']
+    for text in ("[1, 2]", *held, f'{{{one}, "x": 2}}', '{"slope": NaN, "offset": 0}'):
+        path.write_text(text)
+        with pytest.raises(CalibrationError, match="not a calibration; delete it"):
+            Calibration.read(path)

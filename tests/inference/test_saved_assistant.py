@@ -16,7 +16,7 @@ from slava_jax.convert.export import base_model, write_folder
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.tokenizer import TokenizerError
-from slava_jax.files import seal
+from slava_jax.files import SUMS, seal
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import (
     Assistant,
@@ -185,6 +185,14 @@ def test_a_flipped_bit_is_named_by_its_file(runs, tmp_path, part):
     content = largest.read_bytes()
     largest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises((CheckpointError, TokenizerError), match=f"{largest}: damaged"):
+        load_assistant(folder)
+
+
+def test_a_tokenizer_without_its_checksums(runs, tmp_path):
+    """It has them if the adapters do; otherwise its next damage would be read."""
+    folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
+    (folder / "tokenizer" / SUMS).unlink()
+    with pytest.raises(TokenizerError, match=f"{folder}/tokenizer/{SUMS}: is missing"):
         load_assistant(folder)
 
 

@@ -145,6 +145,7 @@ def test_every_torn_end_is_gone_on_from(tmp_path):
         '{"event": "sent", "request": "r", "images": [], "input": -1, "output": 1}',
         "[" * 100_000,
         "[]",
+        '{"event": "sent", "request": "r", "images": [], "input": 1, "output": 1, "output": 2}',
     ],
 )
 def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, line):

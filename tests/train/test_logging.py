@@ -53,8 +53,13 @@ def test_each_entry_is_on_disk_when_write_returns(tmp_path):
     assert read_history(tmp_path) == [{"step": 1, "loss": 0.5}]
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / HISTORY_FILE).write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "[1]", '{"step": Infinity}', '{"step": 2, "step": 3}', "[" * 100_000, '{"a": 1}'],
+    ids=lambda line: line[:9],
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / HISTORY_FILE).write_text('{"step": 1}\n' + line + '\n{"step": 3}\n')
     with pytest.raises(HistoryError, match=r"history\.jsonl:2"):
         read_history(tmp_path)
     with pytest.raises(HistoryError, match=r"history\.jsonl:2"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from slava_jax.files import SUMS
 from slava_jax.train.workdir import (
@@ -13,6 +14,7 @@ from slava_jax.train.workdir import (
     Clock,
     WorkdirError,
     alone,
+    claim,
     finished_metrics,
     run_config,
     write_metrics,
@@ -53,7 +55,15 @@ def test_a_path_that_cannot_hold_checkpoints_is_refused_at_the_start(tmp_path, n
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"wall": "x", "parts": {}}', '{"wall": 1}'])
+HUGE = "1" + "0" * 400  # no float
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"wall": "x", "parts": {}}', '{"wall": 1}', '{"wall": NaN, "parts": {}}',
+     f'{{"wall": {HUGE}, "parts": {{}}}}', f'{{"wall": 1, "parts": {{"data": {HUGE}}}}}',
+     '{"wall": 1, "wall": 2, "parts": {}}'],
+)  # fmt: skip
 def test_a_damaged_clock_counts_from_now_and_says_so(tmp_path, capsys, text):
     (tmp_path / "clock.json").write_text(text)
     clock = Clock(tmp_path / "clock.json", 0.0)
@@ -78,7 +88,7 @@ def test_metrics_that_are_damaged_are_computed_again(tmp_path, capsys):
         assert finished_metrics(tmp_path) is None
         assert "metrics.json: damaged" in capsys.readouterr().err
     (tmp_path / SUMS).unlink()
-    for text in ("", "[]"):
+    for text in ("", "[]", '{"accuracy": 0.5, "accuracy": 0.6}', '{"x":' * 10**5):
         (tmp_path / "metrics.json").write_text(text)
         assert finished_metrics(tmp_path) is None
         assert "The run is evaluated again" in capsys.readouterr().err
@@ -86,8 +96,15 @@ def test_metrics_that_are_damaged_are_computed_again(tmp_path, capsys):
     assert finished_metrics(tmp_path) == {"accuracy": 0.5}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"data": 3, "start_from": {}}', "[" * 10**5])
+DATA_TWICE = '{"data": {}, "start_from": {}, "data": {"name": "x"}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"data": 3, "start_from": {}}', "[" * 10**5, DATA_TWICE]
+)
 def test_a_damaged_config_of_another_run_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WorkdirError, match=r"config\.json"):
         run_config(tmp_path)
+    with pytest.raises(WorkdirError, match=r"config\.json|another config"):
+        claim(tmp_path, ConfigDict({"data": {"name": "x"}, "start_from": {}}))
