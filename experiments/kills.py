@@ -5,9 +5,11 @@
 The smallest whole run (tests/tiny_run.py: data, three stages, evaluation, report) is done once
 undisturbed. Then it is started, killed by SIGKILL at a random moment and started again, until it
 ends; its checkpoints, optimizer states, assistant, logs and metrics are compared with those of
-the first, bit by bit. Half of the moments are uniform in time. The other half come shortly after
-the start of a save: once a random number of temporary files and folders has appeared. The seeds
-fix what is drawn, not where in a run it falls, which depends on the speed of the machine.
+the first, bit by bit. Half of the moments are drawn in time, between a second and the length of the
+undisturbed run, uniform in the logarithm, because later starts need not compile and are faster.
+The other half come shortly after the start of a save: once a random number of temporary files and
+folders has appeared. The seeds fix what is drawn, not where in a run it falls, which depends on
+the speed of the machine.
 
 Such rounds are added to `experiments/kills.json` until all kills are done; the same command
 continues an interrupted experiment. Processes are forked from one that has loaded the libraries,
@@ -17,6 +19,7 @@ because that takes longer than all else in a start.
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -52,7 +55,7 @@ def draw(rng: random.Random, seconds: float) -> dict:
     With 0 saves, seconds are those since the start.
     """
     if rng.random() < 0.5:
-        return {"saves": 0, "after": rng.uniform(0, seconds / 2)}
+        return {"saves": 0, "after": math.exp(rng.uniform(0, math.log(seconds)))}
     return {"saves": rng.randint(1, 12), "after": rng.uniform(0, 0.05)}
 
 
@@ -211,7 +214,7 @@ def main() -> None:
     }
     jax.config.update("jax_platforms", "cpu")
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["experiments.kills"])
+    processes.set_forkserver_preload(["slava_jax.train.loop"])
     settings = results.settings_of(get_config())
     seconds = undisturbed(processes, RUNS / "whole")
     whole = outcome(RUNS / "whole")

@@ -2,8 +2,8 @@
 
     python tools/locked.py test docs > locked.txt && pip install --require-hashes -r locked.txt
 
-`package` stands for what the package itself needs; other names are packages, printed alone. pip takes
-hashes only from a requirements file in which every package is pinned; all of constraints.txt
+`package` stands for what the package itself needs; other names are packages, printed alone. pip
+takes hashes only from a requirements file in which every package is pinned; all of constraints.txt
 would install every extra. Which package needs which is in the comments that uv writes. Needs the
 standard library only, because it runs before anything is installed.
 """
