@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import adapters, architectures, elpv_pretrained, limber, results
+from experiments import adapters, architectures, elpv_pretrained, kills, limber, results
 from experiments.ablations import __main__ as ablations
 from experiments.claims import __main__ as claims
 from experiments.claims import shift, styles
@@ -272,3 +273,51 @@ def test_answers_of_every_style_are_told_by_one_tokenizer(tmp_path, monkeypatch)
         ["detailed", "detailed", "short", "detailed"],  # of training, validation, and all of test
         ["procedural", "tokenizer"],
     )
+
+
+class Shell:
+    """A shell command with the methods of a process of multiprocessing."""
+
+    def __init__(self, script: str, folder: Path):
+        self.script, self.folder = script, folder
+
+    def start(self):
+        self._process = subprocess.Popen(["sh", "-c", self.script], cwd=self.folder)
+        self.kill = self._process.kill
+        self.join = self._process.wait
+
+    def is_alive(self):
+        return self._process.poll() is None
+
+    @property
+    def exitcode(self):
+        return self._process.returncode
+
+
+def test_a_kill_meets_the_save_that_it_waits_for(tmp_path):
+    save = "mkdir 1.unfinished; sleep 0.2; mv 1.unfinished 1; "
+    script = save + "mkdir last; touch last/.a-01234567; exec sleep 60"
+    moment = {"saves": 2, "after": 0.0}
+    happened = kills.kill(Shell(script, tmp_path), tmp_path, moment)
+    assert happened.pop("seconds") < 30
+    assert happened == {**moment, "saving": True}
+    # What an earlier kill left does not count.
+    waits = Shell("exec sleep 60", tmp_path)
+    assert not kills.kill(waits, tmp_path, {"saves": 0, "after": 0.05})["saving"]
+    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a-01234567; exec sleep 60", tmp_path)
+    assert kills.kill(again, tmp_path, {"saves": 1, "after": 0.0})["saving"]
+
+
+def test_a_run_that_ends_before_its_kill_is_no_kill_and_one_that_fails_is_an_error(tmp_path):
+    moment = {"saves": 0, "after": 60.0}
+    assert kills.kill(Shell("exit 0", tmp_path), tmp_path, moment) is None
+    with pytest.raises(SystemExit, match="failed"):
+        kills.kill(Shell("exit 3", tmp_path), tmp_path, moment)
+
+
+def test_every_different_bit_is_counted():
+    one = {"same": b"ab", "two bits": b"\x00\x80", "longer": b"a", "gone": b"", "old": b"abc"}
+    other = {"same": b"ab", "two bits": b"\x01\x00", "longer": b"ab", "new": b"x"}
+    found = {"two bits": 2, "longer": 16, "gone": 8, "old": 24, "new": 8}
+    assert kills.different_bits(one, other) == found
+    assert kills.different_bits(one, dict(one)) == {}

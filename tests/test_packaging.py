@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from tools import locked
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "slava_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -209,15 +211,83 @@ def test_make_has_the_documented_targets():
     assert documented <= rules
 
 
-def test_every_requirement_is_pinned_and_no_host_is_named():
+def requirements() -> dict[str, list[str]]:
+    """The requirements of every extra of setup.cfg, and of the package."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    wanted = setup["options"]["install_requires"].split()
-    extras = setup["options.extras_require"]
-    for extra in ("test", "elpv", "onnx", "teacher", "serving", "docs"):
-        wanted += extras[extra].split()
+    extras = {name: text.split() for name, text in setup["options.extras_require"].items()}
+    return {**extras, "package": setup["options"]["install_requires"].split()}
+
+
+def test_every_requirement_is_pinned_with_hashes_and_no_host_is_named():
     text = (ROOT / "constraints.txt").read_text()
-    pinned = set(re.findall(r"^([a-z0-9-]+)==[\w.]+(?: ;.*)?$", text, re.MULTILINE))
-    assert len(pinned) == len(text.splitlines())
-    normal = {re.split(r"[\[=<>!~]", w)[0].lower().replace("_", "-") for w in wanted}
-    assert normal <= pinned
+    extras = requirements()
+    hashed = set()
+    for name, block, _ in locked.blocks(text):
+        pin, *rest = block.splitlines()
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+(?: ; [^/:]+)? \\", pin), pin
+        sums = [line for line in rest if "--hash" in line]
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?", line) for line in sums)
+        assert len(sums) >= 1, name
+        hashed.add(name)
+    assert "".join(block for _, block, _ in locked.blocks(text)) == text
+    assert "://" not in text
+    del extras["reference"]  # torch has other files for each kind of device
+    assert {locked.normal(r) for wanted in extras.values() for r in wanted} <= hashed
+
+
+def test_make_builds_with_the_setuptools_that_is_pinned():
+    built = re.search(r"^requires = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert built.replace('"', "").split(", ") == requirements()["build"]
+
+
+def test_make_installs_nothing_without_hashes_but_torch():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    lines = re.findall(r".*\binstall --.*", makefile)
+    others = [line for line in lines if not re.search(r"--require-hashes|--no-deps .*-e \.$", line)]
+    assert len(others) == 1 and ".[reference]" in others[0]
+
+
+PINS = """\
+a-b==1 \\
+    --hash=sha256:0 \\
+    --hash=sha256:1
+    # via slava-jax (setup.cfg)
+c==2 ; sys_platform == 'linux' \\
+    --hash=sha256:2
+    # via
+    #   a-b
+    #   d
+c==1 ; sys_platform != 'linux' \\
+    --hash=sha256:3
+    # via a-b
+d==1 \\
+    --hash=sha256:4
+    # via e
+e==1 \\
+    --hash=sha256:5
+    # via d
+f==1 \\
+    --hash=sha256:6
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (["package"], ["a-b", "c", "c"]),
+        (["test"], ["c", "c", "d", "e"]),  # d and e need each other
+        (["f"], ["f"]),  # a package, not an extra
+        (["d"], ["d"]),
+        (["package", "test"], ["a-b", "c", "c", "d", "e"]),
+    ],
+)
+def test_pins_are_selected_with_what_they_need(wanted, names):
+    selected = locked.select(PINS, wanted, {"package": ["A_b>=1"], "test": ["e[x]"]})
+    assert [name for name, _, _ in locked.blocks(selected)] == names
+    assert all(block in PINS for _, block, _ in locked.blocks(selected))
+
+
+def test_a_requirement_without_a_pin_is_named():
+    with pytest.raises(KeyError, match=r"constraints.txt: new, odd; run make lock"):
+        locked.select(PINS, ["test", "odd"], {"test": ["new>=2"]})

@@ -1,6 +1,5 @@
 """A whole run killed with SIGKILL repeatedly ends with the results of an uninterrupted run."""
 
-import json
 import os
 import random
 import signal
@@ -9,13 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
 
-from slava_jax.checkpoint import load_tree
+from experiments.kills import STAGES, different_bits, outcome
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("vision", "language", "assistant")
 SAVING = "*.orbax-checkpoint-tmp*"
 
 
@@ -66,30 +63,8 @@ def kill_when(workdir: Path, environment: dict, happens, delay: float = 0.0) -> 
     assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
 
 
-def outcome(workdir: Path) -> dict:
-    """All metrics of a run except times, memory and speed."""
-    metrics = json.loads((workdir / "metrics.json").read_text())
-    out = {name: value for name, value in metrics.items() if not name.startswith("run.")}
-    for stage in STAGES:
-        out[f"{stage} history"] = (workdir / stage / "history.jsonl").read_text()
-        for kind in ("best", "last"):
-            (path,) = (p for p in (workdir / stage / kind).iterdir() if p.name.isdecimal())
-            out[f"{stage} {kind}"] = (path.name, *contents(path))
-    for part in ("adapters", "base"):
-        out[part] = contents(workdir / "assistant/model" / part)
-    out["tokenizer"] = (workdir / "data/tokenizer/tokenizer.json").read_text()
-    return out
-
-
-def contents(path: Path) -> tuple[dict, dict]:
-    arrays, facts = load_tree(path)
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    return {jax.tree_util.keystr(name): leaf.tobytes() for name, leaf in leaves}, facts
-
-
 def assert_same(whole: dict, killed: dict) -> None:
-    assert [name for name in whole if whole[name] != killed.get(name)] == []
-    assert whole.keys() == killed.keys()
+    assert different_bits(whole, killed) == {}
 
 
 @pytest.mark.slow
