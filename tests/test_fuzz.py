@@ -1,10 +1,10 @@
 """200 damaged inputs of every kind; `python -m experiments.fuzz` reads 20,000."""
 
 import logging
-import multiprocessing
-import os
-import time
+import tempfile
+from pathlib import Path
 
+import ending_reader
 import numpy as np
 import pytest
 
@@ -18,10 +18,12 @@ INPUTS = 200
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_is_a_documented_error_or_changes_nothing(name, tmp_path):
+def test_damage_is_a_documented_error_or_changes_nothing(name):
     # Orbax's tasks report there what the caller is told by an exception.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    found = {seed: attempt(name, KINDS[name], seed, tmp_path / "x") for seed in range(INPUTS)}
+    with tempfile.TemporaryDirectory(dir=chunks.MEMORY) as folder:
+        place = Path(folder) / "x"
+        found = {seed: attempt(name, KINDS[name], seed, place) for seed in range(INPUTS)}
     assert not {seed: each for seed, each in found.items() if each.what in FAULTS}
     assert {each.what for each in found.values()} >= {"accepted"}
 
@@ -58,16 +60,7 @@ def test_every_fault_is_counted(tmp_path, read, differs, outcome):
 
 
 def test_a_process_that_ends_or_hangs_is_counted_and_the_rest_is_read(monkeypatch):
-    def read_input(name, kind, seed, place):
-        if seed == 2:
-            os._exit(3)
-        time.sleep(60 if seed == 4 else 0)
-        return Outcome("accepted")
-
-    # A forked process has the replaced functions.
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(chunks.multiprocessing, "get_context", lambda kind: fork)
-    monkeypatch.setattr(chunks, "attempt", read_input)
+    monkeypatch.setattr(chunks, "_read", ending_reader.read)
     monkeypatch.setattr(chunks, "_STUCK", 2)
     found = [each[:3] for each in chunks.outcomes("CSV", range(6))]
     assert found == [

@@ -24,7 +24,7 @@ from experiments.results_page import table
 from slava_jax.train.workdir import environment, machine_metrics
 
 RESULTS = Path(__file__).parents[1] / "fuzz.json"
-_CHUNK = 2500  # inputs that one process reads
+_CHUNK = 5000  # inputs that one process reads
 _SHOWN = 5  # faults of one kind that are listed
 _COLUMNS = ("n", "documented_errors", "accepted", *FAULTS, "growth_mib", "seconds")
 

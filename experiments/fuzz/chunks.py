@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.fuzz.kinds import KINDS
 from experiments.fuzz.trial import attempt, most_memory
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder without a disk
 _STUCK = 60  # seconds for one input, after which its process is ended
 _START = 600  # seconds until a process is ready
 _WARM = 50  # inputs of a process before its memory is measured: the first load libraries
@@ -50,8 +51,7 @@ def _read(name: str, seeds: range, pipe) -> None:
     """Sends True, then every outcome."""
     # Orbax's tasks report there what the caller is told by an exception.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
         pipe.send(True)
         base = 0
         for number, seed in enumerate(seeds):

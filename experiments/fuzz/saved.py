@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict
 
 from experiments.fuzz.mutators import chance, chosen, damaged_bytes, damaged_json
 from experiments.fuzz.trial import Files, Kind
-from experiments.fuzz.weights import CONFIG, content, folder_files
+from experiments.fuzz.weights import CONFIG, content, folder_files, one_of
 from slava_jax.checkpoint import load_tree, save_tree
 from slava_jax.convert.pretrained import described, load, write
 from slava_jax.convert.reading import read
@@ -56,7 +55,7 @@ from slava_jax.train.workdir import (
     run_config,
 )
 
-_WHOLE = 100  # one of so many assistants and converted folders is loaded whole, which takes longest
+_WHOLE = 20  # one of so many assistants and converted folders is loaded whole, which takes longest
 _ADAPTERS, _BASE, _TOKENIZER = f"{MODEL}/adapters", f"{MODEL}/base", f"{MODEL}/tokenizer"
 _RUN = {
     "data": {"name": "folder", "folder": "images", "crop_bar": False},
@@ -147,7 +146,7 @@ def _assistant_read(folder: Path) -> str:
     tokens = len(load_tokenizer(folder / _TOKENIZER, beside=folder / _ADAPTERS))
     if (calibration := folder / MODEL / CALIBRATION).is_file():
         Calibration.read(calibration)
-    if zlib.crc32(json.dumps(facts).encode()) % _WHOLE == 0:
+    if one_of(_WHOLE, folder / _ADAPTERS / SUMS):
         description.model(folder / _ADAPTERS, facts["config"], tokens)
         load_assistant(folder)
     return facts["base"]["sha256"]
@@ -210,7 +209,7 @@ def _converted_read(folder: Path) -> Any:
     configs, _ = described(folder)
     check_files(folder / "weights/language_model")
     load_tokenizer(folder / "tokenizer", beside=folder / "weights/language_model")
-    if zlib.crc32(repr(configs).encode()) % _WHOLE == 0:
+    if one_of(_WHOLE, folder / "weights/language_model" / SUMS):
         load(folder)
     return configs
 
