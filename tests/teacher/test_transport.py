@@ -21,13 +21,14 @@ from slava_jax.teacher.transport import LARGEST_REPLY
 
 # A certificate that nobody signed, for localhost and 127.0.0.1, with its key; valid until 2126.
 CERTIFICATE = Path(__file__).parents[1] / "self_signed.pem"
+PATIENT = {"concurrency": 1, "timeout": 60.0}  # a busy machine is no fault of the server
 KEY = "sk-very-secret-0123456789"
 
 
 def failing(tmp_path, url, **changes) -> str:
     """The error of a run in which nothing succeeds."""
     with pytest.raises(TeacherError) as raised:
-        teach(job(tmp_path, url, **{"concurrency": 1, **changes}))
+        teach(job(tmp_path, url, **{**PATIENT, **changes}))
     return str(raised.value)
 
 
@@ -61,7 +62,7 @@ def test_a_redirect_within_the_server_is_followed_and_a_circle_ends(tmp_path):
         return redirect(307, "/v1/chat/completions/") if number % 2 == 0 else "ok"
 
     with serving(Api(behave)) as api:
-        teach(job(tmp_path / "a", api.url, concurrency=1))
+        teach(job(tmp_path / "a", api.url, **PATIENT))
     assert len(api.bodies) == 12 and sum(api.answered.values()) == 6
     with serving(Api(lambda number, body: redirect(307, "/v1/again"))) as api:
         assert "redirects to another address" in failing(tmp_path / "b", api.url)
@@ -104,7 +105,7 @@ def test_a_compressed_answer_is_read_and_a_damaged_one_is_asked_for_again(tmp_pa
         return lambda handler: handler.send(200, raw, Content_Encoding="gzip")
 
     with serving(Api(behave)) as api:
-        teach(job(tmp_path, api.url, concurrency=1))
+        teach(job(tmp_path, api.url, **PATIENT))
     assert len(api.bodies) == 7
     assert "cannot be decompressed" in (tmp_path / "teacher/journal.jsonl").read_text()
 
@@ -121,7 +122,7 @@ def test_a_certificate_that_is_not_trusted_is_called_that_and_tried_once(tmp_pat
         assert "SSL_CERT_FILE" in said and not api.bodies
         assert read_journal(tmp_path / "teacher/journal.jsonl").spent.requests == 1
         monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-        teach(job(tmp_path, url))
+        teach(job(tmp_path, url, **PATIENT))
         assert len(api.bodies) == 6
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     assert "SSL_CERT_FILE or SSL_CERT_DIR" in failing(tmp_path / "b", url)
@@ -208,7 +209,7 @@ def test_what_was_paid_for_is_in_the_journal_even_if_it_cannot_be_read(tmp_path)
         return complete(None, reasoning_content=good_text(body)) if number == 1 else "ok"
 
     with serving(Api(behave)) as api:
-        report = teach(job(tmp_path, api.url, concurrency=1))
+        report = teach(job(tmp_path, api.url, **PATIENT))
     assert "no answers" in report and len(api.bodies) == 7
     lines = map(json.loads, (tmp_path / "teacher/journal.jsonl").read_text().splitlines())
     kept = [line["raw"] for line in lines if "raw" in line]
@@ -235,10 +236,10 @@ def test_a_long_error_takes_no_time(text):
 
 
 def test_a_long_word_in_a_servers_error(tmp_path):
-    start = time.monotonic()
+    start = time.process_time()
     with serving(Api(lambda number, body: error(400, "x" * 100_000))) as api:
         assert "HTTP 400: " in failing(tmp_path, api.url, per_class=1)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 5
 
 
 def test_a_key_at_the_end_of_what_is_kept_is_not_kept_in_part():
