@@ -123,6 +123,8 @@ def errors_named(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: is a folder; give an image file in it") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"{name}: more pixels than the limit of {MAX_PIXELS:,}; cut it into tiles or shrink it "

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from slava_jax.checkpoint import (
 from slava_jax.convert.pretrained import is_converted, part_place
 from slava_jax.data.chat import Message, TextForm, encode_answers, encode_prompt, user_text
 from slava_jax.data.collate import prompt_part, text_fields
-from slava_jax.data.images import ImageError, read_image, read_width
+from slava_jax.data.images import read_image, read_width
 from slava_jax.data.scale import check_scale, read_scale
 from slava_jax.data.tokenizer import decode_text, load_tokenizer, save_tokenizer
 from slava_jax.data.units import Scale, to_shares, to_units
@@ -185,8 +184,6 @@ class Assistant:
         Raises:
           ImageError: the file cannot be read; names it.
         """
-        if os.path.isdir(path):
-            raise ImageError(f"{path}: is a folder; give an image file in it")
         vit = self.model.config.vit
         return read_image(path, vit.image_size, vit.channels, crop_bar=self.crop_bar)
 

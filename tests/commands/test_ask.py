@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 from tiny_run import get_config
 
+from slava_jax import files
 from slava_jax.commands import ask
 from slava_jax.inference.assistant import (
     CALIBRATION,
@@ -216,6 +217,7 @@ def edit_metadata(directory: Path, change) -> None:
     content = json.loads(path.read_text())
     change(content["custom_metadata"])
     path.write_text(json.dumps(content))
+    files.seal(path.parent)
 
 
 def test_an_assistant_that_wrote_nanometres_itself_is_refused(copy, image):

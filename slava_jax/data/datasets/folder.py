@@ -253,8 +253,14 @@ def _scale(row: Mapping[str, str | None], where: str) -> dict[str, float]:
     for column, fact in _SCALES.items():
         text = (row.get(column) or "").strip()
         if text:
+            number = _number(text)
+            if math.isnan(number):
+                raise DataError(
+                    f"{where}: {column} must be a number above 0 with a decimal point, is "
+                    f"{text!r}; correct it or leave it empty"
+                )
             try:
-                facts[fact] = check_scale(fact, _number(text), f"{where}: {column}")
+                facts[fact] = check_scale(fact, number, f"{where}: {column}")
             except ScaleError as error:
                 raise DataError(f"{error} (the cell has {text!r})") from error
     return facts
