@@ -38,6 +38,12 @@ def change(path, **settings) -> None:
     path.write_text(json.dumps({k: v for k, v in held.items() if v is not None}))
 
 
+def test_a_setting_that_is_given_twice(folder, capsys):
+    path = folder / "config.json"
+    path.write_text('{"hidden_size": 8, ' + path.read_text().lstrip()[1:])
+    fails(folder, capsys, "config.json: cannot be read as JSON (the key 'hidden_size' occurs twice")
+
+
 def shard(folder) -> dict:
     """Splits the file into two shards with an index; returns the index."""
     tensors = load_file(folder / "model.safetensors")
