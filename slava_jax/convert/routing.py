@@ -45,7 +45,9 @@ def read_texts(path: str | Path) -> list[str]:
         try:
             record = parsed(line)
             texts.append(record["text"] if "text" in record else record["question"])
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
+            raise ConvertError(f"{path}:{number}: cannot be parsed as JSON: {error}") from error
+        except (KeyError, TypeError) as error:
             raise ConvertError(
                 f'{path}:{number}: must be {{"text": "..."}} or an instruction with a question'
             ) from error

@@ -21,6 +21,12 @@ def folder(tmp_path):
     return tiny_folder(tmp_path / "theirs")
 
 
+def test_a_setting_that_is_given_twice(folder, capsys):
+    path = folder / "config.json"
+    path.write_text('{"hidden_size": 8, ' + path.read_text().lstrip()[1:])
+    fails(folder, capsys, "config.json: cannot be read as JSON", "'hidden_size'", "twice")
+
+
 def test_shards_that_are_whole_convert(folder, tmp_path):
     """Ensures that the cases below fail for the stated reason."""
     shard(folder)

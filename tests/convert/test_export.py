@@ -212,6 +212,9 @@ def test_texts_are_lines_with_text_or_question(tmp_path):
     path.write_text('{"text": "a"}\n{"body": "b"}\n')
     with pytest.raises(ConvertError, match=r"texts\.jsonl:2: must be"):
         routing.read_texts(path)
+    path.write_text('{"text": "a", "text": "b"}\n')
+    with pytest.raises(ConvertError, match=r"texts\.jsonl:1: .*the key 'text' occurs twice"):
+        routing.read_texts(path)
     path.write_text("")
     with pytest.raises(ConvertError, match="has no texts"):
         routing.read_texts(path)
