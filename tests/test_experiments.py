@@ -275,6 +275,10 @@ def test_answers_of_every_style_are_told_by_one_tokenizer(tmp_path, monkeypatch)
     )
 
 
+HANG = "exec sleep 60"
+EMPTY = {"kills": [], "bits": 0, "different": {}}
+
+
 class Shell:
     """A shell command with the methods of a process of multiprocessing."""
 
@@ -296,15 +300,15 @@ class Shell:
 
 def test_a_kill_meets_the_save_that_it_waits_for(tmp_path):
     save = "mkdir 1.unfinished; sleep 0.2; mv 1.unfinished 1; "
-    script = save + "mkdir last; touch last/.a-01234567; exec sleep 60"
+    script = save + "mkdir last; touch last/.a-01234567; " + HANG
     moment = {"saves": 2, "after": 0.0}
     happened = kills.kill(Shell(script, tmp_path), tmp_path, moment)
     assert happened.pop("seconds") < 30
     assert happened == {**moment, "saving": True}
     # What an earlier kill left does not count.
-    waits = Shell("exec sleep 60", tmp_path)
+    waits = Shell(HANG, tmp_path)
     assert not kills.kill(waits, tmp_path, {"saves": 0, "after": 0.05})["saving"]
-    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a-01234567; exec sleep 60", tmp_path)
+    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a-01234567; " + HANG, tmp_path)
     assert kills.kill(again, tmp_path, {"saves": 1, "after": 0.0})["saving"]
 
 
@@ -313,6 +317,21 @@ def test_a_run_that_ends_before_its_kill_is_no_kill_and_one_that_fails_is_an_err
     assert kills.kill(Shell("exit 0", tmp_path), tmp_path, moment) is None
     with pytest.raises(SystemExit, match="failed"):
         kills.kill(Shell("exit 3", tmp_path), tmp_path, moment)
+
+
+def test_a_run_is_killed_so_many_times_and_then_left_to_end(tmp_path):
+    saves = "for i in 10 11 12 13 14 15 16 17 18 19 20 21; do touch run/.save-0000$i$s; done; "
+    script = "mkdir -p run; s=$(ls run | wc -l); touch run/$s$$; [ $s -ge 3 ] && exit 0; s=${s}0; "
+    shells = SimpleNamespace(Process=lambda target, args: Shell(script + saves + HANG, tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+    happened = kills.killed_run(shells, tmp_path / "run", 0, 3, seconds=1.1)
+    assert len(happened) == 3 and len(list((tmp_path / "run").glob("[0-9]*"))) == 4
+    rounds = [{"kills": happened, "bits": 9, "different": {"a": 2, "b": 1}}, {**EMPTY, "bits": 9}]
+    found = kills.summary(rounds)
+    assert (found["kills"], found["runs_compared"], found["bits_compared"]) == (3, 2, 18)
+    assert found["bits_different"] == 3
+    assert found["kills_while_saving"] == sum(kill["saving"] for kill in happened) > 0
 
 
 def test_every_different_bit_is_counted():
