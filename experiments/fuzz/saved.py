@@ -241,7 +241,7 @@ def _small(rng: np.random.Generator) -> Files:
 
 
 def _small_read(folder: Path) -> dict[str, Any]:
-    """Damaged times and metrics are said to be, and do not stop a run."""
+    """A damaged clock or metrics file gets a message, and does not stop a run."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         found = {
