@@ -201,7 +201,6 @@ def _stored(nm: float, scan: tuple[float, float] | None, size: Size, bar: float 
     """nm per pixel of an image that may be stored at another size than it was scanned at.
 
     An image of another shape may be cropped, which leaves the pixel size; then it is unknown (NaN).
-    A larger one cannot be.
 
     Args:
       nm: of the scan's pixels.
@@ -212,7 +211,7 @@ def _stored(nm: float, scan: tuple[float, float] | None, size: Size, bar: float 
         return nm
     factor = size[0] / scan[0] if scan[0] else math.inf
     resized = any(abs(size[1] - height * factor) <= 1 for height in (scan[1], scan[1] + bar))
-    return nm / factor if factor > 1 or resized else math.nan
+    return nm / factor if resized else math.nan
 
 
 def _side_file(path: Path) -> Path | None:

@@ -73,7 +73,7 @@ def zeiss(length: str, store: str = "", key: str = "AP_IMAGE_PIXEL_SIZE") -> dic
         ((512, 384), 12.0),
         ((341, 256), 6.0 * 1024 / 341),
         ((2048, 1536), 3.0),
-        ((2048, 100), 3.0),  # larger than the scan, so not only cropped
+        ((2048, 100), None),  # may be enlarged three times and cropped to twice the width
         ((512, 512), None),  # cropped, resized or both
     ],
 )
@@ -141,6 +141,8 @@ def test_jeol_stored_at_another_size(tmp_path, size, nm):
     path = tif(tmp_path, size=size)
     path.with_suffix(".txt").write_text(JEOL.format("5um") + "$CM_FULL_SIZE 128 96\r\n")
     assert read_scale(path)["nm_per_pixel"] == pytest.approx(nm)
+    path.with_suffix(".txt").write_text(JEOL.format("5um") + "$CM_FULL_SIZE 4 96\r\n")
+    assert "nm_per_pixel" not in read_scale(path)  # no image of this shape comes from that scan
 
 
 @pytest.mark.parametrize(
