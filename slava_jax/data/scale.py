@@ -114,7 +114,7 @@ def _zeiss(text: str, size: Size) -> Iterator[tuple[str, float]]:
     scan = _SIZE.match(said.get("DP_IMAGE_STORE", ""))
     scan = (int(scan[1]), int(scan[2])) if scan else None
     nm = _length(said.get("AP_IMAGE_PIXEL_SIZE", ""))
-    if math.isnan(nm):
+    if "AP_IMAGE_PIXEL_SIZE" not in text:  # not merely damaged
         nm = _length(said.get("AP_PIXEL_SIZE", ""))
         if scan and scan[0]:
             nm *= _ZEISS_SCREEN / scan[0]

@@ -157,6 +157,12 @@ def test_jeol_groups_thousands(tmp_path, said, zoom):
     assert read_scale(path) == ({} if zoom is None else {"magnification": zoom})
 
 
+def test_no_other_pixel_size_stands_in_for_a_damaged_one(tmp_path):
+    (tag,) = zeiss("6 nm", key="\0\xffAP_IMAGE_PIXEL_SIZE").values()
+    tags = {34118: tag + "AP_PIXEL_SIZE\r\nPixel Size = 6 nm\r\n"}
+    assert "nm_per_pixel" not in read_scale(tif(tmp_path, tags, (512, 384)))
+
+
 def test_a_comma_that_may_be_either_is_not_guessed(tmp_path):
     assert read_scale(tif(tmp_path, zeiss("2,75 nm")))["nm_per_pixel"] == pytest.approx(2.75)
     assert "nm_per_pixel" not in read_scale(tif(tmp_path, zeiss("2,750 nm")))
