@@ -73,17 +73,23 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
     write_text(folder / SUMS, "".join(f"{checksum}  {name}\n" for checksum, name in lines))
 
 
-def check(folder: Path, names: Iterable[str] | None = None) -> bool:
+def check(folder: Path, names: Iterable[str] | None = None, beside: Path | None = None) -> bool:
     """Compares files with their checksums; returns False if the folder has no checksums.
 
     Args:
       names: only these, which must be listed; by default all files below the folder, and all that
         are listed. Hidden files, which disks and desktops add, are skipped.
+      beside: a folder that was saved with this one: if it has checksums, so must this one.
 
     Raises:
       DamagedError: a file differs, is missing, or was added; names it.
     """
     if not (folder / SUMS).exists():
+        if beside is not None and (beside / SUMS).exists():
+            raise DamagedError(
+                f"{folder / SUMS}: is missing, so damage would not be noticed; restore it from a "
+                "copy"
+            )
         return False
     listed = _listed(folder / SUMS)
     names = sorted({*listed, *below(folder)}) if names is None else list(names)
