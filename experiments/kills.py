@@ -45,7 +45,7 @@ KEPT = {"best": 1, "last": 2}  # checkpoints of a stage
 POLL = 0.005  # seconds
 # Names while something is written: of checkpoints, of other folders, and of files.
 TEMPORARY = re.compile(
-    r"\.(unfinished|deleted|orbax-checkpoint-tmp|slava-tmp|incomplete)|^\..+-\w{8}$"
+    r"\.(unfinished|deleted|orbax-checkpoint-tmp|slava-tmp|incomplete)|^\..+\.new$"
 )
 
 

@@ -4,15 +4,15 @@ The checksums of a folder are in a file of the form that `sha256sum` writes and 
 `cd FOLDER && sha256sum -c slava.sha256`.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slava_jax.errors import UserError
 
@@ -73,17 +73,23 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
     write_text(folder / SUMS, "".join(f"{checksum}  {name}\n" for checksum, name in lines))
 
 
-def check(folder: Path, names: Iterable[str] | None = None) -> bool:
+def check(folder: Path, names: Iterable[str] | None = None, beside: Path | None = None) -> bool:
     """Compares files with their checksums; returns False if the folder has no checksums.
 
     Args:
       names: only these, which must be listed; by default all files below the folder, and all that
         are listed. Hidden files, which disks and desktops add, are skipped.
+      beside: a folder that was saved with this one: if it has checksums, so must this one.
 
     Raises:
       DamagedError: a file differs, is missing, or was added; names it.
     """
     if not (folder / SUMS).exists():
+        if beside is not None and (beside / SUMS).exists():
+            raise DamagedError(
+                f"{folder / SUMS}: is missing, so damage would not be noticed; restore it from a "
+                "copy"
+            )
         return False
     listed = _listed(folder / SUMS)
     names = sorted({*listed, *below(folder)}) if names is None else list(names)
@@ -139,19 +145,48 @@ def _sum(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file atomically, also if the power fails. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+    with replaced(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Opens a hidden file `.NAME.new` that replaces `path` once the body succeeds.
+
+    It is on disk before. Its name is always the same, so that the next write of the file takes over
+    what a killed process left; another process that writes the same file is waited for.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    with _own(temporary) as file:
+        try:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates files only the owner can read; others should read them, too.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     sync_folder(path.parent)
+
+
+def _own(temporary: Path) -> BinaryIO:
+    """An empty file that no other process writes to."""
+    while True:
+        # A link may have been put there that leads out of the folder.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(handle, "wb")
+        with contextlib.suppress(OSError):  # network disks may know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), os.stat(temporary, follow_symlinks=False)):
+                file.truncate(0)
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # it has got its final name while this process waited
 
 
 def sync_folder(folder: Path) -> None:

@@ -300,7 +300,7 @@ class Shell:
 
 def test_a_kill_meets_the_save_that_it_waits_for(tmp_path):
     save = "mkdir 1.unfinished; sleep 0.2; mv 1.unfinished 1; "
-    script = save + "mkdir last; touch last/.a-01234567; " + HANG
+    script = save + "mkdir last; touch last/.a.new; " + HANG
     moment = {"saves": 2, "after": 0.0}
     happened = kills.kill(Shell(script, tmp_path), tmp_path, moment)
     assert happened.pop("seconds") < 30
@@ -308,7 +308,7 @@ def test_a_kill_meets_the_save_that_it_waits_for(tmp_path):
     # What an earlier kill left does not count.
     waits = Shell(HANG, tmp_path)
     assert not kills.kill(waits, tmp_path, {"saves": 0, "after": 0.05})["saving"]
-    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a-01234567; " + HANG, tmp_path)
+    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a.new; " + HANG, tmp_path)
     assert kills.kill(again, tmp_path, {"saves": 1, "after": 0.0})["saving"]
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,44 @@ def test_a_text_is_replaced_whole_and_synced(tmp_path, monkeypatch):
         files.write_text(tmp_path / "a", "newer\n")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "new\n"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from slava_jax.files import replaced
+with replaced(Path(sys.argv[1])) as file:
+    file.write(b"half of a much longer text")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_write_left_goes_with_the_next_write(tmp_path):
+    files.write_text(tmp_path / "a", "old\n")
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a")], cwd=ROOT)
+    assert (tmp_path / "a").read_text() == "old\n"
+    assert [p.read_bytes() for p in tmp_path.glob(".*")] == [b"half of a much longer text"]
+    files.write_text(tmp_path / "a", "new\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "new\n"
+
+
+def test_two_writers_of_a_file_wait_for_each_other(tmp_path):
+    texts = [f"{n}" * 1000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(lambda text: files.write_text(tmp_path / "a", text), texts))
+            assert (tmp_path / "a").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_write_follows_no_link_that_lies_in_its_way(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".a.new").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "a", "new\n")
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 LOCK = """

@@ -41,12 +41,13 @@ from slava_jax.models.inline import Inline, InlineConfig
 from slava_jax.models.presets import variable_shapes
 from slava_jax.models.vit import VitConfig
 from slava_jax.nn.adapters import AdapterConfig
-from slava_jax.train.inputs import INPUTS, check_inputs
+from slava_jax.train.inputs import check_inputs
 from slava_jax.train.logging import HISTORY_FILE, read_history
 from slava_jax.train.workdir import (
     CONFIG as RUN_CONFIG,
 )
 from slava_jax.train.workdir import (
+    INPUTS,
     METRICS,
     REPORT,
     Clock,

@@ -23,6 +23,7 @@ def main(_) -> None:
     from slava_jax.teacher.settings import check as check_settings
     from slava_jax.train.datasets import open_image_sets
     from slava_jax.train.settings import check
+    from slava_jax.train.workdir import alone
 
     logging.set_verbosity(logging.WARNING)
     config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
@@ -39,9 +40,10 @@ def main(_) -> None:
             if error.name not in ("openai", "httpx2", "py3langid"):
                 raise
             raise TeacherError('missing packages; run pip install "slava_jax[teacher]"') from error
-        sets = open_image_sets(config, workdir / "data")
-        job = Job(settings, sets, workdir, config.data.seed, config.data.question)
-        print(printable(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value)))
+        with alone(workdir):  # of two processes, one would delete the other's half-built images
+            sets = open_image_sets(config, workdir / "data")
+            job = Job(settings, sets, workdir, config.data.seed, config.data.question)
+            print(printable(dry_run(job) if _DRY_RUN.value else teach(job, _AGAIN.value)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 import imagecodecs
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from slava_jax.data import tiff
 from slava_jax.data.picture import (
@@ -22,6 +22,8 @@ from slava_jax.data.picture import (
     PillowPicture,
     check_size,
 )
+from slava_jax.data.png_rows import has_all_rows
+from slava_jax.data.scans import check_scans
 
 _PILLOW = ("BMP", "JPEG", "PNG")  # TIFF is read by tiff.py
 _STARTS = (b"BM", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of those formats
@@ -100,11 +102,7 @@ def read_picture(
                 return tiff.read(found, name)
         with _pillow(source, name) as image:
             if image.format != "PNG" or start[_PNG_DEPTH] != 16:
-                if draft:
-                    image.draft(*draft)
-                image.load()
-                orientation = image.getexif().get(_ORIENTATION, 1)
-                return PillowPicture(name, image, orientation=orientation)
+                return _with_pillow(image, source, name, start[_PNG_DEPTH], draft)
             check_size(name, *image.size, 2 * _png_channels(image))
             orientation = image.getexif().get(_ORIENTATION, 1)
         del image  # it may hold the pixels, which are about to be decoded again
@@ -133,6 +131,11 @@ def errors_named(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(
             f"{name}: takes more memory than is free; shrink it or cut it into tiles first"
+        ) from error
+    except UnidentifiedImageError as error:  # its text may be the address of a buffer
+        raise ImageError(
+            f"{name}: cannot be decoded (its header is damaged, or of a variant that is not "
+            "supported); replace it or save it again as PNG"
         ) from error
     except Exception as error:
         raise ImageError(
@@ -175,17 +178,52 @@ def _pillow(source: str | os.PathLike | bytes, name: str) -> Iterator[Image.Imag
         yield image
 
 
+@contextlib.contextmanager
+def _content(source: str | os.PathLike | bytes) -> Iterator[bytes | mmap.mmap]:
+    """The bytes of a file that is not empty."""
+    if isinstance(source, bytes):
+        yield source
+    else:
+        with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            yield data
+
+
+def _with_pillow(image: Image.Image, source, name: str, depth: int, draft) -> Picture:
+    """Decodes an opened file of at most 8 bits per sample; `depth` is that of a PNG file."""
+    if image.format == "JPEG":
+        with _content(source) as data:
+            check_scans(name, data, *image.size)
+        if draft:
+            image.draft(*draft)
+    image.load()
+    if image.format == "PNG":
+        clear = image.info.get("transparency")
+        if isinstance(clear, int) and image.mode == "L" and depth < 8:
+            # Pillow widens the samples to 8 bits, but not the one that is transparent.
+            image.info["transparency"] = clear * 255 // ((1 << depth) - 1)
+        _check_png_rows(image, source)
+    return PillowPicture(name, image, orientation=image.getexif().get(_ORIENTATION, 1))
+
+
+def _check_png_rows(image: Image.Image, source) -> None:
+    """Raises ValueError if Pillow left rows black that the data of a PNG file do not reach."""
+    # Of an interlaced file the last but one may be the last in the data.
+    ends = [row for row in (image.height - 1, image.height - 2) if row >= 0]
+    rows = [image.crop((0, row, image.width, row + 1)) for row in ends]
+    if any(row.getbbox(alpha_only=False) is None for row in rows):
+        with _content(source) as data:
+            if not has_all_rows(data):
+                raise ValueError("Not enough image data")
+
+
 def _png_channels(image: Image.Image) -> int:
     return len(image.getbands()) + ("transparency" in image.info)
 
 
 def _wide_png(source: str | os.PathLike | bytes, name: str, orientation: int) -> Picture:
     """A PNG file with 16 bits per sample, of which Pillow keeps 8 unless it is grey."""
-    if isinstance(source, bytes):
-        samples = imagecodecs.png_decode(source)
-    else:
-        with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            samples = imagecodecs.png_decode(data)
+    with _content(source) as data:
+        samples = imagecodecs.png_decode(data)
     opacity = None
     if samples.ndim == 3:
         colours = 3 if samples.shape[2] >= 3 else 1

@@ -11,10 +11,11 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from slava_jax import files
 from slava_jax.data.names import composed
 from slava_jax.data.strict_json import parsed
 from slava_jax.errors import UserError
@@ -226,25 +227,11 @@ def write_jsonl(path: str | os.PathLike, items: Iterable[Instruction]) -> None:
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a temporary file for writing, moved to `path` when the body succeeds."""
-    path = os.path.abspath(os.fspath(path))
-    if not os.path.isdir(os.path.dirname(path)):
+    path = Path(path).absolute()
+    if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no such folder; create it first")
-    handle, temporary = tempfile.mkstemp(
-        prefix=os.path.basename(path) + ".", suffix=".tmp", dir=os.path.dirname(path)
-    )
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the permissions of an ordinary new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with files.replaced(path) as file:
+        yield file
 
 
 def _line(item: Instruction, path: str) -> bytes:

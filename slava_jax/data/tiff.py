@@ -24,6 +24,7 @@ from slava_jax.data.picture import (
     Picture,
     check_size,
 )
+from slava_jax.data.scans import check_scans
 
 # It logs what it makes of odd tags; what matters to the pixels is checked here.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -37,7 +38,7 @@ _JPEG = 7
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # photometric interpretation -> channels
 _WHITE_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 2, 3, 5, 6
 _PREMULTIPLIED, _ALPHA = 1, 2  # kinds of extra channels; 0 is unknown
-_DESCRIPTION, _ORIENTATION = 270, 274
+_PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _INKS, _CMYK_INKS = 262, 270, 274, 332, 1
 _TEXT = (1, 2, 7)  # types of tags whose values are bytes
 _LONGEST_TEXT = 4 << 20  # bytes of a tag that are read
 _THUMBNAILS = 100  # most pages that are passed over
@@ -208,6 +209,10 @@ def _unsupported(page: tifffile.TiffPage) -> str:
     if _ALPHA in page.extrasamples and page.dtype.kind not in "uf":
         return "signed samples with transparency"
     jpeg, eight = page.compression == _JPEG, page.dtype == np.uint8
+    if _PHOTOMETRIC not in page.tags:
+        return "samples of which it does not say whether 0 is black or white"
+    if page.photometric == _CMYK and page.tags.valueof(_INKS, _CMYK_INKS) != _CMYK_INKS:
+        return "four inks other than CMYK"
     if page.photometric == _YCBCR and not (jpeg and eight and not extra):
         return "YCbCr colours that are not JPEG"
     if page.photometric == _CMYK and (jpeg or not eight or page.bitspersample != 8):
@@ -244,11 +249,12 @@ def _check_segments(page: tifffile.TiffPage, name: str) -> None:
         raise ImageError(f"{name}: states {sum(counts):,} bytes of data; save it again")
     if page.compression != _JPEG:
         return
-    apart = page.planarconfig == 2 and page.samplesperpixel > 1
-    rows, columns = page.chunks[apart : apart + 2]
+    rows, columns = page.chunks[:2]
     for start, size in zip(offsets, counts, strict=False):
         file.seek(start)
-        with Image.open(io.BytesIO(file.read(size)), formats=("JPEG",)) as part:
+        content = file.read(size)
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as part:
+            check_scans(name, content, *part.size)
             if part.width > columns or part.height > rows:
                 raise ImageError(f"{name}: holds JPEG data larger than its tiles; save it again")
 

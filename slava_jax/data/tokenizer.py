@@ -113,14 +113,9 @@ def load_tokenizer(
     if not (Path(folder) / "tokenizer.json").is_file():
         raise TokenizerError(f"{folder}: contains no tokenizer.json")
     try:
-        checked = files.check(Path(folder))
+        files.check(Path(folder), beside=None if beside is None else Path(beside))
     except files.DamagedError as error:
         raise TokenizerError(str(error)) from error
-    if not checked and beside is not None and (Path(beside) / files.SUMS).exists():
-        raise TokenizerError(
-            f"{Path(folder) / files.SUMS}: is missing, so damage would not be noticed; restore it "
-            "from a copy"
-        )
     with library_errors(f"{folder}: the tokenizer is damaged"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(os.fspath(folder))
         check_limit(tokenizer)

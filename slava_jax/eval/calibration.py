@@ -38,11 +38,18 @@ class Calibration:
         files.seal(path.parent, [path.name])
 
     @classmethod
-    def read(cls, path: Path) -> "Calibration":
-        """Reads a file of `write`. Raises CalibrationError if it is damaged."""
+    def read(cls, path: Path, beside: Path | None = None) -> "Calibration":
+        """Reads a file of `write`.
+
+        Args:
+          beside: a folder that was saved before: if it has checksums, so must this file.
+
+        Raises:
+          CalibrationError: it is damaged, or its checksum is missing.
+        """
         problem = f"{path}: not a calibration; delete it to do without probabilities"
         try:
-            files.check(path.parent, [path.name])
+            files.check(path.parent, [path.name], beside)
             return filled(cls, parsed(path.read_text(encoding="utf-8")))
         except files.DamagedError as error:
             raise CalibrationError(

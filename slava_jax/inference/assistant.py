@@ -290,8 +290,9 @@ def load_assistant(
         )
     variables = {"params": held["params"], "frozen": joined(shared, held["frozen"])}
     crop_bar = bool(config["data"].get("crop_bar"))  # missing in older configs
-    calibrated = folder / CALIBRATION
-    calibration = Calibration.read(calibrated) if calibrated.is_file() else None
+    calibrated, calibration = folder / CALIBRATION, None
+    if calibrated.is_file():
+        calibration = Calibration.read(calibrated, beside=folder / _ADAPTERS)
     names = tuple(facts["class_names"])
     return Assistant(model, variables, tokenizer, names, crop_bar, calibration)
 

@@ -137,7 +137,7 @@ class _Asking:
                 wait = f"; the server asks to wait {failure.wait:.0f} s" if failure.wait else ""
                 self.stop(f"{failure}{wait}", broken=True)
                 return
-            if not failure.retry:
+            if not failure.retry or attempt + 1 == failure.tries:
                 break
             await self._back_off(failure, attempt)
         self.outcome.failed[str(failure)] += 1

@@ -17,6 +17,7 @@ _SAID, _THOUGHT, _REFUSED = "said", "thought", "refused"
 _THINKING = ("thinking", "reasoning", "reasoning_text", "summary", "summary_text")  # kinds of parts
 _REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # of a message
 _PLAIN = ("role", "content", "refusal")
+_CHOSEN = ("message", "delta", "text")  # of a choice; the second is that of a stream
 _MESSAGES = ("message", "detail", "msg", "error", "error_description", "description", "title")
 _CODES = ("code", "type", "status")
 # HTTP statuses of named errors, for replies that do not give a status.
@@ -67,11 +68,11 @@ def reply_in(body: Any) -> Reply | None:
     where it holds more than the text; '' otherwise.
     """
     choice = _first(body.get("choices")) if isinstance(body, dict) else None
-    if not isinstance(choice, dict) or not ("message" in choice or "text" in choice):
+    if not isinstance(choice, dict) or not any(name in choice for name in _CHOSEN):
         return None
     if choice.get("error") and choice.get("finish_reason") != "stop":
         return None  # broken off in the middle
-    message = choice.get("message", choice.get("text"))
+    message = next(choice[name] for name in _CHOSEN if name in choice)
     message = message if isinstance(message, dict) else {"content": message}
     content = message.get("content")
     try:
@@ -87,6 +88,11 @@ def reply_in(body: Any) -> Reply | None:
         return None
     plain = isinstance(content or "", str) and not any(message[k] for k in {*message} - {*_PLAIN})
     return Reply(text, str(choice.get("finish_reason") or ""), refusal, "" if plain else raw)
+
+
+def is_other(body: Any) -> bool:
+    """Whether a body is whole and of another protocol, so that the next one would be, too."""
+    return isinstance(body, dict) and bool(body) and "choices" not in body
 
 
 def tokens_in(body: Any) -> tuple[int, int] | None:
@@ -112,6 +118,7 @@ def problem_in(body: Any, failed: bool) -> Problem | None:
         return Problem(plain_text(body), "") if told else None
     choice, choices = _first(body.get("choices")), body.get("choices")
     error = body.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
+    error = body if error is True else error  # the message is beside it
     if not error and not choices and (failed or any(body.get(name) for name in _MESSAGES)):
         error = body
     text = _message(error, _DEPTH) if error else ""
@@ -188,7 +195,8 @@ def _message(error: Any, depth: int) -> str:
         return plain_text(str(error or ""))
     if not depth:
         return ""
-    texts = (_message(error[name], depth - 1) for name in _MESSAGES if error.get(name))
+    said = (error.get(name) for name in _MESSAGES)
+    texts = (_message(text, depth - 1) for text in said if text and text is not True)
     text = next(filter(None, texts), "")
     place = error.get("loc")  # of FastAPI: the field that is wrong
     if text and isinstance(place, list):

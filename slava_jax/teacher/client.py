@@ -38,6 +38,9 @@ _FILTERED = ("content_filter", "content_policy_violation")
 # beginning, because a long one without *** would otherwise be read again from every letter.
 _ACCOUNT = re.compile(r"(?<!\S)\S*\*{3,}[\w-]*|\b(?:org|proj|user)[-_]\w{6,}")
 _PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+){2,}")
+# Attempts where the server answers, but with an error or another protocol. An error that comes with
+# HTTP 200 is told by a gateway, which has tried before.
+_FEW = 2
 _SECRET = 8  # characters of a real key; a placeholder such as "test" is an ordinary word
 _LONGEST_REASON = 300  # characters of a server's error message
 _LONGEST_RAW = 100_000  # characters kept of a body that is not an answer
@@ -49,17 +52,18 @@ class AttemptError(Exception):
 
     Attributes:
       retry: a retry may succeed. hopeless: no request can succeed.
+      tries: after which the request is given up even if a retry may succeed; None for no limit.
       billed: the server may have charged for it.
       wait: seconds to wait as requested by the server, None if it did not.
       raw: what arrived although it is no answer, redacted; '' for an ordinary error.
     """
 
     def __init__(
-        self, reason: str, *, retry=False, hopeless=False, billed=False,
+        self, reason: str, *, retry=False, hopeless=False, billed=False, tries: int | None = None,
         wait: float | None = None, raw: str = "",
     ):  # fmt: skip
         super().__init__(reason)
-        self.retry, self.hopeless, self.billed = retry, hopeless, billed
+        self.retry, self.hopeless, self.billed, self.tries = retry, hopeless, billed, tries
         self.wait, self.raw = wait, raw
 
 
@@ -166,7 +170,7 @@ class Endpoint:
                 raw = await create(
                     model=self._settings["model"], messages=messages, extra_body=fields
                 )
-            return self._read(raw.http_response.content)
+            return self._read(raw.http_response)
         except openai.APIStatusError as error:
             return self._refused(error.response), (0, 0)
         except (TimeoutError, openai.APITimeoutError) as error:
@@ -183,25 +187,28 @@ class Endpoint:
             size = LARGEST_REPLY // 2**20
             raise AttemptError(f"the reply is larger than {size} MiB", billed=True) from error
 
-    def _read(self, content: bytes) -> tuple[Reply, tuple[int, int] | None]:
+    def _read(self, response: httpx2.Response) -> tuple[Reply, tuple[int, int] | None]:
         """Reply and tokens of a body that came with HTTP 200."""
-        body = bodies.parsed(content)
+        body = bodies.parsed(response.content)
         tokens, reply = bodies.tokens_in(body), bodies.reply_in(body)
         if reply is not None:
             texts = (reply.text, reply.finish, reply.refusal, reply.raw)
             return Reply(*map(self._redactor.answer, texts)), tokens
-        raw = self._redactor.message(content.decode(errors="replace"))
+        raw = self._redactor.message(response.content.decode(errors="replace"))
         problem = bodies.problem_in(body, failed=False)
         if problem is None:
             said = self._redactor.error(bodies.plain_text(raw))
             raise AttemptError(
                 f"the server's answer is not a chat completion: {said or 'it is empty'}",
-                retry=True, billed=True, raw=raw,
+                retry=True, tries=_FEW if bodies.is_other(body) else None, billed=True, raw=raw,
             )  # fmt: skip
         # An answer had begun if there are choices, and may have to be paid for.
         billed = isinstance(body, dict) and bool(body.get("choices"))
         where = " ".join(["the server's error", self._redactor.error(problem.code)]).strip()
-        reply = self._failed(where, problem.status or 400, problem, billed=billed, raw=raw)
+        reply = self._failed(
+            where, problem.status or 400, problem, billed=billed, raw=raw, tries=_FEW,
+            wait=_retry_after(response.headers),
+        )  # fmt: skip
         return reply, (0, 0)
 
     def _refused(self, response: httpx2.Response) -> Reply:

@@ -1,20 +1,22 @@
 """The append-only journal of requests to a teacher, its answers, and their cost.
 
-Each line is one JSON object, on disk before it is used. `sent` precedes a request, `answer` or
-`failed` follows it. So the requests that were running when a process was killed are known, and
-count as paid.
+Each line is one JSON object, on disk before it is used, and ends with a checksum of itself. A line
+`sent` precedes a request, `answer` or `failed` follows it. So the requests that were running when a
+process was killed are known, and count as paid.
 """
 
 import dataclasses
 import fcntl
 import json
 import os
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
 from slava_jax.facts import unique
 from slava_jax.teacher.settings import TeacherError
 
+_SUM = b', "crc32": '  # the last field; in a text the quotes would be escaped
 MOST_TOKENS = 10**7  # of a message or an answer; no model takes more, so a larger number is wrong
 
 
@@ -132,7 +134,7 @@ def _read(path: Path) -> tuple[Ledger, int]:
             if not raw.endswith(b"\n"):
                 break  # Partly written at a kill or on a full disk, and never used.
             try:
-                ledger.take(json.loads(raw, object_pairs_hook=unique))
+                ledger.take(_parsed(raw))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise TeacherError(
                     f"{path}:{number}: not a journal line ({error!r}); restore the file from "
@@ -140,6 +142,18 @@ def _read(path: Path) -> tuple[Ledger, int]:
                 ) from error
             end += len(raw)
     return ledger, end
+
+
+def _with_sum(line: bytes) -> bytes:
+    return line[:-1] + _SUM + b"%d}" % zlib.crc32(line)
+
+
+def _parsed(raw: bytes) -> dict:
+    """A line as JSON. Raises ValueError if it is damaged. Lines of older versions have no sum."""
+    line, mark, check_sum = raw.strip().rpartition(_SUM)
+    if mark and zlib.crc32(line + b"}") != int(check_sum.removesuffix(b"}")):
+        raise ValueError("damaged: its checksum differs")
+    return json.loads(raw, object_pairs_hook=unique)
 
 
 class Journal:
@@ -198,7 +212,7 @@ class Journal:
         )  # fmt: skip
 
     def _write(self, **line) -> None:
-        raw = json.dumps(line).encode() + b"\n"
+        raw = _with_sum(json.dumps(line).encode()) + b"\n"
         try:
             if os.write(self._file, raw) < len(raw):
                 raise OSError("only part of a line was written")

@@ -11,9 +11,8 @@ from slava_jax import files, hosts
 from slava_jax.data.datasets.store import SPLITS
 from slava_jax.facts import parsed
 from slava_jax.train.datasets import Datasets
-from slava_jax.train.workdir import WorkdirError, write_atomically
+from slava_jax.train.workdir import INPUTS, WorkdirError, write_atomically
 
-INPUTS = "inputs.json"
 _MOST_NAMED = 3  # images per line of an error
 
 # Name of an input -> a hash for each of its parts, such as an image.

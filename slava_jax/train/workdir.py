@@ -21,6 +21,7 @@ from slava_jax.facts import checked, parsed
 
 CONFIG, REPORT = "config.json", "report.html"  # the report is written last
 METRICS, PREDICTIONS, LOCK = "metrics.json", "predictions.csv", ".lock"
+INPUTS = "inputs.json"  # what the run began with, see inputs.py
 _CLOCK = {"wall": float, "parts": dict}  # what its file holds
 _ALONE = "start only one run in this directory"
 _MAY_CHANGE = ("evaluation.", "image.cache_mb:", "image.states:")  # in an unfinished run
@@ -149,8 +150,9 @@ def finished_metrics(workdir: Path) -> dict[str, float] | None:
     if not (workdir / REPORT).exists():
         return None
     try:
-        if (workdir / files.SUMS).exists():  # not in runs of older versions
-            files.check(workdir, [METRICS])
+        if not files.check(workdir, [METRICS]) and (workdir / INPUTS).exists():
+            # Runs of older versions have neither.
+            raise files.DamagedError(f"{files.SUMS} is missing, so damage would not be noticed")
         return parsed((workdir / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a DamagedError is a ValueError
         if hosts.is_first():

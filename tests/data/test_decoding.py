@@ -17,6 +17,7 @@ from slava_jax.data.formats.image_files import ImageFiles
 from slava_jax.data.images import ImageError, read_image
 from slava_jax.data.instructions import InstructionError
 from slava_jax.data.picture import MAX_SIDE
+from slava_jax.data.png_rows import has_all_rows
 
 RAMP = np.linspace(0, 4095, 32 * 32).reshape(32, 32).astype(np.uint16)  # a 12-bit camera
 
@@ -25,13 +26,18 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(samples: np.ndarray, kind: int, size=None, before=b"", after=b"") -> bytes:
-    """A PNG file with 16 bits; kind 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA."""
+END = chunk(b"IEND", b"")
+
+
+def png(samples: np.ndarray, kind: int, size=None, before=b"", after=b"", bits=16) -> bytes:
+    """A PNG file; kind 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA. Below 8 bits: two columns."""
     height, width = size or samples.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    if bits < 8:
+        samples = (samples[:, :1] << 8 - bits) + (samples[:, 1:] << 8 - 2 * bits)
+    rows = b"".join(b"\0" + row.astype(f">u{max(1, bits // 8)}").tobytes() for row in samples)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
     data = before + chunk(b"IDAT", zlib.compress(rows)) + after
-    return b"\x89PNG\r\n\x1a\n" + head + data + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + data + END
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
@@ -52,6 +58,64 @@ def test_transparency_of_wide_png_files():
     assert (shown[:, :4] == round(40000 / 257)).all() and not shown[:, 4:].any()
     clear = chunk(b"tRNS", struct.pack(">H", 40000))
     assert not read_image(png(samples[..., 0], 0, before=clear), 8, 1).any()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_transparent_grey_of_few_bits(bits):
+    """Pillow compares it with samples that it has widened to 8 bits."""
+    most = (1 << bits) - 1
+    for clear in {1, most // 2 or 1, most}:
+        samples = np.array([[clear, most - clear], [clear, most]])
+        file = png(samples, 0, before=chunk(b"tRNS", struct.pack(">H", clear)), bits=bits)
+        expected = np.where(samples == clear, 0, samples * 255 // most)
+        assert (read_image(file, 2, 1)[..., 0] == expected).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", [0, 2, 6])
+@pytest.mark.parametrize("rows", [4, 7])
+def test_a_png_file_whose_last_rows_are_missing(tmp_path, bits, kind, rows):
+    """Its data end as they should, after too few rows. Black rows are no fault."""
+    samples = np.full((8, 8, {0: 1, 2: 3, 6: 4}[kind]), 200)
+    path = tmp_path / "x.png"
+    path.write_bytes(png(samples[:rows], kind, (8, 8), bits=bits))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ImageError, match="Not enough image data"):
+            read_image(source, 8, 1)
+    samples[rows:] = 0
+    assert not read_image(png(samples, kind, bits=bits), 8, 1)[rows:].any()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1"])
+def test_whole_files_have_all_rows(mode):
+    """Also black ones, of any size."""
+    for size in ((1, 1), (5, 7), (17, 3), (2000, 1500)):
+        file = io.BytesIO()
+        Image.new(mode, size).save(file, "PNG")
+        assert has_all_rows(file.getvalue()) and not read_image(file.getvalue(), 4, 3).any()
+
+
+def test_an_interlaced_file_has_all_rows_or_not():
+    """In passes over every eighth pixel, then those between."""
+    starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+              (0, 1, 1, 2))  # fmt: skip
+    samples = np.random.default_rng(0).integers(1, 256, (9, 8))
+    rows = [row for x, y, dx, dy in starts for row in samples[y::dy, x::dx] if row.size]
+    for count, whole in ((len(rows), True), (len(rows) - 1, False), (1, False)):
+        data = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in rows[:count])
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 9, 8, 0, 0, 0, 1))
+        file = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(data)) + END
+        if whole:
+            assert has_all_rows(file) and read_image(file, 8, 1).any()
+        else:
+            with pytest.raises(ImageError, match="Not enough image data"):
+                read_image(file, 8, 1)
+
+
+def test_an_unknown_variant_is_said_without_the_address_of_a_buffer():
+    with pytest.raises(ImageError, match="its header is damaged, or of a variant") as error:
+        read_image(b"\xff\xd8\xff\xe0" + bytes(100), 8, 1)
+    assert "0x" not in str(error.value)
 
 
 def test_opacity_of_as_few_bits_as_the_colours():

@@ -142,6 +142,12 @@ def test_palettes_of_8_and_16_bits(most):
     assert np.abs(shown - expected).max() <= 1
 
 
+NO_PHOTOMETRIC = tiff_bytes(4, 4, 8, [bytes(16)]).replace(
+    struct.pack("<HH", 262, SHORT), struct.pack("<HH", 263, SHORT)
+)
+FOUR = ((277, SHORT, [4]), (258, SHORT, [8] * 4))
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -154,6 +160,8 @@ def test_palettes_of_8_and_16_bits(most):
         (tiff_bytes(4, 4, 12, [bytes(24)], [(317, SHORT, [2]), (259, SHORT, [8])]), "predictor"),
         (tiff_bytes(4, 4, 8, [bytes(16)], [(338, SHORT, [2])]), "1 channels, of which 1 are extra"),
         (tiff_bytes(4, 0, 8, [b""]), "4 x 0 pixels"),
+        (NO_PHOTOMETRIC, "not say whether 0 is black or white"),
+        (tiff_bytes(2, 1, 8, [bytes(8)], [(262, SHORT, [5]), *FOUR, (332, SHORT, [2])]), "inks"),
         (tiff_bytes(4, 4, 8, [bytes(16)], [(273, LONG, [10**6])]), "outside the file"),
         (tiff_bytes(4, 4, 8, [bytes(16)], [(279, LONG, [8])]), "outside the file"),
     ],
@@ -161,6 +169,17 @@ def test_palettes_of_8_and_16_bits(most):
 def test_what_cannot_be_shown_rightly_is_refused(file, message):
     with pytest.raises(ImageError, match=f"the file: .*{message}"):
         read_image(file, 8, 1, name="the file")
+
+
+@pytest.mark.parametrize("tiles", [{}, {"tile": (16, 16)}])
+def test_colours_in_jpeg_in_planes_of_their_own(tiles):
+    picture = np.stack([ramp("u1"), ramp("u1")[::-1], np.full((ROWS, COLUMNS), 90, np.uint8)])
+    file = encoded(
+        picture, photometric="rgb", planarconfig="separate", compression="jpeg",
+        compressionargs={"level": 100}, **tiles,
+    )  # fmt: skip
+    shown = read_image(file, 16, 3).astype(float)
+    assert np.abs(shown - averaged(np.moveaxis(picture, 0, -1))).max() <= 2
 
 
 def test_a_part_in_jpeg_that_is_larger_than_stated():

@@ -16,9 +16,11 @@ from slava_jax.convert.export import base_model, write_folder
 from slava_jax.convert.huggingface import read_folder
 from slava_jax.convert.pretrained import load, write
 from slava_jax.data.tokenizer import TokenizerError
+from slava_jax.eval.calibration import Calibration, CalibrationError
 from slava_jax.files import SUMS, seal
 from slava_jax.inference import decode
 from slava_jax.inference.assistant import (
+    CALIBRATION,
     Assistant,
     has_assistant,
     load_assistant,
@@ -193,6 +195,16 @@ def test_a_tokenizer_without_its_checksums(runs, tmp_path):
     folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
     (folder / "tokenizer" / SUMS).unlink()
     with pytest.raises(TokenizerError, match=f"{folder}/tokenizer/{SUMS}: is missing"):
+        load_assistant(folder)
+
+
+def test_a_calibration_without_its_checksum(runs, tmp_path):
+    folder = shutil.copytree(runs / "a/assistant/model", tmp_path / "copied")
+    curve = Calibration(1.0, 0.5)
+    curve.write(folder / CALIBRATION)
+    assert load_assistant(folder).calibration == curve
+    (folder / SUMS).unlink()
+    with pytest.raises(CalibrationError, match=f"{folder}/{SUMS}: is missing.*, or delete it"):
         load_assistant(folder)
 
 

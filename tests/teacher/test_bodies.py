@@ -49,6 +49,11 @@ def test_a_plain_message_is_kept_once():
     assert reply_of({"content": None}, None) == Reply("", "")
 
 
+def test_a_choice_of_a_stream():
+    body = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}
+    assert bodies.reply_in(body).text == "a"
+
+
 def test_a_part_that_refuses():
     reply = reply_of({"content": [{"type": "refusal", "refusal": "No."}]})
     assert (reply.text, reply.refusal) == ("", "No.")
@@ -106,6 +111,7 @@ def test_numbers_of_tokens_have_a_bound(prompt, answer, counted):
         ({"detail": [{"loc": ["body", "n"], "msg": "no"}]}, "body.n: no", ""),
         ({"error": {"message": "no", "metadata": {"raw": "wait"}}}, "no (wait)", ""),
         ({"choices": None, "error": {"message": "no"}}, "no", ""),
+        ({"error": True, "message": "no"}, "no", ""),
         ({"choices": [{"error": {"message": "no", "code": 502}}]}, "no", "502"),
     ],
 )  # fmt: skip

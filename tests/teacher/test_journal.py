@@ -157,11 +157,35 @@ def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, line):
     assert path.read_text() == damaged
 
 
+def test_a_flipped_bit_of_a_line_is_noticed(tmp_path):
+    """A letter of an answer may become another one, and the line stay JSON."""
+    whole = filled(tmp_path / "journal.jsonl", answers=1).read_bytes()
+    held = read_journal(tmp_path / "journal.jsonl").replies
+    for place in range(whole.index(b"\n") + 1, len(whole) - 1):
+        for bit in (1, 4):
+            flipped = whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
+            (tmp_path / "journal.jsonl").write_bytes(flipped)
+            try:
+                found = read_journal(tmp_path / "journal.jsonl").replies
+            except TeacherError:
+                continue
+            assert found == held, flipped  # only the mark of the checksum was hit
+
+
+def test_lines_of_older_versions_without_checksums_are_read(tmp_path):
+    path = filled(tmp_path / "journal.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.pop("crc32") for line in lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_journal(path).replies["r2"] == [Reply("text 2 µ", "stop")]
+
+
 def test_numbers_that_no_model_reaches_do_not_spoil_the_journal(tmp_path):
     """Of an answer they count as not reported, of a request as the most there is."""
     path = filled(tmp_path / "journal.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[1]["input"] = lines[3]["output"] = lines[4]["input"] = 10**309
+    lines = [{name: line[name] for name in line if name != "crc32"} for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     ledger = read_journal(path)
     assert len(ledger.replies) == 3

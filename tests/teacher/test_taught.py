@@ -21,6 +21,7 @@ from slava_jax.teacher.client import Redactor
 from slava_jax.teacher.settings import TeacherError
 from slava_jax.teacher.taught import _model_name, teach
 from slava_jax.train.datasets import prepare
+from slava_jax.train.workdir import alone
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-very-secret-0123456789"
@@ -190,6 +191,10 @@ def test_the_command_and_a_run_that_reads_what_it_wrote(tmp_path, monkeypatch):
         )  # fmt: skip
 
     with serving(Api()) as api:
+        with alone(workdir):
+            second = command()
+        assert second.returncode == 1 and "another run uses it" in second.stderr
+        assert not api.bodies and not (workdir / "data").exists()
         dry = command("--dry-run")
         assert dry.returncode == 0, dry.stderr
         assert "16 requests, 0 answered" in dry.stdout and "belongs to the class" in dry.stdout

@@ -179,6 +179,26 @@ def test_an_error_within_a_200_is_the_servers_error(tmp_path, monkeypatch, body,
     assert KEY not in (tmp_path / "teacher/journal.jsonl").read_text()
 
 
+BUSY = {"message": "busy", "code": 429}
+
+
+@pytest.mark.parametrize(
+    ("body", "waits"), [({"error": BUSY}, True), ({"choices": [{"error": BUSY}]}, True),
+     ({"candidates": [{"text": "of another protocol"}]}, False)],
+)  # fmt: skip
+def test_an_error_within_a_200_is_tried_twice_and_its_wait_is_kept(tmp_path, body, waits):
+    """A gateway has tried already; each attempt may cost."""
+    raw = json.dumps(body).encode()
+
+    def behave(number, body):
+        return lambda handler: handler.send(200, raw, Retry_After="0.5")
+
+    with serving(Api(behave)) as api:
+        failing(tmp_path, api.url, per_class=1, attempts=6)
+    assert len(api.bodies) == 3 * 2
+    assert not waits or api.times[1] - api.times[0] > 0.4
+
+
 @pytest.mark.parametrize(
     ("status", "raw", "said"),
     [

@@ -17,9 +17,8 @@ from slava_jax.errors import UserError
 from slava_jax.files import seal
 from slava_jax.train import loop
 from slava_jax.train.datasets import prepare
-from slava_jax.train.inputs import INPUTS
 from slava_jax.train.loop import run
-from slava_jax.train.workdir import WorkdirError
+from slava_jax.train.workdir import INPUTS, WorkdirError
 
 
 @pytest.fixture

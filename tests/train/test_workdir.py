@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from slava_jax.files import SUMS
 from slava_jax.train.workdir import (
+    INPUTS,
     REPORT,
     Clock,
     WorkdirError,
@@ -94,6 +95,9 @@ def test_metrics_that_are_damaged_are_computed_again(tmp_path, capsys):
         assert "The run is evaluated again" in capsys.readouterr().err
     (tmp_path / "metrics.json").write_text('{"accuracy": 0.5}')
     assert finished_metrics(tmp_path) == {"accuracy": 0.5}
+    (tmp_path / INPUTS).write_text("{}")  # of a version that writes checksums
+    assert finished_metrics(tmp_path) is None
+    assert f"{SUMS} is missing" in capsys.readouterr().err
 
 
 DATA_TWICE = '{"data": {}, "start_from": {}, "data": {"name": "x"}}'
