@@ -53,8 +53,8 @@ def conversations(
     """Joins questions about the same image to conversations, in which the image is read once.
 
     Of the questions whose answers are common, or not for a single fact, only a share is kept
-    (`sampling_weights`). Questions are joined if they begin with that image, show no other, and have
-    the same supplement; a conversation is directional if one of its answers is.
+    (`sampling_weights`). Questions are joined if they begin with that image, show no other, and
+    have the same supplement; a conversation is directional if one of its answers is.
 
     Args:
       lengths: tokens of each instruction, its image counted as one.

@@ -1,5 +1,7 @@
 """Closed questions are sampled so that no answer is likely without looking."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -87,7 +89,7 @@ def test_questions_that_cannot_share_a_text_stay_alone():
         asked(0), asked(1), asked(2, supplement="Magnification 9x."),
         asked(3, question="Of <image>: size?"),
         Instruction("s", ("b", "a"), "<image> <image> Same?", "No.", "vqa", "short", "x"),
-        Instruction("t", ("a",), "Why?", "So.", "vqa", "short", "x", {}, (("<image> Is?", "Yes."),)),
+        dataclasses.replace(asked(5), question="Why?", turns=(("<image> Is?", "Yes."),)),
     ]  # fmt: skip
     found = conversations(items, [1] * 6, (9, 99), 1.0, 0)
     assert sorted(map(len, map(answers, found))) == [1, 1, 1, 2, 2]

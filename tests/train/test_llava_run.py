@@ -13,10 +13,12 @@ from slava_jax.config import ConfigError
 from slava_jax.convert.reading import convert_weights
 from slava_jax.data.datasets.base import DataError
 from slava_jax.data.pipeline import PipelineError
-from slava_jax.data.tokenizer import save_tokenizer, train_tokenizer
+from slava_jax.data.tokenizer import decode_text, save_tokenizer, train_tokenizer
+from slava_jax.data.units import in_shares
 from slava_jax.inference.assistant import load_assistant
-from slava_jax.train.datasets import prepare
+from slava_jax.train.datasets import prepare, scale_of
 from slava_jax.train.loop import run
+from slava_jax.train.stages import _training_batches
 from slava_jax.train.start import with_pretrained_shapes
 from slava_jax.train.trainable import TrainableError, leaf_paths
 
@@ -31,7 +33,7 @@ def config():
         c.alignment[name] = c.assistant[name]
     c.language.trainable = ("**", "!language_model/embedding")  # the rest is held, and stays
     c.alignment.update(trainable=("connector/**",), validation_batches=1, per_image=1, always=())
-    c.assistant.update(trainable=ADAPTED, rates=(), buckets=((500, 256, 1),), turns=3)
+    c.assistant.update(trainable=ADAPTED, rates=(), buckets=((500, 256, 1),))
     return c
 
 
@@ -44,6 +46,7 @@ def finished(tmp_path_factory):
 def test_questions_about_an_image_share_a_text(tmp_path):
     """Each example of the training split is the conversation of its row, its image shown once."""
     c = config()
+    c.assistant.update(turns=3, buckets=((1000, 900, 1),))
     datasets = prepare(c, tmp_path)
     data, _ = _training_batches(c, datasets, "assistant")
     assert {len(item.turns) for item in data.instructions} == {0, 1, 2}
