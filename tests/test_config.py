@@ -99,6 +99,7 @@ def test_unknown_and_missing_keys_are_all_listed():
         ("assistant.microbatches", 3, "assistant.microbatches: must divide batch_size, 32"),
         ("assistant.microbatches", 0, "assistant.microbatches: must be 1 or more, is 0"),
         ("assistant.pair_block", 5, "assistant.pair_block: must be 2 or more and divide"),
+        ("assistant.turns", 2, "assistant.turns: must be 1, because model 'slava' writes one answer"),
         ("evaluation.pair_block", 1, "evaluation.pair_block: must be 2 or more and divide"),
         (
             "evaluation.ranks",

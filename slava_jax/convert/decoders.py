@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slava_jax.convert.rules import ConvertError, LeftOut, Row, Table, transposed
-from slava_jax.convert.settings import flag, mapping, positive, whole
+from slava_jax.convert.settings import epsilon, flag, mapping, positive, whole
 from slava_jax.models.decoder import DecoderConfig
 
 ARCHITECTURES = {
@@ -173,7 +173,7 @@ def decoder_config(config: dict, path: Path) -> DecoderConfig:
         head_width=head_width,
         mlp_width=whole(config, "intermediate_size"),
         rope_theta=theta,
-        norm_eps=positive(config, "rms_norm_eps", 1e-6),
+        norm_eps=epsilon(config, "rms_norm_eps", 1e-6),
         tie_embeddings=flag(config, "tie_word_embeddings", False),
         rope_scaling=_llama3_scaling(rope) if rope_type(rope) == "llama3" else (),
         qkv_bias=kind == "qwen2",

@@ -13,7 +13,7 @@ import numpy as np
 from slava_jax.convert.decoders import gguf_table
 from slava_jax.convert.pretrained import Part, Source
 from slava_jax.convert.rules import ConvertError
-from slava_jax.convert.settings import check_sizes, positive, whole
+from slava_jax.convert.settings import check_sizes, epsilon, positive, whole
 from slava_jax.convert.tokenizers import gguf_tokenizer
 from slava_jax.facts import shown
 from slava_jax.models.decoder import DecoderConfig
@@ -24,6 +24,7 @@ _DIMENSIONS = (
     "llama.attention.head_count", "llama.embedding_length", "llama.attention.head_count_kv",
     "llama.attention.key_length", "llama.feed_forward_length",
 )  # fmt: skip
+_EPSILON = "llama.attention.layer_norm_rms_epsilon"
 _LLAMA3 = (1.0, 4.0, 8192.0)  # low and high factor, original length: the same in every Llama 3.x
 
 
@@ -133,7 +134,7 @@ def _config(tensors: GgufTensors) -> DecoderConfig:
     return DecoderConfig(
         **sizes,
         rope_theta=theta,
-        norm_eps=_decimal(fields, "llama.attention.layer_norm_rms_epsilon"),
+        norm_eps=epsilon({_EPSILON: _decimal(fields, _EPSILON)}, _EPSILON),
         tie_embeddings="output.weight" not in shapes,
         rope_scaling=_scaling(tensors, head_width // 2, theta),
     )

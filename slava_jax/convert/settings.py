@@ -81,6 +81,14 @@ def positive(settings: dict[str, Any], key: str, *default: float) -> float:
     return float(value)
 
 
+def epsilon(settings: dict[str, Any], key: str, *default: float) -> float:
+    """A number above 0 and below 1: the epsilon of a norm, which no other one can be."""
+    value = positive(settings, key, *default)
+    if value >= 1:
+        raise ValueError(f"{key}: must be below 1, as the epsilon of a norm is, is {shown(value)}")
+    return value
+
+
 def numbers(settings: dict[str, Any], key: str) -> tuple[float, ...]:
     """A list of numbers, one per channel."""
     value = settings[key]

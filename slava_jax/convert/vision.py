@@ -15,7 +15,7 @@ import numpy as np
 from transformers import CLIPVisionConfig
 
 from slava_jax.convert.rules import LeftOut, Row, Table, transposed
-from slava_jax.convert.settings import flag, mapping, numbers, positive, whole
+from slava_jax.convert.settings import epsilon, flag, mapping, numbers, positive, whole
 from slava_jax.facts import shown
 from slava_jax.models.vit import VitConfig
 
@@ -205,7 +205,7 @@ def _config(config: dict, pixels: dict[str, Any], image_size, norm_eps: float, *
         head_width=width // heads,
         mlp_width=whole(config, "intermediate_size"),
         activation=ACTIVATIONS[activation],
-        norm_eps=positive(config, "layer_norm_eps", norm_eps),
+        norm_eps=epsilon(config, "layer_norm_eps", norm_eps),
         mean=mean,
         deviation=deviation,
         **own,

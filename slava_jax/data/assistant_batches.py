@@ -40,7 +40,7 @@ def pair_problems(settings: Mapping) -> Iterator[str]:
 
 def setting_problems(stage: Mapping) -> Iterator[str]:
     """Yields problems with the batch settings of a stage that trains on instructions."""
-    yield from too_small(stage, 1, "per_image", "validation_batches")
+    yield from too_small(stage, 1, "per_image", "turns", "validation_batches")
     if not 1e-3 <= stage["asked_weight"] <= 1e3:
         yield f"asked_weight: must be 0.001 to 1000, is {stage['asked_weight']}"
     yield from pair_problems(stage)

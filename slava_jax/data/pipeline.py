@@ -20,7 +20,7 @@ from slava_jax.data.images import Symmetry, augment, draw_symmetry, read_image, 
 from slava_jax.errors import UserError, too_small
 
 # The purposes of random streams; part of the seed, so that no two streams coincide.
-STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_MISMATCH = range(4)
+STREAM_PLAN, STREAM_PAIRS, STREAM_PIXELS, STREAM_MISMATCH, STREAM_TURNS = range(5)
 
 
 class PipelineError(UserError, ValueError):

@@ -114,7 +114,7 @@ def _zeiss(text: str, size: Size) -> Iterator[tuple[str, float]]:
     scan = _SIZE.match(said.get("DP_IMAGE_STORE", ""))
     scan = (int(scan[1]), int(scan[2])) if scan else None
     nm = _length(said.get("AP_IMAGE_PIXEL_SIZE", ""))
-    if math.isnan(nm):
+    if "AP_IMAGE_PIXEL_SIZE" not in text:  # not merely damaged
         nm = _length(said.get("AP_PIXEL_SIZE", ""))
         if scan and scan[0]:
             nm *= _ZEISS_SCREEN / scan[0]
@@ -201,7 +201,6 @@ def _stored(nm: float, scan: tuple[float, float] | None, size: Size, bar: float 
     """nm per pixel of an image that may be stored at another size than it was scanned at.
 
     An image of another shape may be cropped, which leaves the pixel size; then it is unknown (NaN).
-    A larger one cannot be.
 
     Args:
       nm: of the scan's pixels.
@@ -212,7 +211,7 @@ def _stored(nm: float, scan: tuple[float, float] | None, size: Size, bar: float 
         return nm
     factor = size[0] / scan[0] if scan[0] else math.inf
     resized = any(abs(size[1] - height * factor) <= 1 for height in (scan[1], scan[1] + bar))
-    return nm / factor if factor > 1 or resized else math.nan
+    return nm / factor if resized else math.nan
 
 
 def _side_file(path: Path) -> Path | None:

@@ -36,6 +36,7 @@ def _problems(config: Mapping) -> Iterator[str]:
     for name in STAGES:
         if name in config["stages"]:
             yield from _below(name, _stage_problems(name, config[name]))
+    yield from _turn_problems(config)
     if "assistant" in config["stages"]:
         yield from _room_problems(config)
     ranks = config["adapter"]["r_max"]
@@ -73,6 +74,12 @@ def _stage_order(config: Mapping) -> Iterator[str]:
                 f"start_from.{name}: must be a work directory with a finished {name} stage, or "
                 f"converted weights, because stages lacks {name!r}"
             )
+
+
+def _turn_problems(config: Mapping) -> Iterator[str]:
+    for name in ("alignment", "assistant"):
+        if name in config["stages"] and config[name]["turns"] > 1 and config["model"] != "inline":
+            yield f"{name}.turns: must be 1, because model {config['model']!r} writes one answer"
 
 
 def _image_problems(config: Mapping) -> Iterator[str]:

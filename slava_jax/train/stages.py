@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from slava_jax.convert.peft import read_peft, with_lora
 from slava_jax.data.assistant_batches import AssistantBatches, AssistantEvaluation
 from slava_jax.data.assistant_data import AssistantData
+from slava_jax.data.chat import encode_examples
 from slava_jax.data.fact_targets import FactTargets
 from slava_jax.data.pipeline import (
     Augmentation,
@@ -23,13 +24,14 @@ from slava_jax.data.pipeline import (
     VisionEvaluation,
     whole_batches,
 )
+from slava_jax.data.sampling import conversations
 from slava_jax.models.decoder import DecoderConfig, LanguageModel
 from slava_jax.models.interface import VisionLanguageModel
 from slava_jax.models.presets import build_model, hashable, variable_shapes
 from slava_jax.models.vit import Vit, VitClassifier, VitConfig
 from slava_jax.nn.adapters import AdapterCall, joined, split_frozen
 from slava_jax.nn.quantized import quantize_linear_layers
-from slava_jax.train.datasets import Datasets, Split
+from slava_jax.train.datasets import Datasets, Split, worded_for_model
 from slava_jax.train.fit import Stage
 from slava_jax.train.recipes import Assistant, Language, Vision, model_batch
 from slava_jax.train.start import pretrained_connector
@@ -233,7 +235,7 @@ def assistant_data(
     buckets = [tuple(sizes) for sizes in config.assistant.buckets]
     train = datasets.train
     rows = [i for i, item in enumerate(split.instructions) if not tasks or item.task in tasks]
-    before = None if split is train else (train.images, train.cache)
+    before = None if split.images is train.images else (train.images, train.cache)
     items, examples = ([column[i] for i in rows] for column in (split.instructions, split.examples))
     return AssistantData(
         items, examples, split.images, split.cache, datasets.form, buckets, before,
@@ -271,7 +273,8 @@ def _check_stage(config: ConfigDict, datasets: Datasets, name: str) -> None:
 def _training_batches(config: ConfigDict, datasets: Datasets, name: str):
     """Training data of the stage 'alignment' or 'assistant', and a function epochs -> batches."""
     c = config[name]
-    data = assistant_data(config, datasets, datasets.train, c.tasks)
+    split = _with_conversations(config, datasets, c) if c.turns > 1 else datasets.train
+    data = assistant_data(config, datasets, split, c.tasks)
     augmentation = Augmentation(**config.image.augmentation)
 
     def batches(epochs):
@@ -281,6 +284,24 @@ def _training_batches(config: ConfigDict, datasets: Datasets, name: str):
         )  # fmt: skip
 
     return data, batches
+
+
+def _with_conversations(config: ConfigDict, datasets: Datasets, stage: ConfigDict) -> Split:
+    """The training split with up to `stage.turns` questions about an image in one text."""
+    train, sizes = datasets.train, config.assistant.buckets[-1]
+    asked = [item for item in train.instructions if not stage.tasks or item.task in stage.tasks]
+    more = datasets.form.image_tokens - 1
+    lengths = {
+        item.id: len(example.ids) - more * len(example.spans)
+        for item, example in zip(train.instructions, train.examples, strict=True)
+    }
+    items = conversations(
+        asked, [lengths[item.id] for item in asked], (stage.turns, min(sizes[:2])),
+        stage.asked_weight, config.seed,
+    )  # fmt: skip
+    read = worded_for_model(train.images, items)
+    examples = encode_examples(read, datasets.tokenizer, datasets.form)
+    return dataclasses.replace(train, instructions=items, examples=examples)
 
 
 def assistant_stage(

@@ -112,6 +112,7 @@ def test_tensors_of_another_model(folder, capsys):
         ),
         ({"tie_word_embeddings": True}, ("lm_head.weight differs from it", "tie_word_embeddings")),
         ({"rms_norm_eps": 0}, ("rms_norm_eps", "above 0")),
+        ({"rms_norm_eps": 10**29}, ("rms_norm_eps", "below 1")),
         ({"quantization_config": {"bits": 4}}, ("already quantised",)),
     ],
 )

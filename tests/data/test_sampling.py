@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slava_jax.data.instructions import Instruction
-from slava_jax.data.sampling import sampling_weights
+from slava_jax.data.sampling import conversations, sampling_weights
 
 
 def item(i, question, answer, **metadata):
@@ -47,3 +47,63 @@ def test_numbers_that_are_asked_for_are_boosted_but_not_balanced():
 def test_the_common_answer_to_a_very_rare_one_is_still_sampled():
     items = [item(i, "Drift?", "Yes." if i == 0 else "No.") for i in range(1000)]
     assert np.min(sampling_weights(items, 1.0)) == 0.1
+
+
+def asked(i, image="a", supplement="", question="<image> Size?", **more):
+    known = {"supplement": supplement, "asked": ["size"], "claims": {}, **more}
+    return Instruction(f"q{i}", (image,), question, f"{i} nm.", "vqa", "short", "x", known)
+
+
+def pairs(item):
+    return {pair for pair in zip(item.questions, answers(item), strict=True)}
+
+
+def answers(item):
+    return [*(answer for _, answer in item.turns), item.answer]
+
+
+def test_a_conversation_asks_every_question_once_and_shows_its_image_once():
+    items = [asked(i, image) for i, image in enumerate("abab" * 5)]
+    found = conversations(items, [10] * 20, (4, 1000), 5.0, 0)
+    assert sorted(a for item in found for a in answers(item)) == sorted(i.answer for i in items)
+    assert [len(item.turns) for item in found] == [3, 3, 1] * 2
+    for item in found:
+        assert [q.count("<image>") for q in item.questions] == [1, *[0] * len(item.turns)]
+        assert {int(a.split()[0]) % 2 for a in answers(item)} == {"ab".index(item.target)}
+
+
+def test_a_conversation_has_no_more_tokens_than_fit():
+    items = [asked(i) for i in range(6)]
+    found = conversations(items, [40, 40, 40, 10, 10, 200], (9, 100), 1.0, 0)
+    lengths = dict(zip((item.answer for item in items), [40, 40, 40, 10, 10, 200], strict=True))
+    sizes = [[lengths[a] for a in answers(item)] for item in found]
+    assert all(sum(of) <= 100 or of == [200] for of in sizes)
+    assert sum(map(len, sizes)) == 6
+
+
+def test_questions_that_cannot_share_a_text_stay_alone():
+    """Another supplement, an image elsewhere in the question, several images, earlier turns."""
+    items = [
+        asked(0), asked(1), asked(2, supplement="Magnification 9x."),
+        asked(3, question="Of <image>: size?"),
+        Instruction("s", ("b", "a"), "<image> <image> Same?", "No.", "vqa", "short", "x"),
+        Instruction("t", ("a",), "Why?", "So.", "vqa", "short", "x", {}, (("<image> Is?", "Yes."),)),
+    ]  # fmt: skip
+    found = conversations(items, [1] * 6, (9, 99), 1.0, 0)
+    assert sorted(map(len, map(answers, found))) == [1, 1, 1, 2, 2]
+    assert items[5] in found and items[4] in found
+
+
+def test_one_directional_answer_keeps_the_image_upright():
+    items = [asked(i, directional=i == 1) for i in range(3)]
+    (found,) = conversations(items, [1] * 3, (9, 99), 1.0, 0)
+    assert found.metadata["directional"] is True
+
+
+def test_few_open_questions_are_joined_if_single_facts_weigh_more():
+    items = [asked(i) for i in range(500)]
+    items += [item(i, "What is it?", "A powder.") for i in range(500)]
+    found = conversations(items, [1] * 1000, (4, 99), 10.0, 0)
+    kinds = [a for item in found for a in answers(item)]
+    assert len(kinds) - kinds.count("A powder.") == 500
+    assert 25 <= kinds.count("A powder.") <= 80

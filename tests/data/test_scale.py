@@ -73,7 +73,7 @@ def zeiss(length: str, store: str = "", key: str = "AP_IMAGE_PIXEL_SIZE") -> dic
         ((512, 384), 12.0),
         ((341, 256), 6.0 * 1024 / 341),
         ((2048, 1536), 3.0),
-        ((2048, 100), 3.0),  # larger than the scan, so not only cropped
+        ((2048, 100), None),  # may be enlarged three times and cropped to twice the width
         ((512, 512), None),  # cropped, resized or both
     ],
 )
@@ -141,6 +141,8 @@ def test_jeol_stored_at_another_size(tmp_path, size, nm):
     path = tif(tmp_path, size=size)
     path.with_suffix(".txt").write_text(JEOL.format("5um") + "$CM_FULL_SIZE 128 96\r\n")
     assert read_scale(path)["nm_per_pixel"] == pytest.approx(nm)
+    path.with_suffix(".txt").write_text(JEOL.format("5um") + "$CM_FULL_SIZE 4 96\r\n")
+    assert "nm_per_pixel" not in read_scale(path)  # no image of this shape comes from that scan
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,12 @@ def test_jeol_groups_thousands(tmp_path, said, zoom):
     path = tif(tmp_path)
     path.with_suffix(".txt").write_text(f"$CM_MAG {said}\r\n")
     assert read_scale(path) == ({} if zoom is None else {"magnification": zoom})
+
+
+def test_no_other_pixel_size_stands_in_for_a_damaged_one(tmp_path):
+    (tag,) = zeiss("6 nm", key="\0\xffAP_IMAGE_PIXEL_SIZE").values()
+    tags = {34118: tag + "AP_PIXEL_SIZE\r\nPixel Size = 6 nm\r\n"}
+    assert "nm_per_pixel" not in read_scale(tif(tmp_path, tags, (512, 384)))
 
 
 def test_a_comma_that_may_be_either_is_not_guessed(tmp_path):

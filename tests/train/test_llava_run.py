@@ -31,7 +31,7 @@ def config():
         c.alignment[name] = c.assistant[name]
     c.language.trainable = ("**", "!language_model/embedding")  # the rest is held, and stays
     c.alignment.update(trainable=("connector/**",), validation_batches=1, per_image=1, always=())
-    c.assistant.update(trainable=ADAPTED, rates=(), buckets=((500, 256, 1),))
+    c.assistant.update(trainable=ADAPTED, rates=(), buckets=((500, 256, 1),), turns=3)
     return c
 
 
@@ -39,6 +39,19 @@ def config():
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("llava")
     return workdir, run(config(), workdir)
+
+
+def test_questions_about_an_image_share_a_text(tmp_path):
+    """Each example of the training split is the conversation of its row, its image shown once."""
+    c = config()
+    datasets = prepare(c, tmp_path)
+    data, _ = _training_batches(c, datasets, "assistant")
+    assert {len(item.turns) for item in data.instructions} == {0, 1, 2}
+    for item, example in zip(data.instructions, data.examples, strict=True):
+        assert len(example.spans) == 1
+        assert len(example.answers) == len(item.turns) + 1
+        said = decode_text(datasets.tokenizer, example.answer_ids)
+        assert in_shares(item, scale_of(datasets.train.images, item)).answer in said
 
 
 def best(directory):
