@@ -76,12 +76,12 @@ def parser() -> argparse.ArgumentParser:
         help="say on stderr how likely the answer is right; for questions about a single fact",
     )  # fmt: skip
     options.add_argument(
-        "--temperature", type=_not_negative, default=0.0, help="0 (default): greedy"
+        "--temperature", type=_temperature, default=0.0, help="0 (default): greedy"
     )
     options.add_argument(
         "--top_p", type=_share, default=1.0, help="probability mass to sample from (default 1)"
     )
-    options.add_argument("--seed", type=int, default=0, help="seed for sampling")
+    options.add_argument("--seed", type=_seed, default=0, help="seed for sampling")
     options.add_argument("--rank", type=int, help="rank of the adapters (default: the largest)")
     options.add_argument("--max_tokens", type=_count, default=96, help="length limit (default 96)")
     return options
@@ -107,8 +107,9 @@ def _above_zero(text: str) -> float:
     return _number(text, lambda x: 0 < x < float("inf"), "a number above 0")
 
 
-def _not_negative(text: str) -> float:
-    return _number(text, lambda x: 0 <= x < float("inf"), "0 or more")
+def _temperature(text: str) -> float:
+    # Logits are float32; beyond, the choice would be of no or of all tokens alike.
+    return _number(text, lambda x: x == 0 or 0.001 <= x <= 1000, "0, or 0.001 to 1000")
 
 
 def _share(text: str) -> float:
@@ -116,7 +117,19 @@ def _share(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    return int(_number(text, lambda x: x >= 1 and x == int(x), "a whole number above 0"))
+    most = 100_000
+    holds = lambda x: 1 <= x <= most and x == int(x)  # noqa: E731
+    return int(_number(text, holds, f"a whole number from 1 to {most:,}"))
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**32 - 1, is {text!r}")
+    return seed
 
 
 if __name__ == "__main__":

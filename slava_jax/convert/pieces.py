@@ -27,6 +27,7 @@ _AWKWARD = (
     "", " ", "a", " one", "  two  blanks", "\nline", "a\n\n b ", "tab\there", "12 nm, 4096 x 3072",
     "It's (20.000 kV)", "5 \u00b5m \u03bcm \u212b", "gr\u00fc\u00dfe e\u0301 \ufb01 \u2460",
     "\u6f22\u5b57 \uff21", "\U0001f52c\U0001f9ea", "zzzzzzz aaaa", "\u00a0\u3000\u200b", "\x00\x7f",
+    "a \u2581 ", "\u2581a\u2581",
 )  # fmt: skip
 _REMEDY = (
     "put a tokenizer.json into the folder: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) "
@@ -157,7 +158,9 @@ def _built(pieces: Pieces) -> Tokenizer:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(r), to) for r, to in ((" {2,}", " "), (r"\A | \z", ""))]
+        # At the end, but not at the start, sentencepiece takes its own mark for a space.
+        rules = ((" {2,}", " "), (rf"\A |[ {_SPACE}]+\z", ""))
+        steps += [normalizers.Replace(Regex(rule), to) for rule, to in rules]
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(_SPACE))
     steps.append(normalizers.Replace(" ", _SPACE))

@@ -26,7 +26,7 @@ class Message:
     """One message of a conversation; `<image>` in a user's text marks the place of an image.
 
     Raises:
-      ChatError: the role is not one of ROLES.
+      ChatError: the role is not one of ROLES, or the text is none that can be written in UTF-8.
     """
 
     role: str
@@ -35,6 +35,13 @@ class Message:
     def __post_init__(self):
         if self.role not in ROLES:
             raise ChatError(f"a message's role must be one of {', '.join(ROLES)}, is {self.role!r}")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise ChatError(
+                f"a message is no text: it has half a character at {error.start}, such as bytes "
+                "that are not UTF-8 become; write it again"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,13 @@ def composed(name: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """Returns a class name as it is compared: without case, underscores and repeated spaces."""
-    return " ".join(composed(name).replace("_", " ").split()).casefold()
+    """Returns a class name as it is compared: as it looks, without case, underscores and repeated
+    spaces.
+
+    Invisible characters and other widths of a letter come with text copied from documents.
+    """
+    seen = (a for a in unicodedata.normalize("NFKC", name) if unicodedata.category(a) != "Cf")
+    return " ".join("".join(seen).replace("_", " ").split()).casefold()
 
 
 def name_problem(name: str) -> str:

@@ -53,7 +53,7 @@ class Calibration:
             return filled(cls, parsed(path.read_text(encoding="utf-8")))
         except files.DamagedError as error:
             raise CalibrationError(
-                f"{error}, or delete it to do without probabilities"
+                f"{error}, or delete {path.name} to do without probabilities"
             ) from error
         except (TypeError, ValueError, OSError) as error:
             raise CalibrationError(problem) from error

@@ -15,6 +15,7 @@ from tiny_run import get_config
 
 from slava_jax import files
 from slava_jax.commands import ask
+from slava_jax.eval.calibration import Calibration
 from slava_jax.inference.assistant import (
     CALIBRATION,
     MODEL,
@@ -130,7 +131,7 @@ ESTIMATED = "estimated probability that the stated fact is right"
 
 def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_path):
     shutil.copytree(workdir / MODEL, tmp_path / "copied")
-    (tmp_path / "copied" / CALIBRATION).write_text('{"slope": 0.0, "offset": 0.8473}')
+    Calibration(0.0, 0.8473).write(tmp_path / "copied" / CALIBRATION)
     arguments = ["--checkpoint", str(tmp_path / "copied"), str(image), QUESTION, "--probability"]
     ask.main(arguments)
     out, err = capsys.readouterr()
@@ -141,6 +142,7 @@ def test_a_calibrated_assistant_says_how_sure_it_is(capsys, workdir, image, tmp_
     wrong = ('{"slope": 1.0, "offset": "much"}', '{"slope": NaN, "offset": 0.0}')
     for damaged in ("", "{}", "[" * 200_000, *wrong):
         (tmp_path / "copied" / CALIBRATION).write_text(damaged)
+        files.seal(tmp_path / "copied", [CALIBRATION])
         assert "not a calibration; delete it" in refusal(tmp_path / "copied", image, QUESTION)
 
 
@@ -255,12 +257,20 @@ def test_a_checkpoint_without_its_tokenizer(copy, image):
 
 @pytest.mark.parametrize(
     "wrong",
-    [("--temperature", "-1"), ("--top_p", "0"), ("--pixel_size", "x"), ("--max_tokens", "1.5")],
-)
+    [("--temperature", "-1"), ("--top_p", "0"), ("--pixel_size", "x"), ("--max_tokens", "1.5"),
+     ("--temperature", "1e-320"), ("--temperature", "1e300"), ("--max_tokens", "1e12"),
+     ("--max_tokens", "nan"), ("--seed", "-1"), ("--seed", "1" + "0" * 25), ("--seed", "x")],
+)  # fmt: skip
 def test_options_out_of_range_are_named(capsys, workdir, image, wrong):
     with pytest.raises(SystemExit):
         ask.main(["--checkpoint", str(workdir), str(image), QUESTION, *wrong])
     assert f"argument {wrong[0]}: must be" in capsys.readouterr().err
+
+
+def test_a_question_that_is_no_text_is_not_the_tokenizers_fault(workdir, image):
+    """Bytes that are not UTF-8 arrive so from the command line."""
+    said = refusal(workdir, image, os.fsdecode(b"How l\xffrge?"))
+    assert "a message is no text: it has half a character" in said
 
 
 def test_on_the_command_line_there_is_nothing_but_the_answer(workdir, image):

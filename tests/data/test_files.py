@@ -85,6 +85,24 @@ def test_bad_files_are_named_together(folder):
     assert not list((folder.parent / "data").rglob("*.array_record*"))
 
 
+def test_a_stored_set_that_is_damaged_is_named(folder):
+    """Whatever the libraries raise; it can be built again."""
+    whole = keys(build(folder))
+    files = [path for path in (folder.parent / "data").rglob("*") if path.is_file()]
+    files = [path for path in files if path.name == "dataset_info.json" or "array" in path.name]
+    assert len(files) == 4
+    for path in files:
+        content = path.read_bytes()
+        for damaged in (b"", content[: len(content) // 2], b"{" + content[1:-9], None):
+            path.write_bytes(damaged) if damaged is not None else path.unlink()
+            try:
+                assert keys(build(folder)) == whole  # such as padding
+            except DataError as error:
+                assert "delete that folder" in str(error)
+        path.write_bytes(content)
+    assert keys(build(folder)) == whole
+
+
 def test_images_that_would_be_skipped_silently(folder):
     """Unsupported formats, and broken links such as git-annex files that were not fetched."""
     Image.fromarray(noise(3)).save(folder / "gold" / "7.webp")

@@ -139,6 +139,12 @@ def test_text_without_images_is_left_out_on_request(tmp_path, images, capsys):
     assert "1 instructions; 1 conversations without an image left out" in said
 
 
+def weighted(weight):
+    record = openai(TEXT, link(KEYS[0]))
+    record["messages"][1]["weight"] = weight
+    return record
+
+
 BROKEN = [
     (llava("<image> <image> both?"), "'conversations': 2 <image> for 1 image(s); write one"),
     (llava("What?", image=[*KEYS, KEYS[0]]), None),  # no token at all: they go first
@@ -196,6 +202,7 @@ BROKEN = [
     (openai(TEXT, link({})), "[1].image_url.url': must name an image"),
     (openai(TEXT, link("data:text/plain,x")), "must start with data:image/"),
     (openai(TEXT, {"type": "input_audio"}), "'messages[0].content[1].type': must be text, image"),
+    (weighted(0), "'messages[1].weight': must be 1, is 0; remove the answer"),
     (openai({"type": "text"}), "'messages[0].content[0].text': must be a string"),
     (openai(TEXT, {"type": "image"}), "'messages': 1 <image> for 0 image(s)"),
     (

@@ -145,8 +145,10 @@ def test_columns_are_facts_on_request(tmp_path):
 @pytest.mark.parametrize(
     ("header", "cells", "said"),
     [
-        ("x", ["1.5", "2", "nan"], "but 'nan' is none; correct it or leave it empty"),
-        ("x", ["1.5", "2", "1e400"], "but '1e400' is none"),
+        ("x", ["1.5", "2", "nan"], "x holds 'nan', which is not a finite number; correct it or"),
+        ("x", ["1.5", "2", "1e400"], "x holds '1e400', which is not"),
+        ("x", ["NaN", "NaN", "2"], "x holds 'NaN', which is not"),
+        ("x", ["a", "b", "-Infinity"], "x holds '-Infinity', which is not"),
         ("x", ["12.5", "12.5", "N/A"], "but 'N/A' is none"),
         ("x,x", ["5,7"] * 3, "has two columns x; rename one"),
         ("x", ["a", "b", "an <image>"], "labels.csv:4: a fact must not contain <image>"),
@@ -165,3 +167,22 @@ def test_cells_that_cannot_be_facts_are_named(tmp_path, header, cells, said):
 def test_columns_need_a_table(folder):
     with pytest.raises(DataError, match=r"there is no labels\.csv; add one"):
         build(folder, facts=("alloy",))
+
+
+@pytest.mark.parametrize("name", ["category", "width_px", "nm_per_pixel", "magnification"])
+def test_a_column_cannot_replace_what_is_known_of_every_image(tmp_path, name):
+    """A column of widths would have changed all lengths."""
+    folder = table(tmp_path / "mine", f"file,label,{name}\n{rows(',', '5')}")
+    with pytest.raises(DataError, match=rf"labels\.csv:1: data\.facts: {name} is a fact of every"):
+        build(folder, facts=(name,))
+
+
+def test_a_table_that_is_not_read_is_not_passed_over(folder):
+    """The classes would be those of the folders, without a word."""
+    (folder / "labels.csv").symlink_to("nowhere.csv")
+    with pytest.raises(DataError, match=r"labels\.csv: is not a readable file called"):
+        build(folder)
+    (folder / "labels.csv").unlink()
+    (folder / "Labels.CSV").write_text("file,label\n")
+    with pytest.raises(DataError, match=r"Labels\.CSV: .* restore, rename or remove it"):
+        build(folder)

@@ -50,7 +50,7 @@ def test_a_calibration_is_read_back_and_damage_is_named(tmp_path):
     TRUE.write(path)
     assert Calibration.read(path) == TRUE
     path.write_text(path.read_text().replace("slope\": ", "slope\": 1"))
-    with pytest.raises(CalibrationError, match=f"{path}: damaged: .*, or delete it"):
+    with pytest.raises(CalibrationError, match=f"{path}: damaged: .*, or delete calib"):
         Calibration.read(path)
     (tmp_path / SUMS).unlink()  # of an older version
     huge, one = "1" + "0" * 400, '"slope": 1, "offset": 0'

@@ -204,7 +204,7 @@ def test_a_calibration_without_its_checksum(runs, tmp_path):
     curve.write(folder / CALIBRATION)
     assert load_assistant(folder).calibration == curve
     (folder / SUMS).unlink()
-    with pytest.raises(CalibrationError, match=f"{folder}/{SUMS}: is missing.*, or delete it"):
+    with pytest.raises(CalibrationError, match=f"{folder}/{SUMS}: is missing.*, or delete cal"):
         load_assistant(folder)
 
 

@@ -21,6 +21,7 @@ from slava_jax.errors import UNSAFE
 LABELS = "labels.csv"
 # Optional columns and the facts they give.
 _SCALES = {"pixel_size_nm": "nm_per_pixel", "magnification": "magnification"}
+_TAKEN = ("category", "width_px", *_SCALES.values())  # facts of every image
 _WITH_COMMA = re.compile(r"[+-]?[\d.]*\d,\d+")  # 2,5 or 1.000,5 or 10,000
 
 
@@ -66,8 +67,9 @@ def _check_names(folder: Path, names: list[str]) -> None:
         other = said.setdefault(spoken(name), name)
         if other != name:
             raise DataError(
-                f"{folder}: the classes {other!r} and {name!r} differ only in case, spaces "
-                "or underscores; merge them or give them clearly different names"
+                f"{folder}: the classes {other!r} and {name!r} differ only in case, spaces, "
+                "underscores or invisible characters; merge them or give them clearly different "
+                "names"
             )
 
 
@@ -76,6 +78,12 @@ def _labelled_files(folder: Path, facts: tuple[str, ...]) -> list[LabelledFile]:
         raise DataError(f"{folder}: is not a folder; give the folder that holds the images")
     if (folder / LABELS).is_file():
         return _from_table(folder, facts)
+    for path in folder.iterdir():
+        if path.name.lower() == LABELS:  # a broken link, or another spelling
+            raise DataError(
+                f"{path}: is not a readable file called {LABELS}, so its labels would not be used; "
+                "restore, rename or remove it"
+            )
     if facts:
         raise DataError(f"{folder}: data.facts names columns, but there is no {LABELS}; add one")
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -177,6 +185,12 @@ def _facts(
     for name in names:
         values = [line[name] for line in cells]
         other = [value for value in values if value and math.isnan(_number(value))]
+        endless = [value for value in other if _is_endless(value)]
+        if endless:
+            raise DataError(
+                f"{table}: the column {name} holds {endless[0]!r}, which is not a finite number; "
+                "correct it or leave it empty"
+            )
         if other and all(map(_WITH_COMMA.fullmatch, other)):
             raise DataError(
                 f"{table}: the column {name} holds {other[0]!r}; write numbers with a decimal "
@@ -201,6 +215,14 @@ def _number(text: str) -> float:
     except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan
+
+
+def _is_endless(text: str) -> bool:
+    """Whether Python reads the text as a number that is not finite, such as nan or 1e400."""
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _rows(table: Path, facts: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str | None]]]:
@@ -240,6 +262,9 @@ def _check_header(table: Path, columns: Sequence[str], facts: tuple[str, ...]) -
     twice = [name for name in ("file", "label", *_SCALES, *facts) if columns.count(name) > 1]
     if twice:
         raise DataError(f"{table}:1: has two columns {twice[0]}; rename one")
+    taken = [name for name in facts if name in _TAKEN]
+    if taken:
+        raise DataError(f"{table}:1: data.facts: {taken[0]} is a fact of every image; rename yours")
     missing = [name for name in facts if name not in columns]
     if missing:
         raise DataError(

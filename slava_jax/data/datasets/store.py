@@ -19,6 +19,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from slava_jax.data.datasets.base import DataError, ImageSet
+from slava_jax.errors import UserError
+from slava_jax.facts import shown
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.1, 0.2)  # fractions of the validation and test split
@@ -64,7 +66,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
         self.shares = shares
         if shares != SHARES:
             variant = f"{variant}-validation{shares[0]}-test{shares[1]}"
-        super().__init__(data_dir=Path(data_dir) / variant)
+        place = Path(data_dir) / variant
+        with _damage_named(place):  # what was built before is looked at here
+            super().__init__(data_dir=place)
 
     @abc.abstractmethod
     def _entries(self) -> list[Entry]:
@@ -126,6 +130,20 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=T
             bar.close()
 
 
+@contextlib.contextmanager
+def _damage_named(place: Any) -> Iterator[None]:
+    """Errors of any kind, from the libraries that read a stored set, as a DataError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise  # it says what to do
+        raise DataError(
+            f"{place}: damaged ({shown(str(error))}); delete that folder, and the next start "
+            "builds it again"
+        ) from error
+
+
 def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
     """Builds the data set if it does not exist yet and opens its splits.
 
@@ -136,7 +154,8 @@ def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
       The sets 'train', 'validation' and 'test'; the images stay on disk.
 
     Raises:
-      DataError, ImageError: the images cannot be used; names the file or class.
+      DataError, ImageError: the images cannot be used; names the file or class. DataError: what
+        was built is damaged.
     """
     if not builder.data_path.exists():
         for leftover in Path(builder.data_path).parent.glob("incomplete.*"):
@@ -146,7 +165,8 @@ def image_sets(builder: ImageBuilder) -> dict[str, ImageSet]:
         # Suppress the misleading TFDS message that data is downloaded.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format="array_record", download_config=config)
-    return {split: _open_split(builder, split) for split in SPLITS}
+    with _damage_named(builder.data_path):
+        return {split: _open_split(builder, split) for split in SPLITS}
 
 
 def split_stratified(

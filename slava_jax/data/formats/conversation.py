@@ -119,6 +119,10 @@ class _Messages:
                 self.system = text
             elif role == "user":
                 asked.append(text)
+            elif message.get("weight") not in (None, 1):  # OpenAI's: 0 is not to be learned from
+                raise field_error(
+                    f"{field}.weight", f"must be 1, is {message['weight']!r}; remove the answer"
+                )
             elif not asked:
                 raise field_error(field, "an answer without a preceding question; remove it")
             else:

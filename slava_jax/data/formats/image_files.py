@@ -146,6 +146,8 @@ class ImageFiles:
             problem = f"does not end as an image does ({', '.join(SUFFIXES)})"
         elif any(part.startswith(".") for part in path.parts):
             problem = "is hidden"
+        elif key != path.as_posix():
+            problem = f"is a longer name of {path.as_posix()!r}"
         elif not problem and not located(self._folder, key).resolve().is_relative_to(self._root):
             problem = f"leads through a link out of {self._folder}"
         if problem:
