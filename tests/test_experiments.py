@@ -308,7 +308,7 @@ def test_a_kill_meets_the_save_that_it_waits_for(tmp_path):
     # What an earlier kill left does not count.
     waits = Shell(HANG, tmp_path)
     assert not kills.kill(waits, tmp_path, {"saves": 0, "after": 0.05})["saving"]
-    again = Shell("rm last/.a-01234567; sleep 0.2; touch last/.a.new; " + HANG, tmp_path)
+    again = Shell("rm last/.a.new; sleep 0.2; touch last/.a.new; " + HANG, tmp_path)
     assert kills.kill(again, tmp_path, {"saves": 1, "after": 0.0})["saving"]
 
 
@@ -320,7 +320,7 @@ def test_a_run_that_ends_before_its_kill_is_no_kill_and_one_that_fails_is_an_err
 
 
 def test_a_run_is_killed_so_many_times_and_then_left_to_end(tmp_path):
-    saves = "for i in 10 11 12 13 14 15 16 17 18 19 20 21; do touch run/.save-0000$i$s; done; "
+    saves = "for i in 10 11 12 13 14 15 16 17 18 19 20 21; do touch run/.save$i$s.new; done; "
     script = "mkdir -p run; s=$(ls run | wc -l); touch run/$s$$; [ $s -ge 3 ] && exit 0; s=${s}0; "
     shells = SimpleNamespace(Process=lambda target, args: Shell(script + saves + HANG, tmp_path))
     (tmp_path / "run").mkdir()
