@@ -49,7 +49,11 @@ def test_each_position_holds_its_own_image_token():
     """Changing a patch of the second image changes only that token."""
     model, variables = tiny_model("inline")
     prompt = prompt_of(random_batch(5, 4, "inline", images=2))
-    embed = jax.jit(functools.partial(model.apply, method="embed"))
+    @jax.jit
+    def embed(variables, prompt, call):
+        images = model.apply(variables, prompt.images, call, method="encode_images")
+        return model.apply(variables, prompt, images, method="embed")
+
     before = embed(variables, prompt, CALL)
     images = prompt.images.copy()
     images[:, 1] = 255 - images[:, 1]
