@@ -13,15 +13,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from slava_jax.models.layers import Cross, Heads, Layer, projection, unstacked
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig, Linear
 from slava_jax.nn.attention import HIDDEN, Attention, KeysValues, RMSNorm, swiglu
 from slava_jax.nn.stack import REMAT, stack
 from slava_jax.nn.vocabulary import Vocabulary, summed_nats
-
-# Heads and their width: they suffice, because the memory has the width of the grounded stack.
-_CROSS = (4, 32)
-_CROSS_SCALE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +179,9 @@ class DecoderBlock(nn.Module):
         x = x + h
         memory = None
         if m.cross_attention and (inputs.memory is not None or cache is not None):
+            # Four heads of 32 suffice: the memory has the width of the grounded stack.
             cross = Attention(
-                c.width, *_CROSS, null_key=True, dtype=m.dtype, name="cross",
+                c.width, 4, 32, null_key=True, dtype=m.dtype, name="cross",
                 out_kernel_init=nn.initializers.zeros,
             )  # fmt: skip
             limit = jnp.zeros(x.shape[:2], jnp.int32)
@@ -193,7 +189,7 @@ class DecoderBlock(nn.Module):
             h, memory = cross_attend(cross, h, inputs, cache, limit)
             # Adam moves every entry by a similar amount; over thirty layers the unscaled step
             # would be too large.
-            x = x + _CROSS_SCALE * h
+            x = x + 0.1 * h
         h = norm("mlp_norm")(x)
 
         def linear(features, name):
@@ -204,37 +200,6 @@ class DecoderBlock(nn.Module):
 
         h = swiglu(linear(c.mlp_width, "gate")(h), linear(c.mlp_width, "up")(h))
         return x + linear(c.width, "down")(h), BlockCache(tokens, memory) if cache else None
-
-
-def decoder_layer(c: DecoderConfig, m: DecoderMode, held: dict) -> Layer:
-    """The variables of one DecoderBlock, for decoding."""
-    a = held["attention"]
-    int8 = {"int8_activations": m.int8_activations}
-    return Layer(
-        held["attention_norm"]["scale"],
-        projection([a[name] for name in "qkv"], m.adapter, **int8),
-        projection([a["o"]], m.adapter, **int8),
-        a["q_norm"]["scale"] if c.qk_norm else None,
-        a["k_norm"]["scale"] if c.qk_norm else None,
-        cross_of(held, *_CROSS, _CROSS_SCALE) if m.cross_attention else None,
-        held["mlp_norm"]["scale"],
-        projection([held["gate"], held["up"]], **int8),
-        projection([held["down"]], **int8),
-        Heads(
-            c.heads, c.kv_heads, c.head_width, c.rope_theta, c.rope_scaling,
-            c.norm_eps if c.qk_norm else None,
-        ),
-        c.norm_eps,
-    )  # fmt: skip
-
-
-def cross_of(held: dict, heads: int, head_width: int, scale: float) -> Cross:
-    """The variables of a block's cross-attention, for decoding."""
-    a = held["cross"]
-    return Cross(
-        held["cross_norm"]["scale"], projection([a["q"]]), projection([a["k"], a["v"]]),
-        projection([a["o"]]), a["null_k"], a["null_v"], Heads(heads, heads, head_width), scale,
-    )  # fmt: skip
 
 
 class Decoder(nn.Module):
@@ -275,14 +240,6 @@ class Decoder(nn.Module):
             self.head(jnp.zeros((1, self.config.width), self.mode.dtype))
         held = self.head.variables["frozen" if self.mode.frozen else "params"]
         return Vocabulary(held["kernel"], held.get("scale"), added)
-
-    def layers(self) -> tuple[list[Layer], jax.Array, float]:
-        """The weights for decoding, see interface.answer_decoder."""
-        c, held = self.config, self.variables
-        blocks = {name: part["blocks"] for name, part in held.items() if "blocks" in part}
-        norm = held["frozen" if self.mode.frozen else "params"]["norm"]["scale"]
-        each = unstacked(blocks, c.layers)
-        return [decoder_layer(c, self.mode, one) for one in each], norm, c.norm_eps
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
         """An empty cache with room for `length` tokens, stacked over layers."""

@@ -6,17 +6,9 @@ Axis letters: see nn/attention.py; `D` is the width of these stacks here.
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from slava_jax.models.decoder import (
-    BlockCache,
-    BlockInputs,
-    cross_attend,
-    cross_of,
-    self_attend,
-)
-from slava_jax.models.layers import Heads, Layer, projection, unstacked
+from slava_jax.models.decoder import BlockCache, BlockInputs, cross_attend, self_attend
 from slava_jax.nn.adapters import Linear
 from slava_jax.nn.attention import MLP, Attention, RMSNorm
 from slava_jax.nn.stack import stack
@@ -62,24 +54,6 @@ class GroundedBlock(nn.Module):
         x = x + h
         x = x + MLP(c.mlp_width, self.dtype, name="mlp")(RMSNorm(name="mlp_norm")(x))
         return x, BlockCache(tokens, memory) if cache else None
-
-
-def grounded_layer(c: GroundedConfig, held: dict) -> Layer:
-    """The variables of one GroundedBlock, for decoding."""
-    a = held["attention"]
-    return Layer(
-        held["attention_norm"]["scale"],
-        projection([a[name] for name in "qkv"]),
-        projection([a["o"]]),
-        None,
-        None,
-        cross_of(held, c.heads, c.head_width, 1.0),
-        held["mlp_norm"]["scale"],
-        projection([held["mlp"]["up"]]),
-        projection([held["mlp"]["down"]]),
-        Heads(c.heads, c.heads, c.head_width, _ROPE_THETA),
-        RMSNorm.eps,
-    )
 
 
 def _blocks(config, layers, dtype):
@@ -141,12 +115,6 @@ class GroundedDecoder(nn.Module):
         limit = jnp.zeros(x.shape[:2], jnp.int32)
         x, cache = self.blocks(x, cache, inputs, limit)
         return self.norm(x), cache
-
-    def layers(self) -> tuple[list[Layer], jax.Array, float]:
-        """The weights for decoding, see interface.answer_decoder."""
-        c, held = self.config, self.variables["params"]
-        each = unstacked({"params": held["blocks"]}, c.decoder_layers)
-        return [grounded_layer(c, one) for one in each], held["norm"]["scale"], RMSNorm.eps
 
     def empty_cache(self, batch: int, length: int) -> BlockCache:
         """An empty cache with room for `length` tokens, stacked over layers."""

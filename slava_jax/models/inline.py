@@ -23,10 +23,10 @@ from slava_jax.models.decoder import (
     DecoderMode,
     text_inputs,
 )
-from slava_jax.models.interface import Batch, Opening, Outputs, Prompt, State
+from slava_jax.models.interface import Batch, Outputs, Prompt, State
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig
-from slava_jax.nn.vocabulary import Vocabulary, summed_nats, token_nats
+from slava_jax.nn.vocabulary import summed_nats, token_nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,6 @@ class Inline(nn.Module):
 
     matches = False
     every_answer = True
-    inline = True
 
     def setup(self):
         c = self.config
@@ -106,8 +105,9 @@ class Inline(nn.Module):
         tokens = self.connector(tokens.reshape(B, -1, tokens.shape[-1]), call)
         return tokens.astype(self.dtype)
 
-    def embed(self, prompt: Prompt, images):
+    def embed(self, prompt: Prompt, call: AdapterCall):
         """The sequence, float[B, T, D]: embedded text with image tokens inserted."""
+        images = self.encode_images(prompt.images, call)
         rows = images.shape[0]
         tokens, index = (
             jnp.broadcast_to(a, (rows, a.shape[1])) for a in (prompt.tokens, prompt.image_index)
@@ -117,7 +117,7 @@ class Inline(nn.Module):
 
     def prefill(self, prompt: Prompt, room: int, call: AdapterCall) -> State:
         """See interface.py. Decoding starts with the last token of each prompt."""
-        x = self.embed(prompt, self.encode_images(prompt.images, call))
+        x = self.embed(prompt, call)
         B, T = x.shape[:2]
         last = jnp.broadcast_to(prompt.length, (B,)) - 1
         # As it stands in the sequence: where the prompt ends with an image it is no token's.
@@ -147,35 +147,17 @@ class Inline(nn.Module):
             state.start, state.position + done, state.order + done, state.slot + done,
             (cache, start, jnp.zeros_like(at_start)),
         )  # fmt: skip
-        return self.vocabulary().logits(states), state
-
-    def opening(self, prompt: Prompt, images, call: AdapterCall) -> Opening:
-        """See interface.py: the whole sequence."""
-        x = self.embed(prompt, images)
-        return Opening(x, jnp.broadcast_to(prompt.length, x.shape[:1]))
-
-    def embed_answer(self, tokens):
-        """See interface.py."""
-        return self.language_model.embed(tokens)
-
-    def answer_decoder(self):
-        """See interface.py."""
-        return self.language_model.layers()
-
-    def vocabulary(self) -> Vocabulary:
-        """See interface.py."""
-        return self.language_model.vocabulary()
+        return self.language_model.vocabulary().logits(states), state
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:
         """See interface.py."""
         prompt = batch.prompt
         inputs = text_inputs(prompt.tokens.shape[1], prompt.length, call)
-        images = self.encode_images(prompt.images, call)
-        states, _ = self.language_model(self.embed(prompt, images), inputs)
+        states, _ = self.language_model(self.embed(prompt, call), inputs)
         # The token before the first answer predicts the answer's first token.
         before = batch.replace(answer_start=batch.answer_start - 1)
         states, targets = before.window(states), batch.window(prompt.tokens)
-        vocabulary = self.vocabulary()
+        vocabulary = self.language_model.vocabulary()
         if self.is_initializing():
             return Outputs(jnp.float32(0))
         if each:
@@ -187,6 +169,5 @@ class Inline(nn.Module):
         rows = prompt.images.shape[0]
         length = jnp.broadcast_to(prompt.length, (rows,))
         inputs = text_inputs(prompt.tokens.shape[1], length, call)
-        images = self.encode_images(prompt.images, call)
-        states, _ = self.language_model(self.embed(prompt, images), inputs)
-        return self.vocabulary().logits(states)
+        states, _ = self.language_model(self.embed(prompt, call), inputs)
+        return self.language_model.vocabulary().logits(states)

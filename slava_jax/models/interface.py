@@ -11,9 +11,7 @@ import flax.struct
 import jax
 
 from slava_jax.data.chat import TextForm
-from slava_jax.models.layers import Layer
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig
-from slava_jax.nn.vocabulary import Vocabulary
 
 
 @flax.struct.dataclass
@@ -100,21 +98,6 @@ class State:
     cache: Any
 
 
-@flax.struct.dataclass
-class Opening:
-    """What the decoder of an answer reads before the first token of it.
-
-    Attributes:
-      embedded: float[B, T, D], at positions 0 to T - 1; length: int32[B], the rest is padding.
-      memory: float[B, S, E], read by cross-attention, those shown: bool[B, S]; or `None`.
-    """
-
-    embedded: jax.Array
-    length: jax.Array
-    memory: jax.Array | None = None
-    shown: jax.Array | None = None
-
-
 class VisionLanguageModel(Protocol):
     """A flax module with these methods and properties. `variables`: collections params, frozen.
 
@@ -148,25 +131,6 @@ class VisionLanguageModel(Protocol):
 
     def decode(self, tokens, state: State, call: AdapterCall) -> tuple[jax.Array, State]:
         """Reads int32[B, U]: next-token logits float32[B, U, V], and the new state."""
-
-    @property
-    def inline(self) -> bool:
-        """Whether the decoder of an answer reads the prompt itself, token for token."""
-
-    def encode_images(self, images, call: AdapterCall) -> jax.Array:
-        """Images of a Prompt -> float[B, n, ...], those of each image one behind the other."""
-
-    def opening(self, prompt: Prompt, images, call: AdapterCall) -> Opening:
-        """What the decoder reads first, from a prompt and the output of `encode_images`."""
-
-    def embed_answer(self, tokens) -> jax.Array:
-        """Tokens of an answer int32[B, U] for its decoder, float[B, U, D]."""
-
-    def answer_decoder(self) -> tuple[list[Layer], jax.Array, float]:
-        """The weights of its layers, the scale float32[D] of its last norm and the epsilon."""
-
-    def vocabulary(self) -> Vocabulary:
-        """Maps its states to logits."""
 
     def outputs(self, batch: Batch, call: AdapterCall, each: bool = False) -> Outputs:
         """The training pass; `each` returns the nats of every token instead of their sum."""

@@ -29,7 +29,7 @@ from slava_jax.models.decoder import (
     text_inputs,
 )
 from slava_jax.models.grounded import GroundedConfig, GroundedDecoder, GroundedEncoder
-from slava_jax.models.interface import Batch, Opening, Outputs, Prompt, State
+from slava_jax.models.interface import Batch, Outputs, Prompt, State
 from slava_jax.models.vit import Vit, VitConfig
 from slava_jax.nn.adapters import AdapterCall, AdapterConfig
 from slava_jax.nn.attention import HIDDEN
@@ -148,7 +148,6 @@ class Slava(nn.Module):
 
     matches = True
     every_answer = False  # its decoder writes only one
-    inline = False
 
     def setup(self):
         c = self.config
@@ -179,9 +178,8 @@ class Slava(nn.Module):
         base = self.config.language_model.vocab_size
         return TextForm("plain", 1, base + _IMAGE, base + _EOS)
 
-    def encode_images(self, images, call: AdapterCall | None = None):
+    def encode_images(self, images):
         """Images of a Prompt -> image tokens float[B, I, N, E]."""
-        del call  # nothing here is adapted
         B, I = images.shape[:2]  # noqa: E741
         tokens = self.vit(images.reshape(B * I, *images.shape[2:]))
         return self.encoder.project_images(tokens).reshape(B, I, tokens.shape[1], -1)
@@ -228,8 +226,14 @@ class Slava(nn.Module):
         The `llama` decoder reads it. It is hidden from the `transformer` decoder, for which this
         pass only writes the keys and values of the memory to the cache.
         """
-        memory = self._read(prompt, self.encode_images(prompt.images), call)
-        rows = memory.values.shape[0]
+        image_tokens = self.encode_images(prompt.images)
+        text = _marked(prompt, self.config.language_model.vocab_size)
+        states = self.encode_text(self.embed(text.tokens), text.inputs(call))
+        rows = image_tokens.shape[0]
+        states = jnp.broadcast_to(states, (rows, *states.shape[1:]))
+        inputs = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.inputs())
+        before = jnp.broadcast_to(text.images_before, (rows, states.shape[1]))
+        memory = self.memory(self.fuse(states, image_tokens, inputs, before), image_tokens, text)
         read = self.config.decoder == "llama"
         stack = self.language_model if read else self.decoder
         none = jnp.zeros((rows, 1), jnp.int32)
@@ -237,33 +241,10 @@ class Slava(nn.Module):
             none, none if read else none + HIDDEN, call, memory.values, memory.order, jnp.int32(0)
         )
         cache = stack.empty_cache(rows, 1 + room)
-        _, cache = stack(self.embed_answer(memory.first[:, None]), inputs, cache)
+        _, cache = stack(self._embed_answer(memory.first[:, None]), inputs, cache)
         first = jnp.full(rows, int(read), jnp.int32)
         start = jnp.full(rows, self.config.language_model.vocab_size + _DECODE, jnp.int32)
         return State(start, first, first, jnp.int32(1), cache)
-
-    def _read(self, prompt: Prompt, image_tokens, call: AdapterCall) -> Memory:
-        """The decoder's memory of a prompt without an answer."""
-        text = _marked(prompt, self.config.language_model.vocab_size)
-        states = self.encode_text(self.embed(text.tokens), text.inputs(call))
-        rows = image_tokens.shape[0]
-        states = jnp.broadcast_to(states, (rows, *states.shape[1:]))
-        inputs = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.inputs())
-        before = jnp.broadcast_to(text.images_before, (rows, states.shape[1]))
-        return self.memory(self.fuse(states, image_tokens, inputs, before), image_tokens, text)
-
-    def opening(self, prompt: Prompt, images, call: AdapterCall) -> Opening:
-        """See interface.py: `<Decode>`, after the text's first token for the `llama` decoder."""
-        memory = self._read(prompt, images, call)
-        begin = jnp.full_like(memory.first, self.config.language_model.vocab_size + _DECODE)
-        tokens = [memory.first, begin] if self.config.decoder == "llama" else [begin]
-        length = jnp.full_like(begin, len(tokens))
-        embedded = self.embed_answer(jnp.stack(tokens, axis=1))
-        return Opening(embedded, length, memory.values, memory.order == 0)
-
-    def answer_decoder(self):
-        """See interface.py."""
-        return (self.language_model if self.config.decoder == "llama" else self.decoder).layers()
 
     def decode(self, tokens, state: State, call: AdapterCall):
         """See interface.py; logits are over base vocabulary and special tokens."""
@@ -273,12 +254,11 @@ class Slava(nn.Module):
             state.position[:, None] + step, state.order[:, None] + step, call, slot=state.slot
         )
         stack = self.language_model if self.config.decoder == "llama" else self.decoder
-        states, cache = stack(self.embed_answer(tokens), inputs, state.cache)
+        states, cache = stack(self._embed_answer(tokens), inputs, state.cache)
         state = State(state.start, state.position + U, state.order + U, state.slot + U, cache)
         return self.vocabulary().logits(states), state
 
-    def embed_answer(self, tokens):
-        """See interface.py."""
+    def _embed_answer(self, tokens):
         if self.config.decoder == "llama":
             return self.embed(tokens)
         return self.answer_embedding[tokens].astype(self.dtype)
@@ -291,7 +271,7 @@ class Slava(nn.Module):
         order = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         inputs = BlockInputs(order, order, call, memory.values, memory.order)
         stack = self.language_model if llama else self.decoder
-        return stack(self.embed_answer(tokens), inputs)[0][:, -U:]
+        return stack(self._embed_answer(tokens), inputs)[0][:, -U:]
 
     def vocabulary(self) -> Vocabulary:
         """Maps the decoder's states to logits over base vocabulary and special tokens."""

@@ -206,24 +206,15 @@ class Linear(nn.Module):
         if call.example_id is not None and a.dropout > 0:
             key = self.make_rng("dropout")
         # Recomputed in the backward pass, so that nothing wider than h is saved.
-        again = jax.checkpoint(mixed, static_argnums=0, prevent_cse=False)
-        update, weights = again(a, h, seen, router, lora_b, key, call)
+        mixed = jax.checkpoint(_mixed, static_argnums=0, prevent_cse=False)
+        update, weights = mixed(a, h, seen, router, lora_b, key, call)
         if weights is not None:
             self.sow("intermediates", "gates", weights)
         return update
 
 
-def mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
-    """The experts' update of h = x A, weighted by their gates.
-
-    Args:
-      h: float[B, T, R]. seen: what the router reads, h or x; router: `None` for one expert.
-      lora_b: float[K, R, D_out]. key: of the dropout, or `None`.
-      call: its rank may also be int32[B, 1, 1], one for each example.
-
-    Returns:
-      (the update float[B, T, D_out], the gates float32[B, T, K] or `None`).
-    """
+def _mixed(a: AdapterConfig, h, seen, router, lora_b, key, call: AdapterCall):
+    """(the combined update `[..., D_out]`, the gates `[..., K]` or `None`)."""
     weights = None
     if router is not None:
         weights = gates(matmul(seen.astype(jnp.float32), router), a.top_k)

@@ -262,11 +262,11 @@ class RMSNorm(nn.Module):
             scale = self.variable("frozen", "scale", jnp.ones, shape).value
         else:
             scale = self.param("scale", nn.initializers.ones, shape)
-        return rms_norm(x, scale, self.eps)
+        return _rms_norm(x, scale, self.eps)
 
 
 @functools.partial(_again, static_argnums=2)
-def rms_norm(x, scale, eps: float):
+def _rms_norm(x, scale, eps: float):
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
     return (wide * scale).astype(x.dtype)

@@ -49,11 +49,7 @@ def test_each_position_holds_its_own_image_token():
     """Changing a patch of the second image changes only that token."""
     model, variables = tiny_model("inline")
     prompt = prompt_of(random_batch(5, 4, "inline", images=2))
-    @jax.jit
-    def embed(variables, prompt, call):
-        images = model.apply(variables, prompt.images, call, method="encode_images")
-        return model.apply(variables, prompt, images, method="embed")
-
+    embed = jax.jit(functools.partial(model.apply, method="embed"))
     before = embed(variables, prompt, CALL)
     images = prompt.images.copy()
     images[:, 1] = 255 - images[:, 1]
