@@ -92,6 +92,7 @@ def first_stages(seed: int) -> ConfigDict:
         "microbatches": 1,
         "optimizer": "adam",
         "per_image": 1,
+        "turns": 4,
         "always": (),
         "tasks": ("vqa",),
         "warmup": 20,
@@ -99,7 +100,7 @@ def first_stages(seed: int) -> ConfigDict:
         "validation_batches": 8,
     }
     config.alignment.update(
-        **shared, steps=300, learning_rate=2e-3, trainable=("connector/**",), asked_weight=12.0
+        **shared, steps=200, learning_rate=2e-3, trainable=("connector/**",), asked_weight=12.0
     )
     config.assistant.update(
         **shared,

@@ -89,8 +89,8 @@ def _assistant_stage(tasks=(), **own) -> dict:
         per_image=4,  # instructions sampled per image and epoch,
         always=("class",),  # always including these question types
         asked_weight=12.0,  # of a question for a single fact, against 1 for open questions
-        # Most questions about an image that one text asks, for models that train on every answer
-        # (inline). The image is read once for all of them.
+        # Maximum number of questions about an image in one text, for models that train on every
+        # answer (inline). The image is read once for all of them.
         turns=1,
         validation_batches=12,
         **own,

@@ -180,13 +180,18 @@ def _own(temporary: Path) -> BinaryIO:
         file = os.fdopen(handle, "wb")
         with contextlib.suppress(OSError):  # network disks may know no locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            if os.path.samestat(os.fstat(handle), os.stat(temporary, follow_symlinks=False)):
-                file.truncate(0)
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()  # it has got its final name while this process waited
+        if _is_at(handle, temporary):
+            file.truncate(0)
+            return file
+        file.close()  # another process renamed it while this one waited
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -108,7 +108,7 @@ def _above_zero(text: str) -> float:
 
 
 def _temperature(text: str) -> float:
-    # Logits are float32; beyond, the choice would be of no or of all tokens alike.
+    # Logits are float32: beyond these bounds they overflow, or all tokens are equally likely.
     return _number(text, lambda x: x == 0 or 0.001 <= x <= 1000, "0, or 0.001 to 1000")
 
 
@@ -117,9 +117,8 @@ def _share(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    most = 100_000
-    holds = lambda x: 1 <= x <= most and x == int(x)  # noqa: E731
-    return int(_number(text, holds, f"a whole number from 1 to {most:,}"))
+    words = "a whole number from 1 to 100,000"
+    return int(_number(text, lambda x: 1 <= x <= 100_000 and x == int(x), words))
 
 
 def _seed(text: str) -> int:

@@ -26,7 +26,7 @@ class Message:
     """One message of a conversation; `<image>` in a user's text marks the place of an image.
 
     Raises:
-      ChatError: the role is not one of ROLES, or the text is none that can be written in UTF-8.
+      ChatError: the role is not one of ROLES, or the text cannot be encoded as UTF-8.
     """
 
     role: str
@@ -39,8 +39,8 @@ class Message:
             self.text.encode()
         except UnicodeEncodeError as error:
             raise ChatError(
-                f"a message is no text: it has half a character at {error.start}, such as bytes "
-                "that are not UTF-8 become; write it again"
+                f"a message holds half a character at {error.start}, as bytes that are not UTF-8 "
+                "become; write it again"
             ) from error
 
 

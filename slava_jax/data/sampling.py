@@ -1,4 +1,4 @@
-"""How often each instruction is sampled for training, and which ones share a text.
+"""How often each instruction is sampled for training, and which of them share a text.
 
 If one in five micrographs shows charging, a model that always says no is right on four. So the
 answers of a closed question are sampled equally often, and no answer is likely without looking.
@@ -50,19 +50,19 @@ def conversations(
     asked_weight: float,
     seed: int,
 ) -> list[Instruction]:
-    """Joins questions about the same image to conversations, in which the image is read once.
+    """Joins questions about the same image into conversations, in which the image is read once.
 
-    Of the questions whose answers are common, or not for a single fact, only a share is kept
-    (`sampling_weights`). Questions are joined if they begin with that image, show no other, and
-    have the same supplement; a conversation is directional if one of its answers is.
+    First the questions are thinned out in proportion to their `sampling_weights`. They are joined
+    if they begin with the image, show no other, and have the same supplement. A conversation is
+    directional if one of its answers is.
 
     Args:
       lengths: tokens of each instruction, its image counted as one.
-      limits: most questions and most tokens of a conversation.
+      limits: the maximum number of questions and of tokens in a conversation.
     """
     rng = stream(seed, STREAM_TURNS)
     weights = sampling_weights(instructions, asked_weight)
-    kept = rng.random(len(weights)) * weights.max() < weights
+    kept = rng.random(len(weights)) * weights.max(initial=0) < weights
     groups: dict[tuple, list[int]] = {}
     for row in rng.permutation(np.flatnonzero(kept)).tolist():
         item = instructions[row]

@@ -289,15 +289,13 @@ def _training_batches(config: ConfigDict, datasets: Datasets, name: str):
 def _with_conversations(config: ConfigDict, datasets: Datasets, stage: ConfigDict) -> Split:
     """The training split with up to `stage.turns` questions about an image in one text."""
     train, sizes = datasets.train, config.assistant.buckets[-1]
-    asked = [item for item in train.instructions if not stage.tasks or item.task in stage.tasks]
+    pairs = zip(train.instructions, train.examples, strict=True)
+    asked = [pair for pair in pairs if not stage.tasks or pair[0].task in stage.tasks]
     more = datasets.form.image_tokens - 1
-    lengths = {
-        item.id: len(example.ids) - more * len(example.spans)
-        for item, example in zip(train.instructions, train.examples, strict=True)
-    }
     items = conversations(
-        asked, [lengths[item.id] for item in asked], (stage.turns, min(sizes[:2])),
-        stage.asked_weight, config.seed,
+        [item for item, _ in asked],
+        [len(example.ids) - more * len(example.spans) for _, example in asked],
+        (stage.turns, min(sizes[:2])), stage.asked_weight, config.seed,
     )  # fmt: skip
     read = worded_for_model(train.images, items)
     examples = encode_examples(read, datasets.tokenizer, datasets.form)

@@ -173,7 +173,7 @@ def test_columns_need_a_table(folder):
 def test_a_column_cannot_replace_what_is_known_of_every_image(tmp_path, name):
     """A column of widths would have changed all lengths."""
     folder = table(tmp_path / "mine", f"file,label,{name}\n{rows(',', '5')}")
-    with pytest.raises(DataError, match=rf"labels\.csv:1: data\.facts: {name} is a fact of every"):
+    with pytest.raises(DataError, match=rf"labels\.csv:1: data\.facts: {name} is already a fact"):
         build(folder, facts=(name,))
 
 

@@ -56,10 +56,6 @@ def asked(i, image="a", supplement="", question="<image> Size?", **more):
     return Instruction(f"q{i}", (image,), question, f"{i} nm.", "vqa", "short", "x", known)
 
 
-def pairs(item):
-    return {pair for pair in zip(item.questions, answers(item), strict=True)}
-
-
 def answers(item):
     return [*(answer for _, answer in item.turns), item.answer]
 
@@ -72,6 +68,10 @@ def test_a_conversation_asks_every_question_once_and_shows_its_image_once():
     for item in found:
         assert [q.count("<image>") for q in item.questions] == [1, *[0] * len(item.turns)]
         assert {int(a.split()[0]) % 2 for a in answers(item)} == {"ab".index(item.target)}
+
+
+def test_no_questions_are_no_conversations():
+    assert conversations([], [], (4, 100), 1.0, 0) == []
 
 
 def test_a_conversation_has_no_more_tokens_than_fit():

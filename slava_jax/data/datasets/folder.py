@@ -264,7 +264,9 @@ def _check_header(table: Path, columns: Sequence[str], facts: tuple[str, ...]) -
         raise DataError(f"{table}:1: has two columns {twice[0]}; rename one")
     taken = [name for name in facts if name in _TAKEN]
     if taken:
-        raise DataError(f"{table}:1: data.facts: {taken[0]} is a fact of every image; rename yours")
+        raise DataError(
+            f"{table}:1: data.facts: {taken[0]} is already a fact of every image; rename it"
+        )
     missing = [name for name in facts if name not in columns]
     if missing:
         raise DataError(
